@@ -1,0 +1,152 @@
+"""The verifier against math-verify alone and TRL's accuracy_reward: right and wrong verdicts, and speed.
+
+    python benchmarks/verifier.py accuracy [--data ../shared/data/verifier]
+    python benchmarks/verifier.py speed    [--data ../shared/data/verifier] [--rounds 3]
+
+math-verify is run "at its best": both sides are wrapped in dollars where they hold no delimiter. Its verdict on the
+model outputs is the one stored in the file; its speed is that on the last 4,000 characters, as there. Needs no GPU;
+use OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sgpo.problems import Problem
+from sgpo.verifier import Verifier
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("accuracy", "speed"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/verifier"))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    logging.disable(logging.ERROR)
+    if options.what == "accuracy":
+        _accuracy(options.data)
+    else:
+        _speed(_read(options.data / "model_outputs.jsonl"), options.rounds)
+
+
+def _read(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _math_verify(gold: str, found: str) -> bool:
+    import math_verify
+
+    sides = [math_verify.parse(text if _delimited(text) else f"${text}$") for text in (gold, found)]
+    return bool(math_verify.verify(*sides))
+
+
+def _delimited(text: str) -> bool:
+    return any(delimiter in text for delimiter in ("$", "\\boxed", "\\[", "\\("))
+
+
+def _trl(gold: str, found: str) -> bool:
+    from trl.rewards import accuracy_reward
+
+    return accuracy_reward([[{"content": found}]], [gold])[0] == 1.0
+
+
+def _accuracy(data: Path) -> None:
+    triples = [row for row in _read(data / "triples.jsonl") if not row["conflict"]]
+    _report(
+        "triples.jsonl",
+        triples,
+        label=lambda row: row["expected"],
+        group=lambda row: f"{row['source'].partition(' ')[0]}, {row['kind']}",
+        gold_and_found=("gold", "prediction"),
+        kind=lambda row: "choice" if row["kind"] == "choice" else "math",
+        stored=None,
+    )
+    outputs = [row for row in _read(data / "model_outputs.jsonl") if "odyssey" not in row["benchmark"]]
+    _report(
+        "model_outputs.jsonl",
+        outputs,
+        label=lambda row: row["reported_correct"] if row["adjudicated"] is None else row["adjudicated"],
+        group=lambda row: f"{row['benchmark']}, {row['prediction_kind']}",
+        gold_and_found=("gold", "prediction"),
+        kind=lambda row: "math",
+        stored="math_verify",
+    )
+
+
+def _report(
+    name: str,
+    rows: Sequence[Row],
+    *,
+    label: Callable[[Row], bool],
+    group: Callable[[Row], str],
+    gold_and_found: tuple[str, str],
+    kind: Callable[[Row], str],
+    stored: str | None,
+) -> None:
+    """Errors of each verifier, in all and per group, as Markdown."""
+    gold, found = gold_and_found
+    verdicts: dict[str, list[bool]] = {
+        "math-verify": [row[stored] if stored else _math_verify(row[gold], row[found]) for row in rows],
+        "TRL": [_trl(row[gold], row[found]) for row in rows],
+    }
+    for policy in ("lenient", "strict"):
+        with Verifier(workers=2, policy=policy) as verifier:  # type: ignore[arg-type]
+            problems = [Problem(id="-", problem="-", answer=row[gold], kind=kind(row)) for row in rows]
+            pairs = [(row[found], problem) for row, problem in zip(rows, problems, strict=True)]
+            verdicts[f"sgpo {policy}"] = [verdict.correct for verdict in verifier.verify_many(pairs)]
+    print(f"\n## {name}: {len(rows)} rows\n\n| verifier | accuracy | errors | false positives | false negatives |")
+    print("|---|---|---|---|---|")
+    by_group: dict[str, Counter[str]] = defaultdict(Counter)
+    for verifier_name, said in verdicts.items():
+        positives = sum(v and not label(row) for v, row in zip(said, rows, strict=True))
+        negatives = sum(label(row) and not v for v, row in zip(said, rows, strict=True))
+        errors = positives + negatives
+        print(f"| {verifier_name} | {1 - errors / len(rows):.4f} | {errors} | {positives} | {negatives} |")
+        for v, row in zip(said, rows, strict=True):
+            by_group[group(row)][verifier_name] += v != label(row)
+            by_group[group(row)]["rows"] += 1
+    print(f"\n| group | rows | {' | '.join(verdicts)} |\n|---|---|{'---|' * len(verdicts)}")
+    for name, counts in sorted(by_group.items()):
+        print(f"| {name} | {counts['rows'] // len(verdicts)} | {' | '.join(str(counts[key]) for key in verdicts)} |")
+
+
+def _speed(rows: Sequence[Row], rounds: int) -> None:
+    pairs = [(row["prediction"], row["gold"]) for row in rows]
+    start = time.perf_counter()
+    with Verifier(workers=2) as verifier:
+        verifier.verify("\\boxed{2}", "2")
+        print(f"start-up to the first verdict: {time.perf_counter() - start:.2f} s")
+    ours, theirs, alone = [], [], []
+    for _ in range(rounds):
+        with Verifier(workers=2) as verifier:
+            verifier.verify_many([("\\boxed{2}", "2"), ("\\boxed{3}", "2")])
+            ours.append(_rate(lambda verifier=verifier: verifier.verify_many(pairs), len(pairs)))
+        with Verifier(workers=1) as verifier:
+            verifier.verify("\\boxed{2}", "2")
+            alone.append(_rate(lambda verifier=verifier: verifier.verify_many(pairs), len(pairs)))
+        theirs.append(_rate(lambda: [_math_verify(gold, found[-4000:]) for found, gold in pairs], len(pairs)))
+    for name, rates in (("math-verify, one process", theirs), ("sgpo, 1 worker", alone), ("sgpo, 2 workers", ours)):
+        print(
+            f"{name}: {statistics.median(rates):.0f} answers/s (median of {rounds}: {[round(rate) for rate in rates]})"
+        )
+    print(f"ratio: {statistics.median(ours) / statistics.median(theirs):.1f}")
+
+
+def _rate(run: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    run()
+    return count / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

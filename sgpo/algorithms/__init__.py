@@ -1,0 +1,25 @@
+"""Each row of the paper's tables is one small class here, or one option of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from sgpo.algorithms.algorithm import Algorithm, Target, TrainingRow
+from sgpo.algorithms.grpo import GRPO
+from sgpo.algorithms.sgpo import SGPO
+
+ALGORITHMS: dict[str, type[Any]] = {"sgpo": SGPO, "grpo": GRPO}
+
+
+def build_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of that name, its fields taken from `options`. Raises ValueError for an unknown name."""
+    if name not in ALGORITHMS:
+        raise ValueError(f"unknown algorithm {name!r}; there are: {', '.join(ALGORITHMS)}")
+    cls = ALGORITHMS[name]
+    algorithm: Algorithm = cls(**{field.name: options[field.name] for field in fields(cls)})
+    return algorithm
+
+
+__all__ = ["ALGORITHMS", "GRPO", "SGPO", "Algorithm", "Target", "TrainingRow", "build_algorithm"]

@@ -1,0 +1,89 @@
+"""What an algorithm is: it says what to sample, and how the loss weighs it. The trainer knows none by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sgpo.objective import group_advantages
+from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup
+
+# The log-probabilities of rollouts' completion tokens after the *unguided* prompt of their problem, under the current
+# policy and at the sampling temperature: one tensor T_g per rollout.
+Scorer = Callable[[Sequence[tuple[PromptIds, Rollout]]], list[Tensor]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Target:
+    """The distillation target of a problem: a correct guided completion, the weight alpha(q), and why it weighs so."""
+
+    guided_prompt: PromptIds
+    strategy_id: str | None
+    weight: float
+    guided_pass_rate: float
+    autonomous_pass_rate: float
+    divergences: list[float] | None = None  # KL_t of each token before the cap, once the loss has computed them
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRow:
+    """One unguided prompt + completion of the training forward, and its part in each component of the loss.
+
+    `advantage`: the policy gradient (None: not in it). `cross_entropy`: the weight in the cross-entropy (0: not in it).
+    `target`: the divergence from the guided branch (None: not in it). `old_logprobs`: its tokens' log-probabilities
+    at the time of sampling, where several updates follow one sampling.
+    """
+
+    problem_index: int
+    prompt: PromptIds
+    completion_ids: list[int]
+    advantage: float | None = None
+    cross_entropy: float = 0.0
+    target: Target | None = None
+    old_logprobs: Tensor | None = None
+
+    @property
+    def pulls(self) -> bool:
+        """Whether the row has a gradient at all."""
+        return bool(self.advantage or self.cross_entropy or self.target)
+
+
+class Algorithm(Protocol):
+    """A row of the paper's tables. Its fields are options of `SGPOConfig` of the same name."""
+
+    @property
+    def num_autonomous(self) -> int: ...
+    @property
+    def num_guided(self) -> int: ...
+
+    def training_rows(
+        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
+    ) -> list[TrainingRow]:
+        """The rows of the training forward; `problem_index` is a group's place in `groups`."""
+        ...
+
+
+def policy_gradient_rows(
+    groups: Sequence[RolloutGroup], *, scale_advantages: bool, mask_truncated_completions: bool
+) -> list[TrainingRow]:
+    """The autonomous completions with their group-relative advantages."""
+    size = max((len(group.autonomous) for group in groups), default=0)
+    rewards_PG = torch.full((len(groups), size), torch.nan)
+    for p, group in enumerate(groups):
+        for g, rollout in enumerate(group.autonomous):
+            rewards_PG[p, g] = rollout.reward
+    advantages_PG = group_advantages(rewards_PG, scale=scale_advantages).tolist()
+    return [
+        TrainingRow(
+            problem_index=p,
+            prompt=group.prompt,
+            completion_ids=rollout.completion_ids,
+            advantage=None if rollout.truncated and mask_truncated_completions else advantages_PG[p][g],
+        )
+        for p, group in enumerate(groups)
+        for g, rollout in enumerate(group.autonomous)
+    ]

@@ -1,0 +1,96 @@
+"""SGPO: GRPO on what the policy does alone, and a pull toward what the strategy makes it do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sgpo.algorithms.algorithm import Scorer, Target, TrainingRow, policy_gradient_rows
+from sgpo.objective import distill_weight, select_target
+from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SGPO:
+    """Strategy-Guided Policy Optimization (arXiv 2606.24064).
+
+    Sample: `num_autonomous` completions from the plain prompt and `num_guided` from the prompt with the strategy.
+    Loss: GRPO on the autonomous group, plus one distillation target per problem. The target is the *correct* guided
+    completion that the unguided policy finds likeliest; along it, token by token, the unguided distribution is pulled
+    toward the guided one, `min(KL(guided || unguided), kl_clip)`, weighed by `alpha(q)`: strongly where the policy
+    fails alone and succeeds with the strategy, not at all where it needs none. A problem without a strategy or without
+    a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
+    """
+
+    num_autonomous: int = 8
+    num_guided: int = 4
+    scale_advantages: bool = True
+    mask_truncated_completions: bool = False
+    target_selection: Literal["likelihood", "random"] = "likelihood"
+    distill_weight: Literal["adaptive", "constant"] = "adaptive"
+    distill_weight_base: float = 0.5
+    distill_weight_smoothing: float = 0.1
+    distill_weight_max: float = 0.8
+
+    def training_rows(
+        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
+    ) -> list[TrainingRow]:
+        rows = policy_gradient_rows(
+            groups,
+            scale_advantages=self.scale_advantages,
+            mask_truncated_completions=self.mask_truncated_completions,
+        )
+        return rows + self._target_rows(groups, score, generator)
+
+    def _target_rows(
+        self, groups: Sequence[RolloutGroup], score: Scorer, generator: torch.Generator
+    ) -> list[TrainingRow]:
+        candidates = {p: _candidates(group) for p, group in enumerate(groups)}
+        weights = {p: self.weight(groups[p]) for p in candidates if candidates[p]}
+        weights = {p: weight for p, weight in weights.items() if weight > 0}
+        # One completion needs no choice, a random one no likelihood.
+        scored = [p for p in weights if self.target_selection == "likelihood" and len(candidates[p]) > 1]
+        logprobs = iter(score([(groups[p].prompt, rollout) for p in scored for rollout in candidates[p]]))
+        rows = []
+        for p, weight in weights.items():
+            logprobs_G = [next(logprobs) if p in scored else torch.zeros(1) for _ in candidates[p]]
+            chosen = select_target(
+                logprobs_G, [True] * len(candidates[p]), rule=self.target_selection, generator=generator
+            )
+            assert chosen is not None
+            rows.append(self._target_row(p, groups[p], candidates[p][chosen], weight))
+        return rows
+
+    def weight(self, group: RolloutGroup) -> float:
+        """The distillation weight of a problem from its two pass rates."""
+        if self.distill_weight == "constant":
+            return self.distill_weight_base
+        return distill_weight(
+            pass_rate(group.guided),
+            pass_rate(group.autonomous),
+            base=self.distill_weight_base,
+            smoothing=self.distill_weight_smoothing,
+            maximum=self.distill_weight_max,
+        )
+
+    def _target_row(self, p: int, group: RolloutGroup, rollout: Rollout, weight: float) -> TrainingRow:
+        assert group.guided_prompt is not None
+        return TrainingRow(
+            problem_index=p,
+            prompt=group.prompt,
+            completion_ids=rollout.completion_ids,
+            target=Target(
+                guided_prompt=group.guided_prompt,
+                strategy_id=group.strategy_id,
+                weight=weight,
+                guided_pass_rate=pass_rate(group.guided),
+                autonomous_pass_rate=pass_rate(group.autonomous),
+            ),
+        )
+
+
+def _candidates(group: RolloutGroup) -> list[Rollout]:
+    return [rollout for rollout in group.guided if rollout.correct and not rollout.truncated]

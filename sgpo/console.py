@@ -1,0 +1,48 @@
+"""What the commands share: one line for a user's mistake, and one JSON document alone on standard output."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, ParamSpec, TextIO, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """A user's mistake (ValueError) ends the command with one line on standard error and exit code 2.
+
+    SGPO_TRACEBACK=1 in the environment shows where it came from.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            if os.environ.get("SGPO_TRACEBACK"):
+                raise
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+@contextmanager
+def work_on_stderr() -> Iterator[TextIO]:
+    """Everything that the work prints goes to standard error; yields the real standard output, for the result."""
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield output
+
+
+def print_json(document: Any, file: TextIO | None = None) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, indent=2, ensure_ascii=True), file=file or sys.stdout)

@@ -1,0 +1,176 @@
+"""The commands `sgpo eval` and `sgpo score`. Heavy imports are inside them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sgpo.console import one_line_errors, print_json, work_on_stderr
+
+if TYPE_CHECKING:
+    from sgpo.evaluation.command import ProblemSet
+    from sgpo.evaluation.output import EvalOutput
+    from sgpo.evaluation.sampling import Source
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+SAMPLES, MAX_TOKENS = 4, 2048  # for a problem file; a benchmark brings its own
+SHOWN_FAILURES = 3
+
+
+class EngineName(StrEnum):
+    hf = "hf"
+    openai = "openai"
+
+
+@one_line_errors
+def eval_(
+    model: Annotated[str, typer.Option(help="A model's path, hub id or run directory; a served model's name.")],
+    problems: Annotated[Path | None, typer.Option(help="A problem file.")] = None,
+    benchmarks: Annotated[
+        str | None, typer.Option(help="In place of a file: math500,amc23,olympiadbench,aime24,aime25,minerva,gsm8k.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="A local folder with the benchmarks' files; else they come from the hub.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Completions per problem: the k of avg@k. 4, or what the benchmark's papers use."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of sampling; 0 is greedy.")] = 0.6,
+    top_p: Annotated[float, typer.Option(help="Nucleus of sampling.")] = 0.95,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per completion; 2048, for benchmarks 32768.")
+    ] = None,
+    prompt_style: Annotated[
+        str | None, typer.Option(help="A style of sgpo/prompts.py; a run directory brings its own, else `math`.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    engine: Annotated[
+        EngineName, typer.Option(help="hf loads the model here; openai asks an endpoint.")
+    ] = EngineName.hf,
+    base_url: Annotated[
+        str | None, typer.Option(help="The endpoint's address, such as http://localhost:8000/v1.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Completions that hf samples at once; changes memory and speed, not the result.")
+    ] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that openai has under way at once.")] = 32,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Keep every completion and the scores in this directory; resumes what was interrupted."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a problem file or on benchmarks: several samples from plain prompts, with 95 % intervals.
+
+    With --out nothing is lost when it is killed: the same command samples only what is missing. Ends with exit code 1
+    where problems are missing, because an endpoint failed for them; their number is said, and the rest is scored.
+
+    Examples: sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl --samples 4 --max-tokens 48;
+    sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir benchmarks --out runs/eval-1.5b
+    """
+    with work_on_stderr() as output:
+        from sgpo.evaluation.benchmarks import MAX_TOKENS as BENCHMARK_TOKENS
+        from sgpo.evaluation.command import EvalSettings, evaluate_sets, style_of
+        from sgpo.prompts import prompt_style as style_named
+
+        sets = problem_sets(problems, benchmarks, data_dir, samples)
+        style = style_of(model if engine is EngineName.hf else "", prompt_style)
+        settings = EvalSettings(
+            model=model,
+            engine=engine.value,
+            base_url=base_url,
+            prompt=f"{style} {style_named(style).version}",
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens or (BENCHMARK_TOKENS if benchmarks else MAX_TOKENS),
+            seed=seed,
+        )
+        build_source = _source(engine, model, base_url, batch_size=batch_size, concurrency=concurrency)
+        outputs, failures = evaluate_sets(build_source, sets, settings, style=style, out=out)
+    for failure in failures[:SHOWN_FAILURES]:
+        print(f"failed: {failure}", file=sys.stderr)
+    if len(failures) > SHOWN_FAILURES:
+        print(f"failed: {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)
+    if as_json:
+        documents = {name: each.to_json() for name, each in outputs.items()}
+        print_json(documents if len(sets) > 1 else next(iter(documents.values())), output)
+    else:
+        for name, each in outputs.items():
+            _show(each, title=f"{model} on {problems or name}")
+    missing = sum(len(outputs[each.name].missing if each.name in outputs else each.problems) for each in sets)
+    if missing:
+        again = f"; the same command with --out {out} asks for them again" if out else ""
+        print(f"error: incomplete, {missing} problems are missing{again}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@one_line_errors
+def score(
+    completions: Annotated[
+        Path, typer.Option(help="JSON Lines with `id` and `completion`; several rows of one id are its samples.")
+    ],
+    problems: Annotated[Path, typer.Option(help="The problem file that they answer.")],
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Score the first so many of each problem; else all must have the same.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge and score completions that exist already, from sgpo or from anyone; problems without any are counted.
+
+    Example: sgpo score --completions outputs.jsonl --problems math500.jsonl
+    """
+    with work_on_stderr() as output:
+        from sgpo.evaluation.score_file import score_file
+
+        result = score_file(completions, problems, samples=samples, seed=seed)
+    print_json(result.to_json(), output) if as_json else _show(result, title=f"{completions} on {problems}")
+
+
+def problem_sets(
+    problems: Path | None, benchmarks: str | None, data_dir: Path | None, samples: int | None
+) -> list[ProblemSet]:
+    """The problem file, or the benchmarks. Raises ValueError where both or neither are given."""
+    from sgpo.evaluation.benchmarks import BENCHMARKS, benchmark_names, load_benchmark
+    from sgpo.evaluation.command import ProblemSet
+    from sgpo.problems import load_problems
+
+    if (problems is None) == (benchmarks is None):
+        raise ValueError("give either --problems FILE or --benchmarks NAMES")
+    if benchmarks is not None:
+        return [
+            ProblemSet(name=name, problems=load_benchmark(name, data_dir), samples=samples or BENCHMARKS[name].k)
+            for name in benchmark_names(benchmarks)
+        ]
+    assert problems is not None
+    return [ProblemSet(name=problems.stem, problems=load_problems(problems), samples=samples or SAMPLES)]
+
+
+def _source(
+    engine: EngineName, model: str, base_url: str | None, *, batch_size: int, concurrency: int
+) -> Callable[[], Source]:
+    if (engine is EngineName.openai) != (base_url is not None):
+        raise ValueError("--engine openai needs --base-url, and no other engine takes it")
+    if base_url is not None:
+        from sgpo.evaluation.endpoint import Endpoint
+
+        return partial(Endpoint, base_url, model, concurrency=concurrency)
+    from sgpo.evaluation.sampling import LoadedModel
+
+    return partial(LoadedModel, model, batch_size=batch_size)
+
+
+def _show(output: EvalOutput, *, title: str) -> None:
+    from rich.console import Console
+
+    from sgpo.evaluation.output import show_output
+
+    show_output(output, title=title, console=Console())

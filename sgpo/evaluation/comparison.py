@@ -1,0 +1,251 @@
+"""The comparison of runs on the problems they were both evaluated on: final scores, learning curves, differences.
+
+Reads run directories only (docs/run-directory.md). Where the budgets of training differ, the *curve score* is the fair
+one: avg@k averaged over the learning curve, against the completions that training had sampled, up to the budget that
+every run reached.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sgpo.evaluation.scores import Estimate, PairedDifference, interval, paired_difference, samples_per_problem
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PerProblem = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunScore:
+    """A run on one problem set. `final` is avg@k of its last evaluation; `curve` the curve score (None: one evaluation
+    only, or none within the common budget)."""
+
+    run: str
+    algorithm: str
+    step: int
+    completions: int
+    k: int
+    final: Estimate
+    curve: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunDifference:
+    """Run `run` minus run `baseline`, paired over problems."""
+
+    run: str
+    baseline: str
+    final: PairedDifference
+    curve: PairedDifference | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationComparison:
+    """All runs on one problem set. `budget` is how many completions the curves reach to (None: no curves)."""
+
+    name: str
+    problems: int
+    budget: int | None
+    runs: tuple[RunScore, ...]
+    differences: tuple[RunDifference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs compared on every problem set that all of them were evaluated on; the first run is the first baseline.
+
+    `left_out` names the problem sets that only some of the runs have.
+    """
+
+    evaluations: tuple[EvaluationComparison, ...]
+    left_out: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """An evaluation at one moment of a run; `scores` is avg@k of each problem."""
+
+    step: int
+    completions: int
+    k: int
+    scores: PerProblem
+
+
+def compare_runs(runs: Sequence[str | Path]) -> Comparison:
+    """Compare two or more run directories.
+
+    Raises ValueError that names the directory or file and the mend: fewer than two, no run, no evaluations, a broken
+    evaluation, no problem set in common, different problems under one name.
+    """
+    paths = [Path(run) for run in runs]
+    if len(paths) < 2 or len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError("a comparison needs two or more different run directories")
+    names = _run_names(paths)
+    algorithms = [_read_object(path / "config.json").get("algorithm", "") for path in map(_checked, paths)]
+    curves = [read_curves(path) for path in paths]
+    common = [name for name in curves[0] if all(name in others for others in curves)]
+    if not common:
+        has = "; ".join(f"{path} has {', '.join(curve)}" for path, curve in zip(paths, curves, strict=True))
+        raise ValueError(f"the runs share no evaluation: {has}")
+    evaluations = tuple(
+        _compare(name, list(zip(names, algorithms, [curve[name] for curve in curves], strict=True))) for name in common
+    )
+    left_out = {name for curve in curves for name in curve} - set(common)
+    return Comparison(evaluations=evaluations, left_out=tuple(sorted(left_out)))
+
+
+def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
+    """The evaluations of a run by problem set, in the order of completions. Raises ValueError as `compare_runs`."""
+    curves: dict[str, dict[int, CurvePoint]] = {}
+    for file in sorted((_checked(run) / "eval").glob("*.json")):
+        row = _read_object(file)
+        try:
+            name, samples = row["name"], row["samples"]
+            k = samples_per_problem(samples)
+            scores = {id_: kinds.count("correct") / k for id_, kinds in samples.items()}
+            point = CurvePoint(int(row["step"]), int(row["completions"]), k, scores)
+        except KeyError as error:
+            raise ValueError(f"{file}: no {error} in it; see docs/run-directory.md") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{file}: not an evaluation of a run ({error})") from None
+        points = curves.setdefault(name, {})
+        # A resumed run may have evaluated a moment twice; the later step is the one that counts.
+        if point.completions not in points or points[point.completions].step <= point.step:
+            points[point.completions] = point
+        if scores.keys() != next(iter(points.values())).scores.keys():
+            raise ValueError(f"{file}: other problems than in the run's earlier evaluations named {name!r}")
+    if not curves:
+        raise ValueError(f"{run}: no evaluations in its folder eval; train with evaluation, or run `sgpo eval --out`")
+    return {name: sorted(points.values(), key=lambda point: point.completions) for name, points in curves.items()}
+
+
+def curve_score(points: Sequence[tuple[int, Mapping[str, float]]], *, start: int, budget: int) -> PerProblem:
+    """The mean of each problem's score over the completions from `start` to `budget`.
+
+    `points` are (completions, score per problem), rising in completions. Between two points the curve is a straight
+    line (trapezoid rule), outside it is level.
+    """
+    at = [completions for completions, _ in points]
+    grid = np.array(sorted({start, budget, *(x for x in at if start < x < budget)}), dtype=float)
+    return {
+        id_: float(np.trapezoid(np.interp(grid, at, [scores[id_] for _, scores in points]), grid) / (budget - start))
+        for id_ in points[0][1]
+    }
+
+
+def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> EvaluationComparison:
+    first_name, _, first = runs[0]
+    problems = first[-1].scores.keys()
+    for other_name, _, points in runs[1:]:
+        if unlike := problems ^ points[-1].scores.keys():
+            raise ValueError(
+                f"{first_name} and {other_name} were evaluated on different problems under the name {name!r} "
+                f"({len(unlike)} are in one only, such as {min(unlike)!r}); evaluate both on the same file"
+            )
+    final = {run: points[-1].scores for run, _, points in runs}
+    trained = [points for _, _, points in runs if len(points) > 1]
+    start = max((points[0].completions for points in trained), default=0)
+    budget = min((points[-1].completions for points in trained), default=0)
+    curves = {
+        run: curve_score([(p.completions, p.scores) for p in points], start=start, budget=budget)
+        for run, _, points in runs
+        if len(points) > 1 and start < budget
+    }
+    return EvaluationComparison(
+        name=name,
+        problems=len(problems),
+        budget=budget if curves else None,
+        runs=tuple(
+            RunScore(
+                run=run,
+                algorithm=algorithm,
+                step=points[-1].step,
+                completions=points[-1].completions,
+                k=points[-1].k,
+                final=_estimate(final[run]),
+                curve=_estimate(curves[run]) if run in curves else None,
+            )
+            for run, algorithm, points in runs
+        ),
+        differences=tuple(
+            RunDifference(
+                run=run,
+                baseline=baseline,
+                final=paired_difference(final[run], final[baseline]),
+                curve=paired_difference(curves[run], curves[baseline]) if {run, baseline} <= curves.keys() else None,
+            )
+            for (baseline, _, _), (run, _, _) in combinations(runs, 2)
+        ),
+    )
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The comparison for the terminal: a section per problem set, runs first, then their differences."""
+    from rich.table import Table
+
+    table = Table("problems", "run", "step", "completions", "final", "over the curve", "p", title="95 % over problems")
+    for evaluation in comparison.evaluations:
+        for run in evaluation.runs:
+            label = f"{_plain(run.run)} ({_plain(run.algorithm)})" if run.algorithm else _plain(run.run)
+            where = f"{_plain(evaluation.name)} ({evaluation.problems})" if run is evaluation.runs[0] else ""
+            final = f"avg@{run.k} {_cell(run.final)}"
+            table.add_row(where, label, str(run.step), f"{run.completions:,}", final, _cell(run.curve), "")
+        for difference in evaluation.differences:
+            label = f"{_plain(difference.run)} - {_plain(difference.baseline)}"
+            final, curve = _cell(difference.final, sign=True), _cell(difference.curve, sign=True)
+            p_values = [f"{d.p_value:.3g}" for d in (difference.final, difference.curve) if d]
+            table.add_row("", label, "", "", final, curve, ", ".join(p_values))
+        table.add_section()
+    return table
+
+
+def _cell(estimate: Estimate | PairedDifference | None, *, sign: bool = False) -> str:
+    if estimate is None:
+        return "-"
+    plus = "+" if sign else ""
+    return f"{estimate.mean:{plus}.3f} [dim]({estimate.low:{plus}.3f} to {estimate.high:{plus}.3f})[/dim]"
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _estimate(scores: PerProblem) -> Estimate:
+    return interval(np.array(list(scores.values())))
+
+
+def _run_names(paths: Sequence[Path]) -> list[str]:
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _checked(run: Path) -> Path:
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such run directory")
+    if not (run / "config.json").is_file():
+        raise ValueError(f"{run}: not a run directory (no config.json in it); give a directory that `--out` made")
+    return run
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: a JSON {type(value).__name__}, expected an object")
+    return value

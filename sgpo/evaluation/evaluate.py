@@ -1,0 +1,92 @@
+"""Evaluation of a policy: plain prompts, several samples per problem, verdicts, scores."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sgpo.evaluation.output import merge_equal_answers
+from sgpo.evaluation.scores import score_samples
+from sgpo.problems import Problem
+from sgpo.prompts import autonomous_prompt
+from sgpo.rollouts.engine import Engine, Sampling, encode_prompt
+from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups
+from sgpo.verifier import Verdict, Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`scores` is the object that `sgpo eval --json` prints; `samples` the verdict kinds of each problem's samples;
+    `rows` all completions, as `eval/*.jsonl` keeps them."""
+
+    scores: dict[str, Any]
+    samples: dict[str, list[str]]
+    rows: list[dict[str, Any]]
+
+    def to_json(self, **header: Any) -> dict[str, Any]:
+        """The content of an `eval/*.json`."""
+        return {**header, **self.scores, "samples": self.samples}
+
+
+def evaluate(
+    problems: Sequence[Problem],
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    verifier: Verifier | RewardFunction,
+    sampling: Sampling,
+    *,
+    samples: int,
+    style: str,
+    seed: int,
+) -> Evaluation:
+    """Sample each problem `samples` times from its plain prompt and score the verdicts.
+
+    A completion depends on its problem, its number and `seed` alone, not on what it was batched with. Raises ValueError
+    where there is no problem, or an id occurs twice.
+    """
+    if not problems:
+        raise ValueError("no problems to evaluate on")
+    if len({problem.id for problem in problems}) < len(problems):
+        raise ValueError("two problems of an evaluation have the same id")
+    groups = []
+    for problem in problems:
+        text = autonomous_prompt(problem.problem, style=style)
+        groups.append(RolloutGroup(problem, PromptIds(text, encode_prompt(tokenizer, text))))
+    sample_groups(groups, engine, tokenizer, sampling, num_autonomous=samples, num_guided=0, seed=(seed, "evaluation"))
+    judge(((rollout, group.problem) for group in groups for rollout in group.autonomous), verifier)
+    kinds: dict[str, list[str]] = defaultdict(list)
+    answers: dict[str, list[str | None]] = defaultdict(list)
+    rows = []
+    for group in groups:
+        for number, rollout in enumerate(group.autonomous):
+            verdict = rollout.verdict or _verdict_of(rollout)
+            kinds[group.problem.id].append(verdict.kind)
+            answers[group.problem.id].append(verdict.extracted)
+            rows.append(
+                {
+                    "problem_id": group.problem.id,
+                    "subject": group.problem.subject,
+                    "sample": number,
+                    "prompt": rollout.prompt,
+                    "completion": rollout.completion,
+                    "tokens": len(rollout.completion_ids),
+                    "truncated": rollout.truncated,
+                    "verdict": verdict.kind,
+                    "extracted": verdict.extracted,
+                }
+            )
+    if isinstance(verifier, Verifier):
+        answers = merge_equal_answers(kinds, answers, problems, verifier)
+    return Evaluation(score_samples(kinds, answers, seed=seed), dict(kinds), rows)
+
+
+def _verdict_of(rollout: Rollout) -> Verdict:
+    """A user's own reward function says no more than passed or not, or with NaN that it could not say."""
+    if math.isnan(rollout.reward):
+        return Verdict("timeout")
+    return Verdict("correct" if rollout.correct else "wrong", rollout.completion)

@@ -1,0 +1,122 @@
+"""What an evaluation asks of a model, and the `hf` source of answers: a policy that is loaded here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sgpo.problems import Problem
+from sgpo.prompts import autonomous_prompt
+from sgpo.rollouts.engine import Sampling
+from sgpo.rollouts.groups import seed_of
+
+logger = logging.getLogger("sgpo.evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample to draw: the `number`-th completion of a problem. `seed` alone decides its randomness."""
+
+    problem: Problem
+    number: int
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A completion of a request; `tokens` is None where an endpoint does not count them."""
+
+    request: Request
+    text: str
+    tokens: int | None
+    truncated: bool
+
+
+Keep = Callable[[Sequence[Answer]], None]
+
+
+class Source(Protocol):
+    """Where completions come from."""
+
+    def token_limit(self, prompts: Sequence[str], max_tokens: int) -> int:
+        """The tokens per completion that the model has room for after every prompt: at most `max_tokens`."""
+        ...
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling, keep: Keep) -> list[str]:
+        """Answer the requests, handing answers to `keep` as they come. Returns what went wrong with the others."""
+        ...
+
+
+def build_requests(problems: Sequence[Problem], *, samples: int, style: str, seed: int) -> list[Request]:
+    """Every sample of an evaluation, with the seeds that `evaluate` uses too."""
+    requests = []
+    for problem in problems:
+        prompt = autonomous_prompt(problem.problem, style=style)
+        for number in range(samples):
+            seed_here = seed_of(seed, "evaluation", problem.id, "autonomous", number)
+            requests.append(Request(problem, number, prompt, seed_here))
+    return requests
+
+
+class LoadedModel:
+    """A Hugging Face model, on the GPU if there is one; samples `batch_size` completions at a time.
+
+    Raises ValueError for a model that cannot be loaded.
+    """
+
+    def __init__(self, model: str, *, batch_size: int) -> None:
+        import torch
+
+        from sgpo.rollouts.engine import end_token_ids
+        from sgpo.rollouts.hf import HFEngine
+        from sgpo.rollouts.policy import load_policy, load_tokenizer
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.name = model
+        self.batch_size = batch_size
+        self.tokenizer = load_tokenizer(model)
+        policy = load_policy(model, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device)
+        self.context: int | None = getattr(policy.config, "max_position_embeddings", None)
+        eos_ids = end_token_ids(policy, self.tokenizer)
+        self.engine = HFEngine(policy, pad_id=self.tokenizer.pad_token_id, eos_ids=eos_ids, batch_size=batch_size)
+
+    def token_limit(self, prompts: Sequence[str], max_tokens: int) -> int:
+        """Lower, and says so, where the model's context is shorter. Raises ValueError where a prompt fills it."""
+        if self.context is None:
+            return max_tokens
+        longest = max(len(self._ids(prompt)) for prompt in dict.fromkeys(prompts))
+        room = self.context - longest
+        if room < 1:
+            raise ValueError(
+                f"{self.name}: its context of {self.context} tokens has no room for an answer after the longest "
+                f"prompt ({longest} tokens); choose another model, or leave that problem out"
+            )
+        if room < max_tokens:
+            logger.warning(
+                "%s has a context of %d tokens: after the longest prompt (%d) completions are cut at %d tokens, not %d",
+                self.name, self.context, longest, room, max_tokens,
+            )  # fmt: skip
+        return min(room, max_tokens)
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling, keep: Keep) -> list[str]:
+        for start in range(0, len(requests), self.batch_size):
+            batch = requests[start : start + self.batch_size]
+            completions = self.engine.generate(
+                [self._ids(request.prompt) for request in batch], sampling, seeds=[request.seed for request in batch]
+            )
+            texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+            keep(
+                [
+                    Answer(request, text, len(completion.token_ids), not completion.finished)
+                    for request, completion, text in zip(batch, completions, texts, strict=True)
+                ]
+            )
+        return []
+
+    def _ids(self, prompt: str) -> list[int]:
+        from sgpo.rollouts.engine import encode_prompt
+
+        return encode_prompt(self.tokenizer, prompt)

@@ -1,0 +1,35 @@
+"""Group-relative advantages (GRPO, arXiv 2402.03300, eq. 3; step 4 of SGPO)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+STD_EPSILON = 1e-4  # as TRL: keeps a group with one lucky completion from an unbounded advantage
+
+
+def group_advantages(rewards_PG: Tensor, *, scale: bool = True) -> Tensor:
+    """How much better each completion did than its group: `A = (r - mean) / (std + 1e-4)`.
+
+    `rewards_PG` holds one group per row; NaN marks a completion without a reward, which is left out of its group's
+    statistics and gets 0. `std` is the unbiased one; `scale=False` leaves the division out (Dr. GRPO,
+    arXiv 2503.20783). A group whose rewards are all equal, or that has fewer than two, gives exact zeros.
+
+    Returns `advantages_PG`, float32 (float64 for float64 rewards).
+    """
+    if rewards_PG.dim() != 2:
+        raise ValueError(f"rewards_PG must have shape (problems, completions), got {tuple(rewards_PG.shape)}")
+    rewards_PG = rewards_PG if rewards_PG.dtype == torch.float64 else rewards_PG.float()
+    valid_PG = ~rewards_PG.isnan()
+    known_PG = rewards_PG.where(valid_PG, 0.0)
+    count_P1 = valid_PG.sum(1, keepdim=True)
+    mean_P1 = known_PG.sum(1, keepdim=True) / count_P1.clamp(min=1)
+    centered_PG = (known_PG - mean_P1).where(valid_PG, 0.0)
+    advantages_PG = centered_PG
+    if scale:
+        std_P1 = (centered_PG.square().sum(1, keepdim=True) / (count_P1 - 1).clamp(min=1)).sqrt()
+        advantages_PG = centered_PG / (std_P1 + STD_EPSILON)
+    # Rounding of the mean must not turn equal rewards into a direction: compare, do not subtract.
+    highest_P1 = rewards_PG.where(valid_PG, -torch.inf).amax(1, keepdim=True)
+    lowest_P1 = rewards_PG.where(valid_PG, torch.inf).amin(1, keepdim=True)
+    return advantages_PG.where(highest_P1 > lowest_P1, 0.0)

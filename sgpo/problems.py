@@ -1,0 +1,208 @@
+"""Problems with answers: the record, the files they come from, and the split for the warm-up.
+
+A problem file is JSON Lines with `id`, `problem`, `answer` and, where known, `solution`, `subject`, `level`,
+`source` and `kind`. Parquet, CSV and Hugging Face datasets are read by naming their columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One problem and its gold answer.
+
+    Example: `Problem(id="gsm8k-train-0", problem="Natalia sold clips to 48 ...", answer="72")`.
+
+    `solution` is the strong model's; `kind` says how an answer is judged (see `sgpo.verifier`).
+    """
+
+    id: str
+    problem: str
+    answer: str
+    solution: str | None = None
+    subject: str | None = None
+    level: str | None = None
+    source: str | None = None
+    kind: str = "math"
+
+    def to_json(self) -> dict[str, Any]:
+        """The problem as a JSON object, without the fields that are not set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def problem_id(text: str) -> str:
+    """The id of a problem that has none: a hash of its text."""
+    return "p-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def load_problems(
+    source: str | Path,
+    *,
+    fields: Mapping[str, str] | None = None,
+    split: str = "train",
+    subset: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> list[Problem]:
+    """Load problems from a `.jsonl`, `.parquet` or `.csv` file, or from a Hugging Face dataset by its id.
+
+    `fields` names the column of each field where it differs (`{"problem": "question"}`); a dotted name reaches into
+    lists and objects (`"generations.0"`). `split`, `subset` and `revision` are for Hugging Face datasets only.
+
+    Raises ValueError that names the file and row: missing file, no rows, a row that is no JSON object, a row without
+    problem or answer, an id that occurs twice.
+    """
+    rows, name = source_rows(str(source), split=split, subset=subset, revision=revision)
+    problems: list[Problem] = []
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        problem = problem_from_row(row, fields or {}, where=f"{name}, row {line}")
+        if problem.id in lines:
+            raise ValueError(
+                f"{name}, row {line}: id {problem.id!r} is already used in row {lines[problem.id]}; ids must be unique"
+            )
+        lines[problem.id] = line
+        problems.append(problem)
+        if limit is not None and len(problems) >= limit:
+            break
+    if not problems:
+        raise ValueError(f"{name}: no problems in it; expected one JSON object with 'problem' and 'answer' per line")
+    return problems
+
+
+def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where: str) -> Problem:
+    """A problem from a row of a file or dataset. Raises ValueError, with `where`, for one without problem or answer."""
+    values = {field: _text(_lookup(row, fields.get(field, field))) for field in FIELDS}
+    for field in ("problem", "answer"):
+        if not (values[field] or "").strip():
+            column = fields.get(field, field)
+            raise ValueError(f"{where}: no {column!r}; every problem needs a text and a gold answer")
+    problem, answer = str(values["problem"]), str(values["answer"])
+    return Problem(
+        id=values["id"] or problem_id(problem),
+        problem=problem,
+        answer=answer,
+        solution=values["solution"] or None,
+        subject=values["subject"],
+        level=values["level"],
+        source=values["source"],
+        kind=values["kind"] or "math",
+    )
+
+
+def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
+    """Write problems as JSON Lines."""
+    write_rows((problem.to_json() for problem in problems), path)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Write objects as JSON Lines: beside and renamed, so that no half-written file stays."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    beside.replace(path)
+
+
+def split_problems(problems: Sequence[Problem], share: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Split at random into (`share` of the problems, the rest), both in the order of the input."""
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"the share of a split must lie between 0 and 1, got {share}")
+    chosen = set(random.Random(seed).sample(range(len(problems)), round(share * len(problems))))
+    return (
+        [problem for i, problem in enumerate(problems) if i in chosen],
+        [problem for i, problem in enumerate(problems) if i not in chosen],
+    )
+
+
+def source_rows(
+    source: str, *, split: str, subset: str | None, revision: str | None
+) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str]:
+    """The numbered rows of a file or dataset, and its name for messages. Raises ValueError as `load_problems`."""
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".json", ".ndjson", ".parquet", ".csv") or path.exists():
+        if not path.is_file():
+            raise ValueError(f"{source}: no such problem file")
+        if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            try:
+                return enumerate(pq.read_table(path).to_pylist(), start=1), source
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{source}: cannot be read as parquet ({error})") from None
+        if suffix == ".csv":
+            try:
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    return enumerate(list(csv.DictReader(file)), start=2), source
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise ValueError(f"{source}: cannot be read as CSV ({error})") from None
+        return read_rows(path), source
+    return _hub_rows(source, split=split, subset=subset, revision=revision), source
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a JSON Lines file with the numbers of their lines. Raises ValueError for what is no such file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        # Split at \n alone: U+2028 and its like are legal inside JSON strings.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, row {number}: not JSON ({error.msg}); expected one object per line") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: a JSON {type(row).__name__}, expected an object")
+        yield number, row
+
+
+def _hub_rows(
+    name: str, *, split: str, subset: str | None, revision: str | None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import datasets
+
+    try:
+        return enumerate(datasets.load_dataset(name, subset, split=split, revision=revision), start=1)
+    except Exception as error:
+        raise ValueError(
+            f"{name}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'})"
+        ) from None
+
+
+def _lookup(row: Mapping[str, Any], name: str) -> Any:
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # some files store the answer 27 as 27.0
+    return value if isinstance(value, str) else str(value)

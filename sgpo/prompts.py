@@ -1,0 +1,173 @@
+"""Every prompt of the project. Each has a version hash, so that a changed word is a new version.
+
+A *style* holds the prompts that a policy sees: `math` for language models, `compact` for the tiny model of the
+embedded puzzles, whose vocabulary is a hundred words. The autonomous prompt is also the one of every evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class StrategyFields(Protocol):
+    """What a prompt shows of a strategy (`sgpo.Strategy` has these fields)."""
+
+    @property
+    def problem_type(self) -> str: ...
+    @property
+    def approach(self) -> str: ...
+    @property
+    def steps(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptStyle:
+    """The prompts of a policy: `autonomous` shows the problem alone, `guided` the problem and its strategy."""
+
+    name: str
+    autonomous: str
+    guided: str
+    strategy: str
+    step: str
+    step_separator: str
+
+    @property
+    def version(self) -> str:
+        """A hash of the texts."""
+        parts = (self.autonomous, self.guided, self.strategy, self.step, self.step_separator)
+        return prompt_version("\x00".join(parts))
+
+
+def prompt_version(text: str) -> str:
+    """The version hash of a prompt's text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+STYLES = {
+    style.name: style
+    for style in (
+        PromptStyle(
+            name="math",
+            autonomous="{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
+            # The policy must learn to reason this way without being told, so its completion must read as if it had
+            # not been told.
+            guided=(
+                "{problem}\n\nHere is a strategy for problems of this kind:\n\n{strategy}\n\nFollow the strategy, but "
+                "do not mention it: write the solution as if the idea were yours. Please reason step by step, and put "
+                "your final answer within \\boxed{{}}."
+            ),
+            strategy="Problem type: {problem_type}\nApproach: {approach}\nSteps:\n{steps}",
+            step="{number}. {step}",
+            step_separator="\n",
+        ),
+        PromptStyle(
+            name="compact",
+            # The space before a word belongs to the word's token, so a prompt begins with one too.
+            autonomous=" {problem}",
+            guided=" {strategy} | {problem}",
+            strategy="{problem_type} : {steps}",
+            step="{step}",
+            step_separator=" ; ",
+        ),
+    )
+}
+
+
+def prompt_style(name: str) -> PromptStyle:
+    """The style of that name. Raises ValueError for an unknown one."""
+    if name not in STYLES:
+        raise ValueError(f"unknown prompt style {name!r}; there are: {', '.join(STYLES)}")
+    return STYLES[name]
+
+
+def autonomous_prompt(problem: str, *, style: str = "math") -> str:
+    """The plain prompt: `pi(. | q)`."""
+    return prompt_style(style).autonomous.format(problem=problem)
+
+
+def guided_prompt(problem: str, strategy: StrategyFields, *, style: str = "math") -> str:
+    """The prompt with the strategy: `pi(. | q, s)`."""
+    return prompt_style(style).guided.format(problem=problem, strategy=strategy_text(strategy, style=style))
+
+
+def strategy_text(strategy: StrategyFields, *, style: str = "math") -> str:
+    """A strategy as the guided prompt shows it."""
+    texts = prompt_style(style)
+    steps = texts.step_separator.join(
+        texts.step.format(number=number, step=step) for number, step in enumerate(strategy.steps, start=1)
+    )
+    return texts.strategy.format(problem_type=strategy.problem_type, approach=strategy.approach, steps=steps)
+
+
+# What a strong model is asked, to make strategies (`sgpo.strategies.extract`). Some servers and models repeat the
+# question before they answer, so no example in it may read as an answer.
+
+EXTRACT = """\
+You turn the solution of one problem into a strategy that a weaker reader could follow on every problem of the same \
+kind, without ever having seen this one.
+
+Problem:
+{problem}
+
+Solution:
+{solution}
+
+Write the strategy:
+- problem_type: the kind of problem, in one phrase.
+- approach: the idea that makes problems of this kind tractable, in one or two sentences.
+- steps: the general procedure, 3 to 8 steps, each one sentence that says what to do and, where it helps, why.
+- when_to_use: by what a reader recognises that this strategy fits, in one sentence.
+
+Leave out everything that belongs to this instance: its numbers, names and objects, every computation and every \
+intermediate result, and above all its answer, in digits, in words or in any other form. Do not quote the problem or \
+the solution. Numbers that belong to the method itself may stay ("two cases", "modulo", "the quadratic formula").
+
+Answer with one JSON object and nothing else:
+{{"problem_type": "...", "approach": "...", "steps": ["...", "..."], "when_to_use": "..."}}"""
+
+RANK = """\
+Judge a strategy that was written from the solution of a problem, to guide others through problems of the same kind.
+
+Problem:
+{problem}
+
+Solution:
+{solution}
+
+Strategy:
+{strategy}
+
+Give four whole numbers from 1 (poor) to 5 (excellent):
+- faithful: it describes the method that the solution really uses.
+- general: it serves other problems of this kind just as well.
+- actionable: a reader who follows its steps knows what to do next at every point.
+- leak_free: it gives away no number, computation, intermediate result or answer of this problem.
+
+Answer with one JSON object and nothing else:
+{{"faithful": <1-5>, "general": <1-5>, "actionable": <1-5>, "leak_free": <1-5>}}"""
+
+ASK_AGAIN = """\
+{prompt}
+
+An earlier answer to this could not be used: {error}. Answer with the JSON object alone."""
+
+EXTRACT_VERSION = prompt_version(EXTRACT + ASK_AGAIN)
+RANK_VERSION = prompt_version(RANK + ASK_AGAIN)
+
+
+def extract_prompt(problem: str, solution: str) -> str:
+    """Asks for a strategy."""
+    return EXTRACT.format(problem=problem, solution=solution)
+
+
+def rank_prompt(problem: str, solution: str, strategy: StrategyFields) -> str:
+    """Asks for the scores of a strategy."""
+    return RANK.format(problem=problem, solution=solution, strategy=strategy_text(strategy))
+
+
+def ask_again_prompt(prompt: str, error: str) -> str:
+    """Repeats a question whose answer could not be used."""
+    return ASK_AGAIN.format(prompt=prompt, error=error)

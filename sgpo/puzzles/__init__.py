@@ -1,0 +1,18 @@
+"""The embedded default: procedurally made, exactly verifiable puzzles in which knowing how matters."""
+
+from sgpo.puzzles.base import SPLITS, Family, Form, Puzzle, Wording, Words, draw_puzzles, mix_puzzles
+from sgpo.puzzles.families import DEFAULT_FAMILIES, FAMILIES, select_families
+
+__all__ = [
+    "DEFAULT_FAMILIES",
+    "FAMILIES",
+    "SPLITS",
+    "Family",
+    "Form",
+    "Puzzle",
+    "Wording",
+    "Words",
+    "draw_puzzles",
+    "mix_puzzles",
+    "select_families",
+]

@@ -1,0 +1,162 @@
+"""What a family of puzzles is, and how its splits are drawn.
+
+A family is a small frozen dataclass whose fields are its difficulty knobs and whose `make` draws one puzzle with its
+solution and strategy. Each puzzle is written in two forms: `compact`, for the tiny policy's vocabulary of words, and
+`natural`, for language models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol
+
+from sgpo.problems import Problem
+from sgpo.strategies import Strategy
+
+Form = Literal["compact", "natural"]
+
+# Which words a puzzle's clues are drawn from: all of them; those that the warm-up teaches; or all of them, where each
+# untaught one is given a meaning at random, so that nothing can be learned about it.
+Words = Literal["all", "taught", "scrambled"]
+
+# Share of all texts that belongs to each split. A puzzle's split is a hash of its text, so two splits never overlap,
+# whatever the seeds and sizes: fresh puzzles are in no warm-up, not even that of another run.
+SPLITS = {"warmup": 0.5, "train": 0.3, "fresh": 0.2}
+
+# So many draws in a row without a new puzzle of the split mean that the family's knobs leave too few puzzles.
+MAX_DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """A puzzle, the expert's solution and its strategy in one form.
+
+    Example (compact): problem `flip hoist : 3 1 4 2`, solution ` reverse 2 4 1 3 raise 3 5 2 4 answer : 3 5 2 4`,
+    problem_type `clues`, approach `name each operation`, steps `("reverse", "raise")`. A compact solution begins with
+    a space, as completions of the tiny policy do: the space belongs to the word's token.
+    """
+
+    problem: str
+    solution: str
+    problem_type: str
+    approach: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Puzzle:
+    """One puzzle of a family. `level` counts the clues that the warm-up does not teach; `kind` as in `Problem`."""
+
+    family: str
+    answer: str
+    level: str
+    compact: Wording
+    natural: Wording
+    kind: str = "exact"
+
+    @property
+    def id(self) -> str:
+        """The family and a hash of the text: the same puzzle has the same id in every run."""
+        return f"{self.family}-{_digest(self.compact.problem) >> 24:010x}"
+
+    @property
+    def split(self) -> str:
+        """The one split that this puzzle may be in."""
+        point = _digest(self.compact.problem) % 10_000 / 10_000
+        for split, share in SPLITS.items():
+            if point < share:
+                return split
+            point -= share
+        return split
+
+    def wording(self, form: Form) -> Wording:
+        """The puzzle in that form."""
+        return self.compact if form == "compact" else self.natural
+
+    def to_problem(self, form: Form = "compact") -> Problem:
+        """The puzzle as a problem, with the expert's solution as the strong model's."""
+        wording = self.wording(form)
+        return Problem(
+            id=self.id,
+            problem=wording.problem,
+            answer=self.answer,
+            solution=wording.solution,
+            subject=self.family,
+            level=self.level,
+            source="sgpo.puzzles",
+            kind=self.kind,
+        )
+
+    def to_strategy(self, form: Form = "compact") -> Strategy:
+        """The expert's strategy for this puzzle."""
+        wording = self.wording(form)
+        return Strategy(
+            problem_id=self.id,
+            problem_type=wording.problem_type,
+            approach=wording.approach,
+            steps=wording.steps,
+            strong_model=f"the expert of {self.family}",
+        )
+
+
+class Family(Protocol):
+    """A family of puzzles."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """Every word of the compact form."""
+        ...
+
+    def make(self, rng: random.Random, *, words: Words = "all") -> Puzzle:
+        """Draw a puzzle with clues from `words`."""
+        ...
+
+
+def draw_puzzles(family: Family, count: int, *, split: str, seed: int, words: Words = "all") -> list[Puzzle]:
+    """Draw `count` different puzzles of one split. The same arguments give the same puzzles.
+
+    Raises ValueError for an unknown split, and where the family's knobs leave too few different puzzles.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
+    rng = random.Random(f"{family.name}/{split}/{words}/{seed}")
+    return list(islice(_new_puzzles(family, rng, split=split, words=words), count))
+
+
+def mix_puzzles(families: Sequence[Family], count: int, *, split: str, seed: int, words: Words = "all") -> list[Puzzle]:
+    """Draw `count` puzzles in all, an equal share of each family (the first ones get the rest), shuffled."""
+    shares = [count // len(families) + (i < count % len(families)) for i in range(len(families))]
+    puzzles = [
+        puzzle
+        for family, share in zip(families, shares, strict=True)
+        for puzzle in draw_puzzles(family, share, split=split, seed=seed, words=words)
+    ]
+    random.Random(seed).shuffle(puzzles)
+    return puzzles
+
+
+def _new_puzzles(family: Family, rng: random.Random, *, split: str, words: Words) -> Iterator[Puzzle]:
+    seen: set[str] = set()
+    while True:
+        for _ in range(MAX_DRAWS):
+            puzzle = family.make(rng, words=words)
+            if puzzle.split == split and puzzle.compact.problem not in seen:
+                break
+        else:
+            raise ValueError(
+                f"puzzles of the family {family.name!r}: only {len(seen)} different ones found for the split "
+                f"{split!r}; ask for fewer, or make them longer"
+            )
+        seen.add(puzzle.compact.problem)
+        yield puzzle
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")

@@ -1,0 +1,28 @@
+"""The families by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sgpo.puzzles.base import Family
+from sgpo.puzzles.bases import Bases
+from sgpo.puzzles.clues import Clues
+from sgpo.puzzles.ordering import Ordering
+from sgpo.puzzles.rewriting import Rewriting
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (Clues(), Rewriting(), Ordering(), Bases())}
+
+DEFAULT_FAMILIES = ("clues", "rewriting")
+
+# Its skill is taught in the warm-up and never trained on: whether it stays measures retention.
+RETENTION_FAMILY = "bases"
+
+
+def select_families(names: Sequence[str] = DEFAULT_FAMILIES) -> list[Family]:
+    """The families of those names. Raises ValueError for an unknown name, a repeated one, or none at all."""
+    for name in names:
+        if name not in FAMILIES:
+            raise ValueError(f"unknown family of puzzles {name!r}; there are: {', '.join(FAMILIES)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"name one or more different families of puzzles out of: {', '.join(FAMILIES)}")
+    return [FAMILIES[name] for name in names]

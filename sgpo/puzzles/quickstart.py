@@ -1,0 +1,200 @@
+"""`sgpo quickstart`: the whole method on puzzles in minutes, on a CPU, with nothing to download.
+
+Small, not fake: the trainer, objective, bank, verifier, evaluation and report are those of a 7B model. GRPO and SGPO
+start from the same warmed-up policy and see the same problems in the same order, with 12 completions per problem and
+step each: GRPO 12 autonomous ones, SGPO 8 autonomous and 4 guided.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from sgpo.evaluation.comparison import compare_runs
+from sgpo.problems import Problem, save_problems
+from sgpo.prompts import autonomous_prompt, guided_prompt
+from sgpo.puzzles.base import mix_puzzles
+from sgpo.puzzles.families import DEFAULT_FAMILIES, select_families
+from sgpo.puzzles.policy import build_policy, build_tokenizer, warmup_rows
+from sgpo.report import write_report
+from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
+from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, pass_rate, sample_groups
+from sgpo.rollouts.hf import HFEngine
+from sgpo.rollouts.policy import load_policy, load_tokenizer
+from sgpo.strategies.bank import StrategyBank
+from sgpo.training.config import SGPOConfig
+from sgpo.training.run_directory import RunDirectory, read_json, write_json
+from sgpo.training.trainer import SGPOTrainer
+from sgpo.training.warmup import run_warmup, tokenized_row
+from sgpo.verifier import Verifier
+
+TRAIN_PUZZLES, FRESH_PUZZLES, PROBED_PUZZLES, WARMUP_ROWS = 2400, 200, 100, 19_200
+
+# Options of SFTConfig.
+WARMUP: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 32,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 50,
+    "adam_beta2": 0.98,
+    "weight_decay": 0.01,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "logging_steps": 50,
+}
+
+# Options of SGPOConfig, the same for both runs; the learning rate was chosen for GRPO (docs/puzzles.md).
+TRAIN: dict[str, Any] = {
+    "prompt_style": "compact",
+    "max_prompt_length": 64,
+    "max_completion_length": 48,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 3e-4,
+    "eval_strategy": "steps",
+    "eval_on_start": True,
+    "eval_samples": 4,
+    "eval_temperature": 1.0,
+    "eval_top_p": 1.0,
+    "save_strategy": "no",
+    "use_cpu": True,
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "grpo": {"algorithm": "grpo", "num_autonomous": 12},
+    "sgpo": {"algorithm": "sgpo", "num_autonomous": 8, "num_guided": 4},
+}
+
+
+def run_quickstart(out: Path, *, steps: int, seed: int, families: Sequence[str] = DEFAULT_FAMILIES) -> dict[str, Any]:
+    """Make puzzles and bank, warm up, train GRPO and SGPO, compare, report: all in `out`.
+
+    Returns the object of `sgpo quickstart --json`. Raises ValueError where `out` holds a quickstart already.
+    """
+    start = time.perf_counter()
+    logging.disable_progress_bar()  # a model this small loads in no time
+    home = RunDirectory(out)
+    if (out / "problems.jsonl").exists() or home.config_file.exists():
+        raise ValueError(f"{out}: holds a run already; choose another --out or delete it")
+    chosen = select_families(families)
+    train, fresh = (
+        mix_puzzles(chosen, count, split=split, seed=seed)
+        for split, count in (("train", TRAIN_PUZZLES), ("fresh", FRESH_PUZZLES))
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    save_problems([puzzle.to_problem() for puzzle in train], out / "problems.jsonl")
+    save_problems([puzzle.to_problem() for puzzle in fresh], out / "fresh.jsonl")
+    with StrategyBank(out / "bank.db") as bank:
+        for puzzle in train:
+            bank.add(puzzle.to_strategy())
+
+        tokenizer = build_tokenizer()
+        rows = [
+            tokenized_row(row["prompt"], row["completion"], tokenizer)
+            for row in warmup_rows(chosen, WARMUP_ROWS, seed=seed)
+        ]
+        warm = run_warmup(build_policy(tokenizer, seed=seed), tokenizer, rows, WARMUP | {"seed": seed}, home)
+        problems = [puzzle.to_problem() for puzzle in train]
+        fresh_problems = [puzzle.to_problem() for puzzle in fresh]
+        for name, options in RUNS.items():
+            _train(out / name, str(warm), problems, fresh_problems, bank, steps=steps, seed=seed, options=options)
+        before = _probe(str(warm), problems[:PROBED_PUZZLES], bank, seed=seed)
+    result = _result(out, before, seed=seed, steps=steps, start=start)
+    write_json(out / "quickstart.json", result)
+    return result
+
+
+def _train(
+    out: Path,
+    model: str,
+    problems: list[Problem],
+    fresh: list[Problem],
+    bank: StrategyBank,
+    *,
+    steps: int,
+    seed: int,
+    options: dict[str, Any],
+) -> None:
+    args = SGPOConfig(
+        output_dir=str(out), max_steps=steps, seed=seed, eval_steps=max(1, steps // 6), **TRAIN, **options
+    )
+    SGPOTrainer(model, args, problems, {"fresh": fresh}, bank=bank).train()
+    gc.collect()
+
+
+def _probe(model: str, problems: Sequence[Problem], bank: StrategyBank, *, seed: int) -> dict[str, float]:
+    """What the warmed-up policy can do: both groups of some training puzzles, before any reinforcement."""
+    tokenizer, policy = load_tokenizer(model), load_policy(model)
+
+    def encoded(text: str) -> PromptIds:
+        return PromptIds(text, encode_prompt(tokenizer, text))
+
+    groups = []
+    for problem in problems:
+        strategy = bank.for_problem(problem)
+        assert strategy is not None
+        guided = encoded(guided_prompt(problem.problem, strategy, style="compact"))
+        groups.append(
+            RolloutGroup(problem, encoded(autonomous_prompt(problem.problem, style="compact")), strategy.id, guided)
+        )
+    engine = HFEngine(policy, pad_id=tokenizer.pad_token_id, eos_ids=end_token_ids(policy, tokenizer))
+    sampling = Sampling(max_tokens=TRAIN["max_completion_length"])
+    sample_groups(groups, engine, tokenizer, sampling, num_autonomous=8, num_guided=4, seed=(seed, "probe"))
+    with Verifier() as verifier:
+        judge(((r, group.problem) for group in groups for r in (*group.autonomous, *group.guided)), verifier)
+    failed = [group for group in groups if not any(r.correct for r in group.autonomous)]
+    rescued = [group for group in failed if any(r.correct for r in group.guided)]
+    return {
+        "autonomous_pass_rate": sum(pass_rate(group.autonomous) for group in groups) / len(groups),
+        "guided_pass_rate": sum(pass_rate(group.guided) for group in groups) / len(groups),
+        "all_fail_share": len(failed) / len(groups),
+        "rescued_share": len(rescued) / len(failed) if failed else 0.0,
+    }
+
+
+def _result(out: Path, before: dict[str, float], *, seed: int, steps: int, start: float) -> dict[str, Any]:
+    comparison = compare_runs([out / name for name in RUNS])
+    report = write_report([out / name for name in RUNS], out / "report.html")
+    (evaluation,) = comparison.evaluations
+    (difference,) = evaluation.differences
+    first = read_json(out / "sgpo" / "eval" / "fresh-step-000000.json")
+    assert difference.curve is not None
+    return {
+        "seed": seed,
+        "steps": steps,
+        "warmup": first["avg@4"],
+        **{run.run: run.final.to_json() for run in evaluation.runs},
+        "difference": difference.curve.to_json(),
+        "final_difference": difference.final.to_json(),
+        **before,
+        "seconds": round(time.perf_counter() - start, 1),
+        "report": str(report),
+    }
+
+
+def show_quickstart(result: dict[str, Any]) -> None:
+    """The result as a table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("policy", "avg@4", "95 % over problems", title=f"{FRESH_PUZZLES} fresh puzzles, plain prompts")
+    for name, label in (("warmup", "warm-up"), ("grpo", "GRPO"), ("sgpo", "SGPO")):
+        score = result[name]
+        table.add_row(label, f"{score['mean']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}")
+    console.print(table)
+    console.print(
+        f"After the warm-up {result['all_fail_share']:.0%} of groups fail all 8 times alone; in "
+        f"{result['rescued_share']:.0%} of these the strategy brings a correct completion."
+    )
+    difference = result["difference"]
+    interval = f"{difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    tie = difference["low"] <= 0 <= difference["high"]
+    console.print(
+        f"SGPO minus GRPO over the learning curve, equal completions: {interval}" + (": a tie." if tie else ".")
+    )
+    console.print(f"{result['seconds']:.0f} s. Report: {result['report']}")

@@ -1,0 +1,170 @@
+"""What the page says first: the comparison of its runs, and that of the headline evaluation in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from sgpo.evaluation.comparison import EvaluationComparison, compare_runs
+from sgpo.report.overview import Headline, final_scores, forest, points
+from sgpo.report.plots import Estimate
+from sgpo.report.reading import Interval, Run
+from sgpo.report.text import visible_text
+
+MAX_ALL_PAIRS = 3  # of more runs, only the differences to the first are shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A run, or its difference to `baseline`. `curve` is None where the runs share no part of a learning curve."""
+
+    run: int
+    baseline: int | None
+    final: Interval
+    curve: Interval | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """The comparison on one problem set; `forest` holds the runs, `difference_forest` their differences."""
+
+    name: str
+    metric: str
+    problems: int
+    budget: int | None
+    rows: list[Row]
+    forest: Markup
+    difference_forest: Markup
+
+
+def compare(runs: Sequence[Run]) -> dict[str, Compared]:
+    """Compare the runs on every problem set that all were evaluated on, by its name.
+
+    None of them (and a note in the first run) where the runs cannot be compared.
+    """
+    if len(runs) < 2 or not any(run.evaluations for run in runs):
+        return {}
+    try:
+        comparison = compare_runs([run.path for run in runs])
+    except ValueError as error:
+        runs[0].notes.append(f"the runs are not compared: {visible_text(str(error))}")
+        return {}
+    return {visible_text(one.name): _compared(runs, one) for one in comparison.evaluations}
+
+
+def title(runs: Sequence[Run]) -> str:
+    """The names of up to three runs; of more the first and how many others."""
+    names = [run.name for run in runs]
+    return " against ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"
+
+
+def lede(runs: Sequence[Run], headline: Headline | None, comparison: Compared | None) -> list[str]:
+    """The result in a sentence or two, a tie called a tie."""
+    if headline is None:
+        return ["No evaluation was written yet, so there is no score to lead with."]
+    if comparison is None:
+        return _single_ledes(runs, headline)
+    rows = [row for row in comparison.rows if row.baseline == 0]
+    where = f"{comparison.metric} on {comparison.name}"
+    if len(rows) > 2:
+        standings = [_standing(row.curve or row.final) for row in rows]
+        counts = [f"{standings.count(kind)} {kind}" for kind in ("ahead", "level", "behind") if kind in standings]
+        return [f"Of {len(rows)} runs set against {runs[0].name} in {where}: {', '.join(counts)}."]
+    return [_difference(runs, row, comparison, where) for row in rows]
+
+
+def _difference(runs: Sequence[Run], row: Row, comparison: Compared, where: str) -> str:
+    value = row.curve or row.final
+    moment = "in the last evaluation"
+    if row.curve and comparison.budget:
+        moment = f"averaged over the learning curve up to {comparison.budget:,} completions"
+    verdict = {
+        "ahead": f"{runs[row.run].name} is ahead",
+        "behind": f"{runs[0].name} is ahead",
+        "level": "the interval includes zero: a tie",
+    }[_standing(value)]
+    difference = points(value, signed=True)
+    return f"{runs[row.run].name} minus {runs[0].name}: {difference} points of {where}, {moment}; {verdict}."
+
+
+def _standing(difference: Interval) -> str:
+    if difference.low <= 0 <= difference.high:
+        return "level"
+    return "ahead" if difference.mean > 0 else "behind"
+
+
+def _single_ledes(runs: Sequence[Run], headline: Headline) -> list[str]:
+    sentences = []
+    for final in final_scores(runs, headline.name):
+        run = runs[final.run]
+        if headline.metric not in final.evaluation.scores:
+            continue
+        score = points(final.evaluation.scores[headline.metric])
+        sentence = f"{run.name} scores {score} percent {headline.metric} on {headline.name}"
+        if final.first is not final.evaluation and headline.metric in final.first.scores:
+            sentence += f", from {points(final.first.scores[headline.metric])} at step {final.first.step}"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def _compared(runs: Sequence[Run], found: EvaluationComparison) -> Compared:
+    name, metric = visible_text(found.name), f"avg@{found.runs[0].k}"
+    index = {score.run: number for number, score in enumerate(found.runs)}
+    rows = [
+        Row(
+            run=number,
+            baseline=None,
+            final=_interval(score.final),
+            curve=_interval(score.curve) if score.curve else None,
+            p_value=None,
+        )
+        for number, score in enumerate(found.runs)
+    ]
+    differences = [
+        Row(
+            run=index[difference.run],
+            baseline=index[difference.baseline],
+            final=_interval(difference.final),
+            curve=_interval(difference.curve) if difference.curve else None,
+            p_value=difference.final.p_value,
+        )
+        for difference in found.differences
+        if len(runs) <= MAX_ALL_PAIRS or index[difference.baseline] == 0
+    ]
+    over = "over the curve" if any(row.curve for row in rows) else "final"
+    what = f"{metric} on {name}, {over}, with 95 % intervals"
+    return Compared(
+        name=name,
+        metric=metric,
+        problems=found.problems,
+        budget=found.budget,
+        rows=rows + differences,
+        forest=forest(
+            [Estimate(label=runs[row.run].name, run=row.run, value=row.curve or row.final) for row in rows],
+            name=f"forest-runs-{name}",
+            label=what,
+            x_label=f"{metric} {over}, percent",
+            zero=False,
+        ),
+        difference_forest=forest(
+            [
+                Estimate(
+                    label=f"{runs[row.run].name} − {runs[row.baseline or 0].name}",
+                    run=row.run,
+                    value=row.curve or row.final,
+                )
+                for row in differences
+            ],
+            name=f"forest-differences-{name}",
+            label=f"Paired differences of {what}",
+            x_label="difference, points",
+            zero=True,
+        ),
+    )
+
+
+def _interval(value: object) -> Interval:
+    return Interval(value.mean, value.low, value.high)  # type: ignore[attr-defined]

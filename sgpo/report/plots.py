@@ -1,0 +1,260 @@
+"""The drawing of plots by matplotlib, for the page (SVG that takes its colours from the page) and for files.
+
+A figure is drawn with the colours of a `Palette`. That of the page holds placeholders, which `to_svg` turns into CSS
+variables, so that one drawing serves light and dark. One unit of a figure's size is one CSS pixel.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sgpo.report.reading import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_POINTS = 300
+_DASHES: dict[str, Any] = {"solid": "solid", "dashed": (0, (3.5, 2.2)), "dotted": (0, (1, 1.6))}
+STROKES = tuple(_DASHES)
+FONT_SIZE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours: text, quiet text, lines, background, and one per run."""
+
+    ink: str
+    muted: str
+    line: str
+    paper: str
+    runs: tuple[str, ...]
+
+    def run(self, index: int) -> str:
+        return self.runs[index % len(self.runs)]
+
+
+PAGE = Palette("#010101", "#010102", "#010103", "#010104", tuple(f"#0102{index:02d}" for index in range(1, 11)))
+_VARIABLES = {
+    PAGE.ink: "var(--ink)",
+    PAGE.muted: "var(--muted)",
+    PAGE.line: "var(--line)",
+    PAGE.paper: "var(--paper)",
+    **{colour: f"var(--run-{index})" for index, colour in enumerate(PAGE.runs, start=1)},
+}
+_RUN_COLOURS = (
+    *("#4a6a8f", "#c2502e", "#2f8468", "#8a5aa3", "#a97b12"),
+    *("#5d6b70", "#b04a77", "#3a8fa8", "#7d8a2b", "#8a5b43"),
+)
+LIGHT = Palette(
+    "#22211f",
+    "#6d6a63",
+    "#e2ded5",
+    "#ffffff",
+    _RUN_COLOURS,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One line of a plot: `points` are `(x, value)` with the 95 % interval of each where there is one."""
+
+    run: int
+    points: Sequence[tuple[float, Interval]]
+    stroke: str = "solid"
+    markers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One row of a forest plot."""
+
+    label: str
+    run: int
+    value: Interval
+
+
+def curves_figure(
+    curves: Sequence[Curve],
+    *,
+    palette: Palette,
+    size: tuple[float, float],
+    x_label: str,
+    percent: bool,
+    y_label: str = "",
+    names: Sequence[str] = (),
+) -> Figure:
+    """Curves over steps or completions. `names`, one per run, adds a legend (the page has its own)."""
+    figure, axes = _figure(palette, size)
+    band = 0.16 if len(curves) <= 3 else 0.08  # many bands lie over each other
+    for curve in curves:
+        _draw(axes, curve, palette, band)
+    values = [value for curve in curves for _, point in curve.points for value in point if math.isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if low >= 0.0:
+        top = high * 1.08 if high > 0 else 1.0
+        axes.set_ylim(-0.02 * top, top)  # a line at zero is seen whole
+    if percent and high > 0.93:
+        axes.set_ylim(top=1.02)
+    axes.margins(x=0.02)
+    axes.set_xlabel(x_label, color=palette.muted, fontsize=FONT_SIZE)
+    axes.set_ylabel(y_label, color=palette.muted, fontsize=FONT_SIZE)
+    axes.xaxis.set_major_locator(_ticks(6 if size[0] > 500 else 4, whole=True))
+    axes.yaxis.set_major_locator(_ticks(4))
+    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%" if percent else short_number(value))
+    if names:
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=palette.run(index), linewidth=2.2) for index in range(len(names))]
+        axes.legend(handles, names, frameon=False, labelcolor=palette.ink, loc="best", fontsize=FONT_SIZE)
+    return figure
+
+
+def forest_figure(estimates: Sequence[Estimate], *, palette: Palette, width: float, x_label: str, zero: bool) -> Figure:
+    """One dot and interval per estimate, top to bottom; `zero` draws the line of no difference."""
+    figure, axes = _figure(palette, (width, 62 + 38 * len(estimates)))
+    for row, estimate in enumerate(estimates):
+        colour, value = palette.run(estimate.run), estimate.value
+        if math.isfinite(value.low) and math.isfinite(value.high):
+            axes.plot([value.low, value.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
+        axes.plot([value.mean], [row], "o", color=colour, markersize=8, markeredgecolor=palette.paper)
+        axes.text(
+            0.01,
+            row - 0.26,
+            estimate.label,
+            transform=axes.get_yaxis_transform(),
+            color=palette.ink,
+            va="bottom",
+            fontsize=FONT_SIZE + 1,
+            bbox={"facecolor": palette.paper, "edgecolor": "none", "pad": 1.5},
+        )
+    axes.set_ylim(len(estimates) - 0.4, -0.95)
+    axes.set_yticks([])
+    axes.grid(axis="x", color=palette.line, linewidth=1)
+    sides = [side for estimate in estimates for side in estimate.value if math.isfinite(side)]
+    low, high = min(0.0, *sides), max(0.0, *sides)
+    margin = 0.12 * ((high - low) or 0.1)
+    if zero:
+        axes.axvline(0.0, color=palette.muted, linewidth=1.2, zorder=1)
+        axes.set_xlim(low - margin, high + margin)
+    else:
+        axes.set_xlim(0.0, min(1.0, high + margin))
+    axes.set_xlabel(x_label, color=palette.muted, fontsize=FONT_SIZE)
+    axes.xaxis.set_major_locator(_ticks(4))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if zero and value else f"{100 * value:.0f}")
+    return figure
+
+
+def to_svg(figure: Figure, *, name: str, label: str) -> str:
+    """The figure as an inline SVG element. `name` makes its ids its own; `label` is what a screen reader says."""
+    buffer = io.StringIO()
+    with style(name):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # What is left out: metadata, a style rule that would reach the whole page, and ids that nothing refers to.
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r'\sid="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    svg = svg.replace("xlink:href=", "href=")
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    width, height = (72 * side for side in figure.get_size_inches())
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{_attribute(label)}">'
+    return re.sub(r"<svg\b[^>]*>", lambda _: head, svg, count=1)
+
+
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A centred rolling mean over a twentieth of the points; at both ends over those that there are."""
+    half = len(points) // 40
+    if half == 0:
+        return list(points)
+    smoothed = []
+    for index, (x, _) in enumerate(points):
+        window = [value for _, value in points[max(index - half, 0) : index + half + 1]]
+        smoothed.append((x, sum(window) / len(window)))
+    return smoothed
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """At most `limit` points: means of neighbours, at the last x of each."""
+    if len(points) <= limit:
+        return list(points)
+    thinned = []
+    for index in range(limit):
+        chunk = points[index * len(points) // limit : (index + 1) * len(points) // limit]
+        thinned.append((chunk[-1][0], sum(value for _, value in chunk) / len(chunk)))
+    return thinned
+
+
+def short_number(value: float) -> str:
+    """A number for an axis: `0`, `0.25`, `150`, `9.6k`, `1.2M`."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}".replace("e-0", "e−").replace("-", "−")
+
+
+def style(salt: str = "") -> AbstractContextManager[None]:
+    """matplotlib's settings while a figure is made or saved; `salt` goes into the ids of an SVG."""
+    import matplotlib as mpl
+
+    # The names of runs and problem sets are not ours: no `$` in them may start a formula.
+    return mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False, "font.family": "DejaVu Sans"}
+    )
+
+
+def _figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, layout="constrained")
+        axes = figure.add_subplot()
+    axes.tick_params(colors=palette.muted, length=0, pad=5, labelsize=FONT_SIZE)
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="y", color=palette.line, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def _draw(axes: Axes, curve: Curve, palette: Palette, band: float) -> None:
+    colour = palette.run(curve.run)
+    x = [at for at, _ in curve.points]
+    banded = [(at, value) for at, value in curve.points if math.isfinite(value.low) and math.isfinite(value.high)]
+    if banded:
+        at, values = zip(*banded, strict=True)
+        axes.fill_between(at, [v.low for v in values], [v.high for v in values], color=colour, alpha=band, linewidth=0)
+    plain = [(at, value.mean) for at, value in curve.points]
+    smoothed = plain if curve.markers else smooth(plain)
+    if smoothed != plain:
+        axes.plot(x, [value for _, value in plain], color=colour, alpha=0.2, linewidth=0.8)
+    axes.plot(
+        x,
+        [value for _, value in smoothed],
+        color=colour,
+        linewidth=2.2 if curve.markers else 1.8,
+        linestyle=_DASHES[curve.stroke],
+        marker="o" if curve.markers or len(plain) == 1 else None,
+        markersize=5,
+        markeredgecolor=palette.paper,
+        solid_capstyle="round",
+    )
+
+
+def _ticks(count: int, *, whole: bool = False) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

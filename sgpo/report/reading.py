@@ -1,0 +1,217 @@
+"""Run directories, read back (`docs/run-directory.md`).
+
+A run may still be going, may have died in the middle of a line, or may lack whole files: what can be read is read, and
+what cannot is said in `Run.notes`. All text is made visible (`sgpo.report.text`) here, so nothing later can forget to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sgpo.report.text import distinct_names, visible, visible_text
+
+_SCORE_KEY = re.compile(r"(avg|pass|maj)@(\d+)")
+_EVAL_FILE = re.compile(r"(?P<name>.+)-step-(?P<step>\d+)")
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % interval; a side that is not known is NaN."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The scores of one `eval/*.json`. Example of `scores`: `{"avg@4": Interval(0.41, 0.36, 0.46)}`."""
+
+    name: str
+    step: int
+    completions: int | None
+    problems: int | None
+    scores: Mapping[str, Interval]
+    verdicts: Mapping[str, int]
+    completions_file: Path
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One run directory. `notes` say what is missing or could not be read, for the reader of the report."""
+
+    path: Path
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    strategies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def algorithm(self) -> str | None:
+        return text_of(self.config, "algorithm") or None
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run directories; names are the shortest that tell them apart.
+
+    Raises ValueError where there is no path, or one of them is no run directory.
+    """
+    if not paths:
+        raise ValueError("no run directory given; a report is made of one or several")
+    names = distinct_names([path.resolve().parts for path in paths])
+    return [read_run(path, visible_text(name)) for path, name in zip(paths, names, strict=True)]
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read everything of a run but its completions and targets, which `rows` streams."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such directory; give the directory that a training run wrote")
+    if not any((path / part).exists() for part in ("config.json", "metrics.jsonl", "eval", "rollouts", "targets")):
+        raise ValueError(f"{path}: not a run directory (no config.json, metrics.jsonl, eval/, rollouts/ or targets/)")
+    run = Run(path=path, name=name)
+    run.config = _read_object(path / "config.json", run.notes) or {}
+    if (path / "metrics.jsonl").exists():
+        run.metrics = list(read_lines(path / "metrics.jsonl", run.notes))
+    else:
+        run.notes.append("metrics.jsonl is missing: no training curves")
+    for file in sorted((path / "eval").glob("*.json")):
+        evaluation = _evaluation(file, run.notes)
+        if evaluation is not None:
+            run.evaluations.append(evaluation)
+    run.evaluations.sort(key=lambda evaluation: (evaluation.name, evaluation.step))
+    if not run.evaluations:
+        run.notes.append("eval/ holds no scores: no learning curve")
+    if (path / "alarms.jsonl").exists():
+        run.alarms = list(read_lines(path / "alarms.jsonl", run.notes))
+    if (path / "strategies.jsonl").exists():
+        for row in read_lines(path / "strategies.jsonl", run.notes):
+            run.strategies[text_of(row, "id") or text_of(row, "problem_id")] = row
+    return run
+
+
+def rows(run: Run, folder: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The rows of `rollouts/` or `targets/`, one step at a time in order of the steps: `(step, rows)`."""
+    files = {int(match[1]): file for file in (run.path / folder).glob("step-*.jsonl") if (match := _step_of(file))}
+    for step in sorted(files):
+        yield step, list(read_lines(files[step], run.notes))
+
+
+def evaluation_rows(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The completions of an evaluation; none where they were not kept."""
+    file = evaluation.completions_file
+    return list(read_lines(file, run.notes)) if file.exists() else []
+
+
+def read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file. A line that is no object is left out and noted: a run may be writing it."""
+    unread = 0
+    # Split at \n alone: U+2028 and its like are legal inside JSON strings.
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8", errors="replace"))
+            except (ValueError, RecursionError):  # ValueError: also a number of too many digits
+                row = None
+            if isinstance(row, dict):
+                yield visible(row)
+            else:
+                unread += 1
+    if unread:
+        notes.append(f"{path.name}: {unread} line{'s' if unread > 1 else ''} could not be read and left out")
+
+
+def text_of(row: Mapping[str, Any], key: str) -> str:
+    """`row[key]` as text; empty where it is missing or null."""
+    value = row.get(key)
+    return "" if value is None else value if isinstance(value, str) else visible_text(str(value))
+
+
+def number_of(row: Mapping[str, Any], key: str) -> float | None:
+    """`row[key]` as a finite number; None where it is missing or none."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def count_of(row: Mapping[str, Any], key: str) -> int | None:
+    """`row[key]` as a whole number; None where it is missing or none."""
+    value = number_of(row, key)
+    return None if value is None else int(value)
+
+
+def series(run: Run, key: str) -> list[tuple[float, float]]:
+    """`(step, value)` of a metric, in order of the steps; of a step logged twice (a resumed run) the last."""
+    values: dict[float, float] = {}
+    for row in run.metrics:
+        step, value = number_of(row, "step"), number_of(row, key)
+        if step is not None and value is not None:
+            values[step] = value
+    return sorted(values.items())
+
+
+def _step_of(file: Path) -> re.Match[str] | None:
+    return re.fullmatch(r"step-(\d+)", file.stem)
+
+
+def _read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+    except FileNotFoundError:
+        notes.append(f"{path.name} is missing")
+        return None
+    except (ValueError, RecursionError):
+        notes.append(f"{path.name} is not JSON and left out")
+        return None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} is no JSON object and left out")
+        return None
+    return {visible_text(key): visible(item) for key, item in value.items()}
+
+
+def _evaluation(file: Path, notes: list[str]) -> Evaluation | None:
+    row = _read_object(file, notes)
+    if row is None:
+        return None
+    parts = _EVAL_FILE.fullmatch(file.stem)
+    step = count_of(row, "step")
+    if step is None:
+        step = int(parts["step"]) if parts else 0
+    scores = {
+        key: score
+        for key, value in row.items()
+        if _SCORE_KEY.fullmatch(key) and (score := _interval(value)) is not None
+    }
+    if not scores:
+        notes.append(f"{file.name} holds no score and is left out")
+        return None
+    verdicts = row.get("verdicts")
+    return Evaluation(
+        name=text_of(row, "name") or visible_text(parts["name"] if parts else file.stem),
+        step=step,
+        completions=count_of(row, "completions"),
+        problems=count_of(row, "problems"),
+        scores=scores,
+        completions_file=file.with_suffix(".jsonl"),
+        verdicts={key: count_of(verdicts, key) or 0 for key in verdicts} if isinstance(verdicts, dict) else {},
+    )
+
+
+def _interval(value: Any) -> Interval | None:
+    if not isinstance(value, dict) or (mean := number_of(value, "mean")) is None:
+        return None
+    low, high = number_of(value, "low"), number_of(value, "high")
+    return Interval(mean, math.nan if low is None else low, math.nan if high is None else high)

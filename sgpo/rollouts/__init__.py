@@ -1,0 +1,1 @@
+"""Sampling the two groups of each problem, and the policy's log-probabilities of what was sampled."""

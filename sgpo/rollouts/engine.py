@@ -1,0 +1,82 @@
+"""What an engine is: it turns prompts into completions, with every sampling option set here and none by the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Every option of sampling. Temperature 0 is greedy; there is no top-k, no min-p and no repetition penalty."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A sampled completion: its tokens (the end token included) and, if the engine gives them, their log-probabilities.
+
+    `logprobs` are those of the temperature-scaled distribution, before any top-p cut. `finished` is False for one cut
+    off at the token limit.
+    """
+
+    token_ids: list[int]
+    finished: bool
+    logprobs: list[float] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """Generates completions from token ids, and takes over new weights of the policy."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """One completion per prompt, in order; `seeds[i]` alone decides the randomness of completion i."""
+        ...
+
+    def sync_weights(self, model: Any) -> None:
+        """Use the weights of `model` from now on."""
+        ...
+
+
+def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a completion: the tokenizer's and all of the model's generation config.
+
+    Raises ValueError where there is none: a completion could never end.
+    """
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    configured = configured if isinstance(configured, list) else [configured]
+    ids = {int(token) for token in (tokenizer.eos_token_id, *configured) if token is not None}
+    if not ids:
+        raise ValueError(
+            f"{tokenizer.name_or_path or 'the tokenizer'}: no eos token in the tokenizer or the model's "
+            "generation_config; a completion could never end. Set tokenizer.eos_token and save the tokenizer"
+        )
+    return sorted(ids)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A prompt's token ids: through the chat template where the tokenizer has one, else as plain text."""
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": text}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    else:
+        ids = tokenizer(text)["input_ids"]
+        # Some tokenizers end every text with eos; a prompt must stay open.
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            ids = ids[:-1]
+    return list(ids)

@@ -1,0 +1,142 @@
+"""The two rollout groups of a problem: sampled in one generation call, then judged."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sgpo.problems import Problem
+from sgpo.rollouts.engine import Completion, Engine, Sampling
+from sgpo.verifier import Verdict, Verifier
+
+RewardFunction = Callable[[str, Problem], "Verdict | float"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptIds:
+    """A prompt as text and as token ids (through the chat template, if there is one)."""
+
+    text: str
+    ids: list[int]
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One sampled and judged completion.
+
+    `reward` is 1 for a correct completion and 0 for a wrong or unparsed one; NaN (left out of its group) where the
+    verifier ran out of time. `verdict` is None where a user's own function gave a number as the reward.
+    """
+
+    prompt: str
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    completion: str
+    logprobs: list[float]
+    truncated: bool
+    verdict: Verdict | None = None
+    reward: float = math.nan
+
+    @property
+    def correct(self) -> bool:
+        """Whether it passes: a verdict `correct`, or a user's reward above one half."""
+        return self.reward > 0.5
+
+
+@dataclass(slots=True)
+class RolloutGroup:
+    """A problem's rollouts: `autonomous ~ pi(. | q)` and `guided ~ pi(. | q, s)`."""
+
+    problem: Problem
+    prompt: PromptIds
+    strategy_id: str | None = None
+    guided_prompt: PromptIds | None = None
+    autonomous: list[Rollout] = field(default_factory=list)
+    guided: list[Rollout] = field(default_factory=list)
+
+
+def pass_rate(rollouts: Sequence[Rollout]) -> float:
+    """The share of correct completions among those that were judged; 0 where none was."""
+    judged = [rollout.correct for rollout in rollouts if not math.isnan(rollout.reward)]
+    return sum(judged) / len(judged) if judged else 0.0
+
+
+def seed_of(*parts: object) -> int:
+    """A seed from what it is for, such as (run seed, step, problem id, group, index): no state to save or restore."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def sample_groups(
+    groups: Sequence[RolloutGroup],
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    *,
+    num_autonomous: int,
+    num_guided: int,
+    seed: tuple[object, ...],
+) -> None:
+    """Fill both groups of every problem from ONE generation call: one long tail instead of two."""
+    requests: list[tuple[list[Rollout], PromptIds]] = []
+    seeds: list[int] = []
+    for group in groups:
+        for name, prompt, rollouts, count in (
+            ("autonomous", group.prompt, group.autonomous, num_autonomous),
+            ("guided", group.guided_prompt, group.guided, num_guided),
+        ):
+            if prompt is not None:
+                requests += [(rollouts, prompt)] * count
+                seeds += [seed_of(*seed, group.problem.id, name, index) for index in range(count)]
+    completions = engine.generate([prompt.ids for _, prompt in requests], sampling, seeds=seeds)
+    texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+    for (rollouts, prompt), completion, text in zip(requests, completions, texts, strict=True):
+        rollouts.append(_rollout(prompt, completion, text))
+
+
+def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
+    return Rollout(
+        prompt=prompt.text,
+        prompt_ids=prompt.ids,
+        completion_ids=completion.token_ids,
+        completion=text,
+        logprobs=completion.logprobs,
+        truncated=not completion.finished,
+    )
+
+
+def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
+    """Give every rollout its verdict and reward, by the verifier or by a user's function `(completion, problem)`.
+
+    Raises ValueError for what is neither a verdict nor a finite number (or NaN: no reward).
+    """
+    pairs = list(items)
+    if isinstance(verifier, Verifier):
+        verdicts: Sequence[Verdict | float] = verifier.verify_many([(r.completion, problem) for r, problem in pairs])
+    else:
+        verdicts = [verifier(rollout.completion, problem) for rollout, problem in pairs]
+    for (rollout, problem), verdict in zip(pairs, verdicts, strict=True):
+        if isinstance(verdict, Verdict):
+            rollout.verdict = verdict
+            rollout.reward = math.nan if verdict.kind == "timeout" else float(verdict.kind == "correct")
+        else:
+            rollout.reward = _number(verdict, problem)
+
+
+def _number(reward: Any, problem: Problem) -> float:
+    try:
+        number = float(reward)
+    except (TypeError, ValueError):
+        number = math.inf
+    # One infinite reward would make every advantage of its group, and then every weight, NaN.
+    if math.isinf(number):
+        raise ValueError(
+            f"the reward function returned {reward!r} for problem {problem.id!r}; it must return a Verdict or a finite "
+            "number (NaN for no reward)"
+        )
+    return number

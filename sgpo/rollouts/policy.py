@@ -1,0 +1,76 @@
+"""Loading a policy: any Hugging Face causal language model and its tokenizer, by path or hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+
+def resolve_model(name: str | Path) -> str:
+    """A model's path or hub id; a run directory stands for the model that it trained.
+
+    Raises ValueError for a path that does not exist.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file() and (path / "checkpoints" / "final").is_dir():
+            return str(path / "checkpoints" / "final")
+        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+            raise ValueError(f"{name}: no model in this directory (no config.json)")
+        return str(path)
+    # A hub id is one name or owner/name, and never looks like a path.
+    if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1 or path.exists():
+        raise ValueError(f"{name}: no such model directory")
+    return str(name)
+
+
+def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
+    """The model, its weights in `dtype`. Training wants float32 weights (with `bf16=True` for the arithmetic): small
+    updates vanish in bfloat16.
+
+    Raises ValueError where there is no such model.
+    """
+    source = resolve_model(name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(_unloadable(name, source, "model", error)) from error
+
+
+def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with `pad_token` where given.
+
+    Raises ValueError where there is none, or it lacks a pad or eos token.
+    """
+    source = resolve_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(_unloadable(name, source, "tokenizer", error)) from error
+    check_tokenizer(tokenizer, pad_token=pad_token)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None = None) -> None:
+    """Set the pad token if one is given. Raises ValueError for a tokenizer without pad or eos token."""
+    name = tokenizer.name_or_path or "the tokenizer"
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ValueError(f"pad_token {pad_token!r} is not in the vocabulary of {name}")
+        tokenizer.pad_token = pad_token
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: the tokenizer has no eos token, so a completion could never end; set its eos_token")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"{name}: the tokenizer has no pad token; name an unused token of its vocabulary with the option pad_token "
+            "(for Llama 3: pad_token='<|finetune_right_pad_id|>')"
+        )
+
+
+def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), "no message")
+    where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
+    return f"{name}: no {what} that could be loaded ({where}): {first}"

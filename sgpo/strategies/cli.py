@@ -1,0 +1,368 @@
+"""`sgpo strategies ...`: fill a bank, read it, mend it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from sgpo.strategies.bank import StrategyBank
+    from sgpo.strategies.strategy import Strategy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, help="Strategies: extract them, keep them in a bank, read and mend them.")
+
+Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its problem's.")]
+
+
+def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """A user's mistake (ValueError) ends the command with one line on standard error and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; what was finished is kept", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+@app.command("import")
+@one_line_errors
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Strategies, one JSON object per line.")],
+    bank: Bank,
+    as_json: AsJson = False,
+) -> None:
+    """Read strategies from JSON Lines into a bank, making it where there is none: all of them or, where a row is bad,
+    none.
+
+    Example: sgpo strategies import strategies.jsonl --bank bank.db
+    """
+    from sgpo.strategies.bank import StrategyBank
+    from sgpo.strategies.files import read_strategy_file
+
+    read_strategy_file(file)  # so that a bad file leaves no empty bank behind
+    with StrategyBank(bank) as opened:
+        count = opened.import_(file)
+        total = len(opened)
+    _say({"imported": count, "strategies": total}, as_json, f"{bank}: {count} imported, {total} problems have one")
+
+
+@app.command()
+@one_line_errors
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write them, one JSON object per line.")],
+    bank: Bank,
+    as_json: AsJson = False,
+) -> None:
+    """Write all strategies of a bank, candidates and measured effects too, as JSON Lines.
+
+    Example: sgpo strategies export strategies.jsonl --bank bank.db
+    """
+    with _open(bank) as opened:
+        count = opened.export(file)
+    _say({"exported": count}, as_json, f"{file}: {count} strategies")
+
+
+@app.command("list")
+@one_line_errors
+def list_(
+    bank: Bank,
+    everything: Annotated[bool, typer.Option("--all", help="Candidates too, not only the kept ones.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the strategies of a bank.
+
+    Example: sgpo strategies list --bank bank.db
+    """
+    with _open(bank) as opened:
+        rows = opened.rows(candidates=everything)
+        if as_json:
+            _print_json(list(rows))
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("id", "problem", "type", "steps", "score", "leaks", "uplift")
+        for row in rows:
+            score = str(sum(row["scores"].values())) if "scores" in row else "-"
+            leaks = str(len(row["leaks"])) if "leaks" in row else "?"
+            cells = [row["id"] + ("" if row["kept"] else " (candidate)"), row["problem_id"], row["problem_type"]]
+            cells += [str(len(row["steps"])), score, leaks, _uplift(opened, row["id"])]
+            table.add_row(*(Text(_printable(cell)) for cell in cells))
+        _print(table)
+
+
+@app.command()
+@one_line_errors
+def show(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
+    """Show one strategy in full.
+
+    Example: sgpo strategies show gsm8k-train-0 --bank bank.db
+    """
+    with _open(bank) as opened:
+        strategy = _find(opened, id_)
+        effect = opened.effect(strategy.id)
+        if as_json:
+            _print_json(next(row for row in opened.rows() if row["id"] == strategy.id))
+            return
+        _print(_panel(opened, strategy))
+        if effect.guided_total:
+            passes = f"guided {effect.guided_passes} of {effect.guided_total}"
+            _print(f"in training: {passes}, autonomous {effect.autonomous_passes} of {effect.autonomous_total}")
+
+
+@app.command()
+@one_line_errors
+def stats(bank: Bank, as_json: AsJson = False) -> None:
+    """Count what a bank holds, what it cost, and what it did in training.
+
+    Example: sgpo strategies stats --bank bank.db --json
+    """
+    from sgpo.strategies.stats import bank_stats
+
+    with _open(bank) as opened:
+        counts = bank_stats(opened)
+    if as_json:
+        _print_json(counts)
+        return
+    from rich.table import Table
+
+    table = Table("what", "count", title=str(bank))
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {number}" for key, number in value.items()) or "-"
+        table.add_row(name, "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value))
+    _print(table)
+
+
+@app.command()
+@one_line_errors
+def extract(
+    problems: Annotated[str, typer.Option("--problems", metavar="FILE", help="Problems, with solutions where known.")],
+    bank: Bank,
+    base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="The endpoint; most end in /v1.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The strong model's name there.")],
+    candidates: Annotated[int, typer.Option(min=1, help="Strategies to write per problem; the best is kept.")] = 5,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N problems.")] = None,
+    solve: Annotated[bool, typer.Option("--solve", help="Ask for a solution where there is no correct one.")] = False,
+    from_run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Take the policy's own correct completions as solutions.")
+    ] = None,
+    field: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Where a field has another name in the file.")
+    ] = None,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
+    prices: Annotated[
+        tuple[float, float] | None, typer.Option(help="Per million tokens of prompts and of completions.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a request is given up.")] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a strong model for strategies: written from solutions, ranked, put through the leak gate.
+
+    The key comes from OPENAI_API_KEY. A run that was stopped goes on where it was; nothing is asked twice.
+
+    Example: sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1
+    --model deepseek-r1 --max-tokens 2000000
+    """
+    from sgpo.problems import load_problems
+    from sgpo.strategies.extraction_run import run_extraction
+    from sgpo.strategies.from_run import with_own_solutions
+    from sgpo.strategies.wire import Prices
+
+    loaded = load_problems(problems, fields=_fields(field or []), limit=limit)
+    if from_run:
+        loaded = with_own_solutions(loaded, from_run)
+    result = run_extraction(
+        loaded,
+        bank,
+        base_url=base_url,
+        model=model,
+        candidates=candidates,
+        solve=solve,
+        concurrency=concurrency,
+        timeout=timeout,
+        max_requests=max_requests,
+        max_tokens=max_tokens,
+        prices=Prices(prompt=prices[0], completion=prices[1]) if prices else None,
+    )
+    if as_json:
+        _print_json(result)
+        return
+    names = ("kept", "leaking", "failed", "unsolved", "earlier", "unfinished")
+    counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
+    cost = "" if result["cost"] is None else f", cost {result['cost']:.4g}"
+    print(f"{bank}: {result['problems']} problems: {counts}")
+    print(f"{result['requests']:,} requests, {result['tokens']:,} tokens{cost}, {result['seconds']:.0f} s")
+    if result["stopped"]:
+        print(f"stopped: {result['stopped']}; the same command goes on from here")
+
+
+@app.command()
+@one_line_errors
+def edit(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
+    """Edit a strategy in $EDITOR. It is stored as a new one; the old one stays as a candidate.
+
+    Example: EDITOR=nano sgpo strategies edit gsm8k-train-0 --bank bank.db
+    """
+    with _open(bank) as opened:
+        strategy = _find(opened, id_)
+        mended = _edit(opened, strategy)
+        changed = mended.id != strategy.id
+        values = {"id": mended.id, "was": strategy.id, "changed": changed}
+        _say(values, as_json, f"{bank}: {mended.id} is kept now" if changed else "nothing was changed")
+
+
+@app.command()
+@one_line_errors
+def review(bank: Bank, as_json: AsJson = False) -> None:
+    """Walk through the kept strategies that no person has accepted yet: accept, edit, drop, skip.
+
+    Example: sgpo strategies review --bank bank.db
+    """
+    from sgpo.strategies.mending import accepted
+
+    done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
+    with _open(bank) as opened:
+        waiting = [strategy for strategy in opened if not strategy.reviewed]
+        for number, strategy in enumerate(waiting, start=1):
+            problem = opened.problem(strategy.problem_id)
+            _print(f"\n{number} of {len(waiting)}", err=True)
+            if problem:
+                _print(_printable(problem.problem), err=True)
+            _print(_panel(opened, strategy), err=True)
+            choice = _prompt("accept, edit, drop, skip or quit?").strip().lower()[:1]
+            if choice == "q":
+                break
+            if choice == "a":
+                accepted(opened, strategy)
+            elif choice == "e":
+                _edit(opened, strategy)
+            elif choice == "d":
+                opened.drop(strategy.id)
+            done[{"a": "accepted", "e": "edited", "d": "dropped"}.get(choice, "skipped")] += 1
+        left = sum(1 for strategy in opened if not strategy.reviewed)
+    line = ", ".join(f"{count} {name}" for name, count in done.items())
+    _say({**done, "left": left}, as_json, f"{bank}: {line}; {left} left")
+
+
+@app.command()
+@one_line_errors
+def drop(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
+    """Delete a strategy. Its problem is then trained without guidance, unless another one is added.
+
+    Example: sgpo strategies drop s-9f62fa42043552b6 --bank bank.db
+    """
+    with _open(bank) as opened:
+        strategy = _find(opened, id_)
+        opened.drop(strategy.id)
+    _say({"dropped": strategy.id}, as_json, f"{bank}: dropped {strategy.id} (problem {strategy.problem_id})")
+
+
+def _open(path: Path) -> StrategyBank:
+    from sgpo.strategies.bank import StrategyBank
+
+    return StrategyBank(path, create=False)
+
+
+def _find(bank: StrategyBank, id_: str) -> Strategy:
+    strategy = bank.by_id(id_) or bank.get(id_)
+    if strategy is None:
+        raise ValueError(
+            f"{bank.path}: no strategy and no problem with id {id_!r}; `sgpo strategies list` shows what there is"
+        )
+    return strategy
+
+
+def _edit(bank: StrategyBank, strategy: Strategy) -> Strategy:
+    import click
+
+    from sgpo.strategies.mending import editable_text, edited
+
+    try:
+        text = click.edit(editable_text(strategy), extension=".json")
+    except click.ClickException as error:
+        raise ValueError(f"{error.message}; set EDITOR to an editor of yours") from None
+    mended = strategy if text is None else edited(bank, strategy, text)
+    for leak in mended.leaks or ():
+        print(f"the leak gate finds in {leak.where}: {leak.text!r} ({leak.kind})", file=sys.stderr)
+    return mended
+
+
+def _fields(pairs: list[str]) -> dict[str, str]:
+    fields = dict(pair.partition("=")[::2] for pair in pairs)
+    if bad := [name for name, column in fields.items() if not column]:
+        raise ValueError(f"--field {bad[0]}: expected FIELD=COLUMN, such as solution=trace")
+    return fields
+
+
+def _uplift(bank: StrategyBank, strategy_id: str) -> str:
+    uplift = bank.effect(strategy_id).uplift
+    return "-" if uplift is None else f"{uplift:+.2f}"
+
+
+def _panel(bank: StrategyBank, strategy: Strategy) -> Any:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    lines = [("Problem type", strategy.problem_type), ("Approach", strategy.approach)]
+    lines += [("When to use", strategy.when_to_use)]
+    lines += [(f"{number}.", step) for number, step in enumerate(strategy.steps, start=1)]
+    if strategy.scores:
+        scores = {name: getattr(strategy.scores, name) for name in strategy.scores.__slots__}
+        lines += [("Scores", ", ".join(f"{name} {score}" for name, score in scores.items()))]
+    lines += [("Leak", f"{leak.kind} in {leak.where}: {leak.text!r}") for leak in strategy.leaks or ()]
+    lines += [("Uplift", _uplift(bank, strategy.id))]
+    text = Text("\n").join(
+        Text(f"{name:>12}  ", style="bold").append(_printable(value), style="not bold")
+        for name, value in lines
+        if value
+    )
+    return Panel(text, title=Text(f"{strategy.id}, problem {_printable(strategy.problem_id)}"), title_align="left")
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a model's text shall not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def _prompt(question: str) -> str:
+    """What a person types, q at the end of input. Asked on standard error: standard output is for the result."""
+    print(question, end=" ", file=sys.stderr, flush=True)
+    return sys.stdin.readline() or "q"
+
+
+def _say(values: dict[str, Any], as_json: bool, line: str) -> None:
+    if as_json:
+        _print_json(values)
+    else:
+        print(line)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _print(what: Any, *, err: bool = False) -> None:
+    from rich.console import Console
+
+    Console(stderr=err).print(what, markup=False)

@@ -1,0 +1,196 @@
+"""The record of a strategy, and how it reads and writes itself as JSON."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_NUMBERING = re.compile(r"^\s*(?:step\s+)?(?:\d+\s*[.):]|[-*•])\s+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """A strong model's ranking of a strategy, 1 (poor) to 5 each."""
+
+    faithful: int
+    general: int
+    actionable: int
+    leak_free: int
+
+    @property
+    def total(self) -> int:
+        return self.faithful + self.general + self.actionable + self.leak_free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """Something of the instance that a strategy gives away: `text` stands in its field `where`.
+
+    Example: `Leak(kind="answer", text="seventy-two", where="steps[2]")`.
+    """
+
+    kind: str
+    text: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a strategy did in training: completions that passed and that were sampled, with it and without it."""
+
+    guided_passes: int = 0
+    guided_total: int = 0
+    autonomous_passes: int = 0
+    autonomous_total: int = 0
+
+    @property
+    def uplift(self) -> float | None:
+        """Guided minus autonomous pass rate; None until both groups were sampled."""
+        if not self.guided_total or not self.autonomous_total:
+            return None
+        return self.guided_passes / self.guided_total - self.autonomous_passes / self.autonomous_total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """How to solve problems of a kind, with nothing of the instance in it.
+
+    Example: `Strategy(problem_id="gsm8k-train-0", problem_type="Two related quantities and their total",
+    approach="Find the unknown quantity from its relation to the known one, then add", steps=("Name the known quantity",
+    "Apply the stated relation to it", "Add the two"))`.
+
+    `id` is made of the problem and the text, so an edited strategy is another one and never inherits the old one's
+    measured effect. `leaks` is None until a gate has looked, then what it found; `reviewed` is when a person accepted
+    it. The rest says where it came from.
+
+    Raises ValueError for a field that is missing or of the wrong type.
+    """
+
+    problem_id: str
+    problem_type: str
+    approach: str
+    steps: tuple[str, ...]
+    when_to_use: str = ""
+    id: str = ""
+    scores: Scores | None = None
+    leaks: tuple[Leak, ...] | None = None
+    strong_model: str | None = None
+    prompt_version: str | None = None
+    sampling: Mapping[str, Any] | None = field(default=None, hash=False)
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float | None = None
+    created: str | None = None
+    reviewed: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("problem_id", "problem_type", "approach", "when_to_use", "id"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise ValueError(f"{name!r} must be text, got {_json_type(value)}")
+            if not value.strip() and name in ("problem_id", "problem_type"):
+                raise ValueError(f"{name!r} is empty")
+        object.__setattr__(self, "steps", _step_tuple(self.steps))
+        try:
+            "".join((self.problem_id, self.id, *self.steps, *self.text[:2], self.when_to_use)).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("a text with half a surrogate pair, which is no valid Unicode") from None
+        if not self.id:
+            text = json.dumps([self.problem_id, self.problem_type, self.approach, self.steps, self.when_to_use])
+            object.__setattr__(self, "id", "s-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16])
+
+    @property
+    def text(self) -> tuple[str, str, tuple[str, ...], str]:
+        """Everything a policy could be shown."""
+        return self.problem_type, self.approach, self.steps, self.when_to_use
+
+    def to_json(self) -> dict[str, Any]:
+        """The strategy as a JSON object, without the fields that are not set."""
+        row = {key: value for key, value in asdict(self).items() if value is not None and value != ""}
+        return {**row, "approach": self.approach, "steps": list(self.steps)}
+
+
+FIELDS = tuple(f.name for f in fields(Strategy))
+REQUIRED_FIELDS = ("problem_id", "problem_type", "approach", "steps")
+
+
+def strategy_from_json(row: Mapping[str, Any], *, also: Iterable[str] = ()) -> Strategy:
+    """The strategy that a JSON object holds. `steps` is a list of texts, or one text with a step per line.
+
+    Fields beyond a strategy's and those in `also` are left aside, as in problem files. Raises ValueError: a field that
+    is missing, of the wrong type, or all but named like a known one.
+    """
+    for name in REQUIRED_FIELDS:
+        if row.get(name) is None:
+            raise ValueError(f"no {name!r}; a strategy needs {', '.join(REQUIRED_FIELDS)}")
+    known = (*FIELDS, *also)
+    for name in row:
+        if name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85)):
+            raise ValueError(f"unknown field {name!r}; did you mean {near[0]!r}?")
+    values = {name: row[name] for name in FIELDS if row.get(name) is not None}
+    values["problem_id"] = str(row["problem_id"])
+    if isinstance(row["steps"], str):
+        values["steps"] = tuple(steps_from_text(row["steps"]))
+    if "scores" in values:
+        values["scores"] = _record(Scores, values["scores"], "scores", int)
+    if "leaks" in values:
+        if not isinstance(values["leaks"], list):
+            raise ValueError(f"'leaks' must be a list, got {_json_type(values['leaks'])}")
+        values["leaks"] = tuple(_record(Leak, leak, "leaks", str) for leak in values["leaks"])
+    for name, types in _OPTIONAL_TYPES.items():
+        if name in values and (not isinstance(values[name], types) or isinstance(values[name], bool)):
+            raise ValueError(f"{name!r} has the wrong type: {_json_type(values[name])}")
+    return Strategy(**values)
+
+
+def effect_from_json(value: Any) -> Effect:
+    """The measured effect that a JSON object holds. Raises ValueError for anything else."""
+    return _record(Effect, value, "effect", int)
+
+
+def steps_from_text(text: str) -> list[str]:
+    """The steps of a text with one per line; numbers and bullets in front are dropped, the prompt numbers them."""
+    return [step for line in text.splitlines() if (step := _NUMBERING.sub("", line).strip())]
+
+
+_OPTIONAL_TYPES: dict[str, type | tuple[type, ...]] = {
+    "strong_model": str,
+    "prompt_version": str,
+    "sampling": Mapping,
+    "prompt_tokens": int,
+    "completion_tokens": int,
+    "cost": (int, float),
+    "created": str,
+    "reviewed": str,
+}
+
+
+def _step_tuple(steps: Any) -> tuple[str, ...]:
+    if isinstance(steps, str) or not isinstance(steps, list | tuple) or not all(isinstance(s, str) for s in steps):
+        raise ValueError(f"'steps' must be a list of texts, got {_json_type(steps)}")
+    if not steps or not all(step.strip() for step in steps):
+        raise ValueError("'steps' holds no step or an empty one")
+    return tuple(steps)
+
+
+def _record(kind: type[T], value: Any, name: str, type_: type) -> T:
+    expected = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping) or sorted(value) != sorted(expected):
+        raise ValueError(f"{name!r} must be an object with {', '.join(expected)}")
+    if any(not isinstance(v, type_) or isinstance(v, bool) for v in value.values()):
+        raise ValueError(f"{name!r} has a value that is no {'whole number' if type_ is int else 'text'}")
+    return kind(**value)
+
+
+def _json_type(value: Any) -> str:
+    names: dict[type, str] = {dict: "an object", str: "a text", type(None): "null", bool: "a boolean"}
+    if isinstance(value, list | tuple):
+        return "a list of other things"
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)

@@ -1,0 +1,1 @@
+"""The trainer on `transformers.Trainer`, its configuration, its warm-up, and the run directory it writes."""

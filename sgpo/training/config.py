@@ -1,0 +1,152 @@
+"""Every option of training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args, get_type_hints
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class SGPOConfig(TrainingArguments):
+    """Options of `SGPOTrainer`, beyond those of `transformers.TrainingArguments`.
+
+    `per_device_train_batch_size` counts PROBLEMS, where TRL counts completions: with `num_autonomous=8` and
+    `num_guided=4`, a batch of 16 problems samples 192 completions. `output_dir` is the run directory.
+
+    Raises ValueError for an option out of its range.
+    """
+
+    # Defaults that differ from TrainingArguments.
+    output_dir: str = field(default="runs/sgpo", metadata={"help": "The run directory."})
+    learning_rate: float = field(default=1e-6, metadata={"help": "Peak learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning-rate schedule."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between two rows of metrics.jsonl."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Problems are records, not tensors."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Problems are records, not columns."})
+
+    # What to sample.
+    algorithm: str = field(default="sgpo", metadata={"help": "A name in sgpo.algorithms."})
+    num_autonomous: int = field(default=8, metadata={"help": "Completions per problem from the plain prompt (G1)."})
+    num_guided: int = field(
+        default=4,
+        metadata={"help": "Completions per problem from the guided prompt (G2). `grpo` samples none of them."},
+    )
+    num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of rollouts."})
+    max_prompt_length: int = field(
+        default=1024,
+        metadata={
+            "help": "Tokens. A problem whose plain prompt is longer is left out, one whose guided prompt alone is "
+            "longer is trained autonomously; both are counted. Nothing is ever cut."
+        },
+    )
+    max_completion_length: int = field(default=2048, metadata={"help": "Tokens, the end token included."})
+    mask_truncated_completions: bool = field(
+        default=False, metadata={"help": "Leave completions cut off at the limit out of the policy loss."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Of sampling; all logits are divided by it."})
+    top_p: float = field(default=1.0, metadata={"help": "Must stay 1: a cut biases the importance ratio."})
+    strategies: Literal["own", "retrieved", "both"] = field(
+        default="own",
+        metadata={"help": "A problem's own strategy, one of another problem of its kind, or its own if it has one."},
+    )
+    prompt_style: str = field(default="math", metadata={"help": "A style in sgpo.prompts."})
+    engine: Literal["hf"] = field(default="hf", metadata={"help": "What generates: the model itself."})
+    generation_batch_size: int = field(
+        default=256, metadata={"help": "Completions that the hf engine generates at a time."}
+    )
+
+    # The loss.
+    clip_low: float = field(default=0.2, metadata={"help": "The importance ratio is clipped below 1 - clip_low."})
+    clip_high: float = field(default=0.28, metadata={"help": "The importance ratio is clipped above 1 + clip_high."})
+    scale_advantages: bool = field(default=True, metadata={"help": "Divide advantages by the group's std."})
+    kl_clip: float | None = field(default=1.0, metadata={"help": "Cap on the divergence of a token; null for none."})
+    kl_clip_mode: Literal["scale", "clamp"] = field(
+        default="scale", metadata={"help": "`scale` keeps a capped token's gradient, `clamp` drops it."}
+    )
+    distill_loss: Literal["forward_kl", "reverse_kl", "sft"] = field(
+        default="forward_kl", metadata={"help": "What pulls along the target; `sft` is its cross-entropy, uncapped."}
+    )
+    target_selection: Literal["likelihood", "random"] = field(
+        default="likelihood", metadata={"help": "Which correct guided completion is the target."}
+    )
+    distill_weight: Literal["adaptive", "constant"] = field(
+        default="adaptive", metadata={"help": "`constant` gives every target the weight distill_weight_base."}
+    )
+    distill_weight_base: float = field(default=0.5, metadata={"help": "alpha_0."})
+    distill_weight_smoothing: float = field(default=0.1, metadata={"help": "gamma."})
+    distill_weight_max: float = field(default=0.8, metadata={"help": "alpha_max."})
+    policy_coef: float = field(default=1.0, metadata={"help": "Factor of the policy gradient."})
+    distill_coef: float = field(default=1.0, metadata={"help": "Factor of the distillation."})
+
+    # The model and its verifier.
+    pad_token: str | None = field(default=None, metadata={"help": "For a tokenizer without one (Llama 3)."})
+    verifier_workers: int = field(default=2, metadata={"help": "Processes that judge answers."})
+    verifier_policy: Literal["lenient", "strict"] = field(
+        default="lenient", metadata={"help": "`strict` wants the answer in a box, and exact values (docs/verifier.md)."}
+    )
+    verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds per answer."})
+
+    # Evaluation during training: `eval_dataset` and TrainingArguments' eval_strategy, eval_steps, eval_on_start.
+    eval_samples: int = field(default=4, metadata={"help": "Completions per problem: the k of avg@k."})
+    eval_temperature: float = field(default=0.6, metadata={"help": "The paper's; 0 is greedy."})
+    eval_top_p: float = field(default=0.95, metadata={"help": "The paper's."})
+    eval_max_tokens: int | None = field(default=None, metadata={"help": "max_completion_length, if not given."})
+
+    def __post_init__(self) -> None:
+        for name, choices in _choices().items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name, low in _AT_LEAST.items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}{_WHY.get(name, '')}")
+        if self.top_p != 1.0:
+            raise ValueError(
+                f"top_p must be 1 in training, got {self.top_p}: tokens outside the cut would bias the importance ratio"
+            )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive in training, got {self.temperature}")
+        if not 0 < self.eval_top_p <= 1:
+            raise ValueError(f"eval_top_p must lie in (0, 1], got {self.eval_top_p}")
+        if self.kl_clip is not None and not self.kl_clip > 0:
+            raise ValueError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
+        if not self.distill_weight_smoothing > 0 or math.isnan(self.distill_weight_smoothing):
+            raise ValueError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
+        if self.eval_max_tokens is None:
+            self.eval_max_tokens = self.max_completion_length
+        if self.eval_max_tokens < 1:
+            raise ValueError(f"eval_max_tokens must be at least 1, got {self.eval_max_tokens}")
+        super().__post_init__()
+
+    @property
+    def window(self) -> int:
+        """The problems of one optimizer step, all processes together."""
+        window: int = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return window
+
+
+_AT_LEAST = {
+    "num_autonomous": 2,
+    "num_guided": 0,
+    "num_iterations": 1,
+    "max_prompt_length": 1,
+    "max_completion_length": 1,
+    "generation_batch_size": 1,
+    "clip_low": 0.0,
+    "clip_high": 0.0,
+    "distill_weight_base": 0.0,
+    "distill_weight_max": 0.0,
+    "eval_samples": 1,
+    "eval_temperature": 0.0,
+    "verifier_workers": 1,
+}
+_WHY = {"num_autonomous": ": a group of one has no advantage"}
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The options that are a choice of words, read off their types."""
+    hints = get_type_hints(SGPOConfig)
+    arguments = {name: get_args(hints[name]) for name in SGPOConfig.__annotations__}
+    return {name: words for name, words in arguments.items() if words and all(isinstance(w, str) for w in words)}

@@ -1,0 +1,113 @@
+"""From a recipe to a trained model: the stages of `sgpo train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from sgpo.problems import Problem, split_problems
+from sgpo.rollouts.policy import load_policy, load_tokenizer
+from sgpo.strategies.bank import StrategyBank
+from sgpo.training.config import SGPOConfig
+from sgpo.training.recipe import Recipe
+from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
+from sgpo.training.trainer import SGPOTrainer
+from sgpo.training.warmup import run_warmup, solution_rows
+
+Stage = Literal["warmup", "rl", "all"]
+
+
+def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, model_given: bool = False) -> Path:
+    """Run a recipe's warm-up, its reinforcement, or both; returns the directory of the model that came out.
+
+    The warm-up takes its share of the problems, reinforcement the rest; `split.json` keeps which is which. Everything
+    that can be refused is refused before anything is written. With `model_given`, `--stage rl` trains the recipe's
+    model even where the run has a warm-up of its own. Raises ValueError.
+    """
+    run = RunDirectory(recipe.out)
+    if not resume:
+        run.check_unused()
+    elif not any(path.exists() for path in (run.config_file, run.warm_model, run.path / "split.json")):
+        raise ValueError(f"{run.path}: no run to continue here; check --out, or start it without --resume")
+    if stage == "warmup" and recipe.warmup is None:
+        raise ValueError("--stage warmup: this recipe has no 'warmup' section")
+    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
+    problems = recipe.problems.load()
+    evaluation = recipe.evaluation.load() if recipe.evaluation else None
+    bank = StrategyBank(recipe.bank, create=False) if recipe.bank else None
+    model = recipe.model
+    if recipe.warmup is not None:
+        warm, rest = _split(run, problems, recipe, seed=args.seed)
+        if stage in ("warmup", "all"):
+            if run.warm_model.exists() and not resume:
+                raise ValueError(
+                    f"{run.path}: holds a warm-up already; go on with --stage rl or --resume, or choose another place"
+                )
+            if not run.warm_model.exists():
+                _warm_up(run, warm, rest, recipe, args)
+            if stage == "warmup":
+                return run.warm_model
+        problems = rest
+        # A model that the user names for --stage rl is a warmed-up one of their own.
+        if not (stage == "rl" and model_given):
+            if not run.warm_model.exists():
+                raise ValueError(
+                    f"{run.path}: no warm-up here for --stage rl to go on from; run --stage warmup first, or name a "
+                    "warmed-up model with --model"
+                )
+            model = str(run.warm_model)
+    trainer = SGPOTrainer(
+        model,
+        args,
+        problems,
+        evaluation,
+        processing_class=load_tokenizer(model, pad_token=args.pad_token),
+        bank=bank,
+        peft_config=_peft_config(recipe),
+    )
+    if recipe.warmup is not None:
+        _write_split(run, warm, rest)
+    trainer.train(resume_from_checkpoint=resume)
+    return run.final_model
+
+
+def _split(
+    run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: int
+) -> tuple[list[Problem], list[Problem]]:
+    """The problems of the warm-up and the rest: those of the run's `split.json`, or a new split."""
+    assert recipe.warmup is not None
+    file = run.path / "split.json"
+    if not file.exists():
+        return split_problems(problems, recipe.warmup.share, seed=seed)
+    ids = {name: set(values) for name, values in read_json(file).items()}
+    known = {problem.id for problem in problems}
+    if missing := (ids["warmup"] | ids["rl"]) ^ known:
+        raise ValueError(
+            f"{file}: made from other problems ({len(missing)} ids are in one of the two only, such as "
+            f"{min(missing)!r}); give the same problem file, or choose another directory"
+        )
+    return [p for p in problems if p.id in ids["warmup"]], [p for p in problems if p.id in ids["rl"]]
+
+
+def _warm_up(run: RunDirectory, problems: list[Problem], rest: list[Problem], recipe: Recipe, args: SGPOConfig) -> None:
+    assert recipe.warmup is not None
+    options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
+    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
+    rows, counts = solution_rows(problems, tokenizer, style=args.prompt_style, max_length=options.get("max_length"))
+    model = load_policy(recipe.model)
+    _write_split(run, problems, rest)
+    write_json(run.path / "warmup.json", {"model": recipe.model, "sft": options, **counts, **provenance()})
+    run_warmup(model, tokenizer, rows, options, run)
+
+
+def _write_split(run: RunDirectory, warm: list[Problem], rest: list[Problem]) -> None:
+    ids = {"warmup": [problem.id for problem in warm], "rl": [problem.id for problem in rest]}
+    write_json(run.path / "split.json", ids)
+
+
+def _peft_config(recipe: Recipe) -> Any:
+    if recipe.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", **recipe.lora.model_dump())

@@ -1,0 +1,147 @@
+"""The loss of a micro-batch: the sum of three components, each normalised over the *global* batch.
+
+Policy gradient and cross-entropy are sums over their tokens, divided by that component's tokens in the global batch;
+the divergence is `(1/P) sum_q w_q (1/T_q) sum_t cap(KL_t)` over all P problems of the global batch, where a problem
+without a target counts 0. So the sum over micro-batches, however the batch is split, is the loss of one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sgpo.algorithms import TrainingRow
+from sgpo.objective import clip_divergence, policy_loss
+from sgpo.rollouts.logprobs import Predictions, Predictor, predicted_divergence, token_logprobs
+from sgpo.training.config import SGPOConfig
+from sgpo.training.metrics import Averages
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the components are divided by: counts over the global batch, all processes together."""
+
+    problems: int
+    policy_tokens: int
+    cross_entropy_tokens: int
+
+    @classmethod
+    def of(cls, rows: Sequence[TrainingRow], *, problems: int) -> Totals:
+        """The totals of these rows."""
+        return cls(
+            problems=problems,
+            policy_tokens=sum(len(row.completion_ids) for row in rows if row.advantage is not None),
+            cross_entropy_tokens=sum(len(row.completion_ids) for row in rows if row.cross_entropy),
+        )
+
+
+def batch_loss(
+    model: Any,
+    predictor: Predictor,
+    rows: Sequence[TrainingRow],
+    totals: Totals,
+    options: SGPOConfig,
+    averages: Averages,
+) -> Tensor:
+    """The part of the global loss that falls on these rows: one forward with gradient over all of them.
+
+    What the metrics need is added to `averages`, and each target learns its tokens' divergences.
+    """
+    predictions = predictor(model, [row.prompt.ids for row in rows], [row.completion_ids for row in rows])
+    device = predictions.states.device
+    ids_N = torch.tensor([token for row in rows for token in row.completion_ids], device=device)
+    logprobs_N = token_logprobs(predictions, ids_N, temperature=options.temperature)
+    logprobs = logprobs_N.split([len(row.completion_ids) for row in rows])
+
+    loss = logprobs_N.sum() * 0.0  # a batch in which no component has a part still gives every process a gradient
+    policy = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.advantage is not None]
+    if policy:
+        loss = loss + options.policy_coef * _policy_component(policy, totals, options, averages)
+    entropic = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.cross_entropy]
+    if entropic:
+        component = -torch.stack([row.cross_entropy * values.sum() for row, values in entropic]).sum()
+        component = component / totals.cross_entropy_tokens
+        averages.add_sum("loss/cross_entropy", component)
+        loss = loss + component
+    if any(row.target is not None for row in rows):
+        loss = loss + options.distill_coef * _distillation_component(
+            model, predictor, rows, predictions, logprobs, totals, options, averages
+        )
+    elif options.world_size > 1:
+        predictor.run_along(model)  # where the others run their guided branch
+    return loss
+
+
+def _policy_component(
+    rows: Sequence[tuple[TrainingRow, Tensor]], totals: Totals, options: SGPOConfig, averages: Averages
+) -> Tensor:
+    logprobs_BT = pad_sequence([values for _, values in rows], batch_first=True)
+    # On the first update after sampling the policy is the one that sampled: its own log-probabilities are the old ones.
+    old_logprobs_BT = pad_sequence(
+        [values.detach() if row.old_logprobs is None else row.old_logprobs.to(values) for row, values in rows],
+        batch_first=True,
+    )
+    lengths_B1 = torch.tensor([[len(row.completion_ids)] for row, _ in rows], device=logprobs_BT.device)
+    mask_BT = torch.arange(logprobs_BT.shape[1], device=logprobs_BT.device) < lengths_B1
+    advantages_B = torch.tensor([row.advantage for row, _ in rows], device=logprobs_BT.device)
+    loss = policy_loss(
+        logprobs_BT,
+        old_logprobs_BT,
+        advantages_B,
+        mask_BT,
+        clip_low=options.clip_low,
+        clip_high=options.clip_high,
+    )
+    component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
+    averages.add_sum("loss/policy", component)
+    with torch.no_grad():
+        ratio_N = (logprobs_BT - old_logprobs_BT)[mask_BT].exp()
+        clipped_N = (ratio_N < 1 - options.clip_low) | (ratio_N > 1 + options.clip_high)
+        averages.add_all("clipped_share", clipped_N.float())
+    return component
+
+
+def _distillation_component(
+    model: Any,
+    predictor: Predictor,
+    rows: Sequence[TrainingRow],
+    predictions: Predictions,
+    logprobs: Sequence[Tensor],
+    totals: Totals,
+    options: SGPOConfig,
+    averages: Averages,
+) -> Tensor:
+    ends = list(accumulate(len(row.completion_ids) for row in rows))
+    component = logprobs[0].new_zeros(())
+    targets = [(i, row.target) for i, row in enumerate(rows) if row.target is not None]
+    with torch.no_grad():
+        guided = predictor(
+            model, [target.guided_prompt.ids for _, target in targets], [rows[i].completion_ids for i, _ in targets]
+        )
+    start = 0
+    for i, target in targets:
+        length = len(rows[i].completion_ids)
+        unguided_rows, guided_rows = slice(ends[i] - length, ends[i]), slice(start, start + length)
+        start += length
+        divergence_T = predicted_divergence(
+            predictions.rows(unguided_rows),
+            guided.rows(guided_rows),
+            direction="reverse" if options.distill_loss == "reverse_kl" else "forward",
+            temperature=options.temperature,
+        )
+        capped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
+        pull_T = -logprobs[i] if options.distill_loss == "sft" else capped_T
+        component = component + target.weight * pull_T.mean() / totals.problems
+        target.divergences = divergence_T.detach().tolist()
+        averages.add_all("divergence/mean", divergence_T)
+        averages.add_all("divergence/capped_mean", capped_T)
+        if options.kl_clip is not None:
+            averages.add_all("divergence/capped_share", (divergence_T > options.kl_clip).float())
+    averages.add_sum("loss/distill", component)
+    return component

@@ -1,0 +1,118 @@
+"""Metrics of a step: averages that add up over micro-batches and processes, and what a batch of rollouts shows.
+
+docs/metrics.md explains every key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from sgpo.algorithms import TrainingRow
+from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+
+
+class Averages:
+    """Means as (sum, count) pairs, so that parts of a batch add up; and plain sums.
+
+    A mean over nothing is left out: a step without a target has no divergence, not a divergence of 0. The components
+    of the loss are sums over the parts of a step, and means over the `steps`, as the Trainer's own `loss` is.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.means: dict[str, tuple[float, float]] = {}
+        self.sums: dict[str, float] = {}
+
+    def add_all(self, name: str, values: Tensor) -> None:
+        """Take in every element of `values`."""
+        values = values.detach()
+        self.add(name, float(values.double().sum()), values.numel())
+
+    def add(self, name: str, total: float, count: float = 1.0) -> None:
+        """Take in `count` values whose sum is `total`."""
+        old_total, old_count = self.means.get(name, (0.0, 0.0))
+        self.means[name] = (old_total + total, old_count + count)
+
+    def add_sum(self, name: str, value: Tensor | float) -> None:
+        """Add to a plain sum, such as a component of the loss."""
+        self.sums[name] = self.sums.get(name, 0.0) + float(value.detach() if isinstance(value, Tensor) else value)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of a phase to `time/<phase>`."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.add_sum(f"time/{phase}", perf_counter() - start)
+
+    def gathered(self, accelerator: Accelerator) -> Averages:
+        """These and those of all other processes together; seconds are the mean over processes."""
+        if accelerator.num_processes == 1:
+            return self
+        everyone = Averages()
+        everyone.steps = self.steps
+        for means, sums in gather_object([(self.means, self.sums)]):
+            for name, (total, count) in means.items():
+                everyone.add(name, total, count)
+            for name, value in sums.items():
+                everyone.add_sum(name, value / accelerator.num_processes if name.startswith("time/") else value)
+        return everyone
+
+    def results(self) -> dict[str, float]:
+        """Every mean and sum by name."""
+        means = {name: total / count for name, (total, count) in self.means.items() if count}
+        sums = {
+            name: value / max(self.steps, 1) if name.startswith("loss/") else value for name, value in self.sums.items()
+        }
+        return means | sums
+
+
+def add_rollout_metrics(
+    averages: Averages, groups: Sequence[RolloutGroup], rows: Sequence[TrainingRow], *, guided: bool
+) -> None:
+    """What the sampled groups and the algorithm's choice of rows show; `guided`: whether it guides at all."""
+    for name in ("autonomous", "guided"):
+        for group in groups:
+            rollouts: list[Rollout] = getattr(group, name)
+            if not rollouts:
+                continue
+            averages.add(f"pass_rate/{name}", pass_rate(rollouts))
+            averages.add(f"completion_length/{name}", sum(len(r.completion_ids) for r in rollouts), len(rollouts))
+            averages.add(f"truncated/{name}", sum(r.truncated for r in rollouts), len(rollouts))
+            for rollout in rollouts:
+                averages.add_sum("tokens", len(rollout.completion_ids))
+    for group in groups:
+        passes = [r.correct for r in group.autonomous if not math.isnan(r.reward)]
+        rewards = {r.reward for r in group.autonomous if not math.isnan(r.reward)}
+        if passes:
+            averages.add("groups/all_fail", float(not any(passes)))
+            averages.add("groups/all_pass", float(all(passes)))
+            averages.add("groups/with_gradient", float(len(rewards) > 1))
+        # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
+        logprobs = [value for rollout in group.autonomous for value in rollout.logprobs]
+        averages.add("entropy", -sum(logprobs), len(logprobs))
+        answers = {_answer(r) for r in group.autonomous}
+        averages.add("distinct_answers", len(answers))
+    targets = [row.target for row in rows if row.target is not None]
+    averages.add("targets/share", len(targets), len(groups))
+    if guided:
+        averages.add("distill_weight", sum(target.weight for target in targets), len(groups))
+    verdicts = Counter(
+        r.verdict.kind for group in groups for r in (*group.autonomous, *group.guided) if r.verdict is not None
+    )
+    for kind in ("correct", "wrong", "unparsed", "timeout"):
+        averages.add_sum(f"verdicts/{kind}", verdicts[kind])
+
+
+def _answer(rollout: Rollout) -> str:
+    extracted = rollout.verdict.extracted if rollout.verdict is not None else None
+    return rollout.completion if extracted is None else extracted

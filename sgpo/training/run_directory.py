@@ -1,0 +1,185 @@
+"""A run directory (docs/run-directory.md): written as things happen, so that a crash loses nothing that was shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+class RunDirectory:
+    """The files of one run. Several processes of a run share it; only the first writes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final_model(self) -> Path:
+        return self.checkpoints / "final"
+
+    @property
+    def warm_model(self) -> Path:
+        return self.checkpoints / "warmup"
+
+    def check_unused(self) -> None:
+        """Raises ValueError where another run is already here: nothing is ever written over."""
+        if self.config_file.exists():
+            raise ValueError(
+                f"{self.path}: holds a run already; choose another directory, continue that run with --resume, or "
+                "delete it"
+            )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write `config.json`, with versions, commit, command and time."""
+        write_json(self.config_file, {**config, **provenance()})
+
+    def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
+        """Add a row to `metrics.jsonl`, or to another such file."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / file).open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(row) + "\n")
+
+    def read_metrics(self, *, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """All rows of `metrics.jsonl`, or of another such file; a half-written last one is left out."""
+        rows = []
+        path = self.path / file
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def last_checkpoint(self) -> Path | None:
+        """The last whole checkpoint, or None."""
+        return last_checkpoint(self.checkpoints)
+
+    def cut_metrics(self, step: int, *, file: str = "metrics.jsonl") -> None:
+        """Drop the rows of steps after `step`, which will be made again, and the summary of a run that had ended."""
+        kept = [row for row in self.read_metrics(file=file) if row["step"] <= step and "train_runtime" not in row]
+        write_jsonl(self.path / file, kept)
+
+    def cut_after(self, step: int) -> None:
+        """Drop the metrics, rollouts, targets and evaluations of steps after `step`, which will be made again."""
+        self.cut_metrics(step)
+        for kind in ("rollouts", "targets", "eval"):
+            for path in self.path.glob(f"{kind}/*step-*.json*"):
+                number = re.search(r"step-(\d+)\.jsonl?(\.tmp)?$", path.name)
+                if number is not None and int(number[1]) > step:
+                    path.unlink()
+
+    def completions(self) -> int:
+        """How many completions training has sampled: the rows of `rollouts/`."""
+        return sum(path.read_bytes().count(b"\n") for path in self.path.glob("rollouts/step-*.jsonl"))
+
+    def read_rows(self, kind: str) -> Iterator[dict[str, Any]]:
+        """All rows of `rollouts` or `targets`, step by step."""
+        for path in sorted((self.path / kind).glob("step-*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                yield json.loads(line)
+
+    def write_rows(self, kind: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the `rollouts` or `targets` of a step."""
+        write_jsonl(self.path / kind / f"step-{step:06d}.jsonl", rows)
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The last whole checkpoint in a directory, or None."""
+    whole = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json") if _is_whole(path.parent)]
+    return max(whole, key=checkpoint_step, default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The Trainer writes its state last, so a checkpoint without it, or with half of it, was cut off."""
+    try:
+        return bool(read_json(checkpoint / "trainer_state.json"))
+    except (OSError, ValueError):
+        return False
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step of `checkpoint-50`. Raises ValueError for another name."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    if not number.isdecimal():
+        raise ValueError(f"{checkpoint}: no checkpoint of a run; expected a directory such as checkpoint-50")
+    return int(number)
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Raises ValueError for what is no whole checkpoint."""
+    checkpoint_step(checkpoint)
+    if not _is_whole(checkpoint):
+        raise ValueError(f"{checkpoint}: no such checkpoint, or one that was cut off (no whole trainer_state.json)")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ValueError where it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    _write(path, json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file, whole or not at all."""
+    # Escaped: a completion may hold half a surrogate pair, which UTF-8 can't.
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8", errors="surrogatepass")
+    os.replace(beside, path)
+
+
+def provenance() -> dict[str, Any]:
+    """What anyone needs to do this again: versions, git commit, command, time, machine."""
+    packages = ("sgpo", "torch", "transformers", "trl", "accelerate", "math-verify")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "git_commit": _git_commit(),
+        "command": " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree that runs, with `+` for uncommitted changes; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

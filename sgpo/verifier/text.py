@@ -1,0 +1,212 @@
+"""Answers as text: every way of writing the same symbols is brought to one LaTeX spelling.
+
+Nothing here is evaluated, and every pass is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi o pi rho varsigma sigma tau upsilon phi "
+    "chi psi omega"
+)
+_SYMBOLS = {
+    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+    **dict.fromkeys("’‘′`´", "'"),
+    **dict.fromkeys("“”„", '"'),
+    **dict.fromkeys("·⋅∙•", r"\cdot "),
+    **dict.fromkeys("°º˚", r"^{\circ}"),
+    **{chr(code): f"\\{name} " for code, name in enumerate(_GREEK.split(), 0x3B1)},
+    "×": r"\times ", "÷": "/", "∕": "/", "⁄": "/", "∗": r"\cdot ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\leq ",
+    "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "∪": r"\cup ",
+    "∩": r"\cap ", "∈": r"\in ", "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "：": ":", "。": ".",
+}  # fmt: skip
+
+# Commands that are spelled in several ways, or mean nothing.
+_COMMANDS = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("le", "leqslant"), r"\leq "),
+    **dict.fromkeys(("ge", "geqslant"), r"\geq "),
+    **dict.fromkeys(
+        ("text", "textbf", "textit", "textrm", "textnormal", "texttt", "mathrm", "mathbf", "mathit", "mathsf", "mbox",
+         "boldsymbol", "operatorname", "bold", "bm"), r"\text"),
+    **dict.fromkeys(
+        ("left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "middle",
+         "displaystyle", "textstyle", "limits", "quad", "qquad", "rm", "bf", "it", "mathstrut", "strut"), " "),
+    "ne": r"\neq ", "lt": "<", "gt": ">", "infin": r"\infty ", "cdotp": r"\cdot ", "lbrace": r"\{", "rbrace": r"\}",
+    "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "degree": r"^{\circ}", "colon": ":",
+    "percent": r"\%", "dots": r"\ldots ", "cdots": r"\ldots ", "simeq": r"\approx ", "backslash": " ", "land": ",",
+    "varnothing": r"\emptyset ", "iff": ",", "implies": r"\Rightarrow ", "space": " ", "gets": "=", "div": "/",
+}  # fmt: skip
+_FUNCTIONS = "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc log ln exp sqrt lcm gcd".split()  # noqa: SIM905
+_NAMES = (*_FUNCTIONS, "pi", "theta", "alpha", "beta", "gamma", "phi", "lambda", "omega", "leq", "geq")
+_PLAIN = {
+    **{name: f"\\{name} " for name in _NAMES},
+    "asin": r"\arcsin ", "acos": r"\arccos ", "atan": r"\arctan ", "infinity": r"\infty ", "inf": r"\infty ",
+    "oo": r"\infty ", "lcm": r"\operatorname{lcm}", "I": "i",
+}  # fmt: skip
+
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])(" + "|".join(sorted(_PLAIN, key=len, reverse=True)) + r")(?![A-Za-z])")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])")
+
+
+def clean(text: str) -> str:
+    """One spelling of an answer: `½` and `\\dfrac12` are `\\frac{1}{2}`, `2*pi` is `2\\cdot \\pi`, and so on."""
+    text = _plain_characters(text)
+    text = re.sub(r"\\\\(?=[A-Za-z{}%$,!;: ])(?!\s*(?:hline|end))", r"\\", text) if r"\begin" not in text else text
+    text = re.sub(r"\\(?:left|right)\s*\.", " ", text)
+    text = re.sub(r"\\(?:h|v)space\s*\{[^{}]*\}|\\(?:hline|label\{[^{}]*\}|tag\{[^{}]*\}|!)\s*", "", text)
+    text = re.sub(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3})", "", text)  # 32\,348
+    text = re.sub(r"(?<!\\)\\[,;: ]|(?<!\\)~", " ", text)
+    text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
+    text = _COMMAND.sub(lambda match: _COMMANDS.get(match[1], match[0]), text)
+    text = re.sub(r"\\text\s*\{\s*(" + "|".join(_FUNCTIONS) + r")\s*\}", r" \1 ", text)
+    text = re.sub(r"\\text\s*\{\s*\}|\\text\s*(?=[^\s{])", " ", text)
+    text = re.sub(r"(?<!\\)\$|\\\$(?=\s*$)|\\[()]|\\(?=\s*$)", " ", text)
+    text = re.sub(r"\\\[|\\\](?!\d)", " ", text) if r"\begin" not in text else text
+    text = text.replace("**", "^").replace("*", r"\cdot ")
+    text = text.replace("<=", r"\leq ").replace(">=", r"\geq ").replace("!=", r"\neq ").replace("=>", r"\Rightarrow ")
+    text = _calls(text)
+    text = _PLAIN_WORD.sub(lambda match: _PLAIN[match[1]], text)
+    text = _arguments(text)
+    text = _join_thousands(text)
+    text = re.sub(r"_\s*\{\s*(\w)\s*\}", r"_\1", text)
+    text = re.sub(r"(?<![\d.])0+(?=\d)", "", text) if re.fullmatch(r"\s*-?\d+\s*", text) else text
+    return re.sub(r"\s+", " ", text).lstrip(' ,;:"').rstrip(' .,;:"')
+
+
+def compact(text: str) -> str:
+    """A cleaned answer without white space and grouping that does not matter: what "the same text" means."""
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "~", text)  # 3 4 is not 34
+    return re.sub(r"\s+|(?<=[_^])\{(\w)\}", lambda match: match[1] or "", text)
+
+
+def without_text(text: str) -> str:
+    """`\\text{...}` replaced by what it holds."""
+    return re.sub(r"\s+", " ", _TEXT.sub(r" \1 ", text)).strip()
+
+
+def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Split where `separator` matches outside of all brackets. `(` and `[` may be closed by either, as intervals do."""
+    parts, depth, start, at = [], 0, 0, 0
+    while at < len(text):
+        char = text[at]
+        if char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif depth == 0 and (match := separator.match(text, at)) and match.end() > at:
+            parts.append(text[start:at])
+            start = at = match.end()
+            continue
+        at += 1
+    return [*parts, text[start:]]
+
+
+def closing(text: str, start: int) -> int:
+    """Where the bracket that opens at `start` is closed, -1 where it is not."""
+    depth = 0
+    for at in range(start, len(text)):
+        if text[at] in "([{":
+            depth += 1
+        elif text[at] in ")]}":
+            depth -= 1
+            if depth == 0:
+                return at
+    return -1
+
+
+def depth(text: str) -> int:
+    """How deep the brackets are nested."""
+    deepest = level = 0
+    for char in text:
+        level += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, level)
+    return deepest
+
+
+def _plain_characters(text: str) -> str:
+    if text.isascii():
+        return text
+    text = re.sub("[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda match: "^{" + match[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = re.sub("[₀-₉₊₋]+", lambda match: "_{" + match[0].translate(_SUBSCRIPTS) + "}", text)
+    out = []
+    for char in text:
+        if char in _SYMBOLS:
+            out.append(_SYMBOLS[char])
+        elif unicodedata.category(char) in ("Cf", "Cc", "Cs") and char not in "\n\t":
+            continue  # marks of writing direction, zero widths, null bytes, lone surrogates
+        elif (digit := unicodedata.decimal(char, None)) is not None:
+            out.append(str(digit))
+        elif unicodedata.decomposition(char).startswith("<fraction>"):
+            numerator, _, denominator = unicodedata.normalize("NFKC", char).partition("⁄")
+            out.append(f"\\frac{{{numerator}}}{{{denominator}}}")
+        else:
+            out.append("".join(_SYMBOLS.get(c, c) for c in unicodedata.normalize("NFKC", char)))
+    return "".join(out)
+
+
+_CALL = re.compile(r"(?<![A-Za-z])\\?(sqrt|cbrt|abs|Abs|factorial|exp)\s*\(")
+_CALLS = {
+    "sqrt": r"\sqrt{%s}", "cbrt": r"\sqrt[3]{%s}", "abs": "|%s|", "Abs": "|%s|",
+    "factorial": "(%s)!", "exp": "e^{%s}",
+}  # fmt: skip
+
+
+def _calls(text: str) -> str:
+    """`sqrt(2)`, `\\sqrt(2)`, `exp(16)`, `Abs(x)` and `factorial(n)` in LaTeX."""
+    while match := _CALL.search(text):
+        end = closing(text, match.end() - 1)
+        if end < 0:
+            return text
+        text = text[: match.start()] + _CALLS[match[1]] % text[match.end() : end] + text[end + 1 :]
+    return text
+
+
+def _arguments(text: str) -> str:
+    """Braces around the arguments that LaTeX lets stand bare: `\\frac12`, `\\frac{1}2`, `\\sqrt3`, `x^(2)`."""
+    head, *rest = text.split(r"\frac")
+    text = head
+    for part in rest:
+        numerator, after = _argument(part)
+        denominator, after = _argument(after)
+        text += f"\\frac{{{numerator}}}{{{denominator}}}{after}" if denominator else r"\frac" + part
+    text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\sqrt\s*(\\[a-z]+)", r"\\sqrt{\1}", text)
+    text = re.sub(r"\^\s*\{\s*\\prime\s*\}|\^\s*\\prime", "'", text)
+    return re.sub(r"\^\s*(?:\(([^(){}]*)\)|(-?\d+))", r"^{\1\2}", text)
+
+
+def _argument(text: str) -> tuple[str, str]:
+    """The argument at the start of `text`, and what follows it."""
+    text = text.lstrip()
+    if text.startswith("{") and (end := closing(text, 0)) > 0:
+        return text[1:end], text[end + 1 :]
+    if match := re.match(r"\\[A-Za-z]+|\w", text):
+        return match[0], text[match.end() :]
+    return "", text
+
+
+def _join_thousands(text: str) -> str:
+    """`20,000` inside of a fraction is a number; inside of a tuple or a set it may be two."""
+    if "," not in text and " " not in text:
+        return text
+    if _SPACED_THOUSANDS.fullmatch(text.strip()):
+        return text.replace(" ", "")
+    out, start = [], 0
+    for match in _THOUSANDS.finditer(text):
+        before = text[: match.start()]
+        if before.count("(") + before.count("[") + before.count(r"\{") > (
+            before.count(")") + before.count("]") + before.count(r"\}")
+        ):
+            continue
+        out += [text[start : match.start()], match[0].replace(",", "")]
+        start = match.end()
+    return "".join([*out, text[start:]])

@@ -1,0 +1,92 @@
+"""`Verifier`: verdicts on completions, from a pool of killable workers."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from sgpo.problems import Problem
+from sgpo.verifier.extract import READ_LIMIT
+from sgpo.verifier.kinds import IN_PROCESS, judge
+from sgpo.verifier.pool import Pool, Reply
+from sgpo.verifier.verdict import Verdict
+
+logger = logging.getLogger("sgpo.verifier")
+
+
+class Verifier:
+    """Judges completions against gold answers; order is kept, and identical pairs are judged once.
+
+    `workers` processes are started when first needed; an answer that takes longer than `timeout` seconds, runs out
+    of memory or crashes its worker gets the verdict `timeout` and costs no other answer. May be shared by threads.
+
+    The `lenient` policy takes an answer wherever it stands, and 0.3333 for 1/3; `strict` wants a box (or `####`,
+    `<answer>`, "final answer is") and exact values. See docs/verifier.md.
+
+    Example:
+        with Verifier(workers=2) as verifier:
+            verifier.verify("... so the answer is \\\\boxed{0.5}", "1/2").kind  # "correct"
+    """
+
+    def __init__(
+        self, workers: int = 2, timeout: float = 5.0, *, policy: Literal["lenient", "strict"] = "lenient"
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if not timeout > 0:
+            raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
+        if policy not in ("lenient", "strict"):
+            raise ValueError(f"policy must be 'lenient' or 'strict', got {policy!r}")
+        self._strict = policy == "strict"
+        self._pool = Pool(workers, timeout)
+        self._finalizer = weakref.finalize(self, self._pool.close)
+
+    def verify(self, completion: str, answer: str | Problem, *, kind: str = "math") -> Verdict:
+        """The verdict on one completion. A `Problem` brings its own answer and kind."""
+        return self.verify_many([(completion, answer)], kind=kind)[0]
+
+    def verify_many(self, pairs: Sequence[tuple[str, str | Problem]], *, kind: str = "math") -> list[Verdict]:
+        """The verdicts on (completion, answer) pairs, in their order.
+
+        Raises ValueError for a kind that does not exist, RuntimeError where no worker can be started.
+        """
+        jobs = [
+            (completion, answer.answer, answer.kind) if isinstance(answer, Problem) else (completion, answer, kind)
+            for completion, answer in pairs
+        ]
+        verdicts = {job: judge(*job[:2], kind=job[2]) for job in dict.fromkeys(jobs) if job[2] in IN_PROCESS}
+        rest = [job for job in dict.fromkeys(jobs) if job not in verdicts]
+        replies = self._pool.run([self._message(*job) for job in rest])
+        verdicts.update(zip(rest, map(_verdict, replies), strict=True))
+        return [verdicts[job] for job in jobs]
+
+    def _message(self, completion: str, answer: str, kind: str) -> dict[str, str | bool]:
+        # The answer is at the end; a function of the user's own gets all of the text.
+        text = completion[-READ_LIMIT:] if kind == "math" else completion
+        return {"completion": text, "answer": answer, "kind": kind, "strict": self._strict}
+
+    def close(self) -> None:
+        """Stop the workers. May be called again; a later call of `verify` starts new ones."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _verdict(reply: Reply | None) -> Verdict:
+    if reply is None:
+        return Verdict("timeout")
+    if "usage" in reply:
+        raise ValueError(reply["usage"])
+    if "error" in reply:
+        logger.warning("judging an answer failed and counts as a timeout:\n%s", reply["error"])
+        return Verdict("timeout")
+    return Verdict(reply["verdict"], reply["extracted"])

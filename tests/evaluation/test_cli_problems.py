@@ -1,0 +1,206 @@
+"""`sgpo problems check` and `sgpo problems import` at the command line."""
+
+import csv
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from sgpo.cli import app
+from sgpo.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from sgpo.evaluation.decontamination import find_matches, numbers
+from sgpo.evaluation.problems_cli import _lenient_problem
+from sgpo.problems import load_problems, read_rows
+from sgpo.verifier import Verifier
+
+# Of the rows of contamination.jsonl whose match is "near", those that one reader found to be the same problem: the
+# others ask for something else, or have other numbers.
+SAME_PROBLEM = {
+    ("deepscaler-math-4520", "olympiadbench-2895"),
+    ("aime-2016-1-10", "test/intermediate_algebra/345.json"),
+    ("deepscaler-lv5-3792", "olympiadbench-1918"),
+}
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["problems", *(str(word) for word in words)])
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    held_out = [
+        {"id": "b1", "problem": "Find the remainder when $2^{10} + 3 \\cdot 4$ is divided by $7$.", "answer": "0"},
+        {"id": "b2", "problem": "How many ways are there to seat 5 people around a round table?", "answer": "24"},
+    ]
+    train = [
+        {
+            "id": "t1",
+            "problem": "How many ways are there to seat 5 people around a round table?",
+            "answer": "24",
+            "k": 1,
+        },
+        {"id": "t2", "problem": "Find the remainder when $2^{10}+3\\cdot 4$ is divided by 7", "answer": "0"},
+        {"id": "t3", "problem": "How many ways are there to seat 6 people around a round table?", "answer": "120"},
+        {"id": "t4", "problem": "What is the area of a square of side 3?", "answer": "9"},
+        {
+            "id": "t5",
+            "problem": "Now find \\quad the remainder when $\\left(2^{10} + 3 \\cdot 4\\right)$ is divided by $7$.",
+            "answer": "0.0",
+        },
+        {"id": "t6", "problem": "Square the remainder when $2^{10} + 3 \\cdot 4$ is divided by $7$.", "answer": "148"},
+        {
+            "id": "t7",
+            "problem": "Find the remainder when $2^{10} + 3 \\cdot 4$ is divided by $7$, now.",
+            "answer": None,
+        },
+    ]
+    return write(tmp_path / "train.jsonl", train), write(tmp_path / "held-out.jsonl", held_out)
+
+
+def test_exact_and_near_matches_are_listed_and_dropped(files, tmp_path):
+    """Other numbers (t3) or another answer (t6) are variants; a missing answer (t7) excuses nothing."""
+    train, held_out = files
+    clean = tmp_path / "clean.jsonl"
+    result = run("check", "--train", train, "--against", held_out, "--drop", clean, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert {(m["train_id"], m["benchmark_id"]): m["match"] for m in document["matches"]} == {
+        ("t1", "b2"): "exact", ("t2", "b1"): "exact", ("t3", "b2"): "variant", ("t5", "b1"): "near",
+        ("t6", "b1"): "variant", ("t7", "b1"): "near",
+    }  # fmt: skip
+    counts = {key: document[key] for key in ("train", "against", "contaminated", "exact", "near", "variant", "kept")}
+    assert counts == {
+        "train": 7, "against": {"held-out": 2}, "contaminated": 4, "exact": 2, "near": 2, "variant": 2, "kept": 3,
+    }  # fmt: skip
+    kept = [json.loads(line) for line in train.read_text().splitlines()]
+    assert [json.loads(line) for line in clean.read_text().splitlines()] == [kept[2], kept[3], kept[5]]
+    shown = run("check", "--train", train, "--against", held_out).stdout
+    assert "4 of 7 training problems are in held-out" in shown
+    assert "--drop FILE" in shown
+
+
+def test_numbers():
+    assert numbers("In 1,000 or $1{,}000$ or 07 [asy] draw(3); [/asy] (1) of 2") == {"1000": 2, "7": 1, "2": 1}
+
+
+def test_what_is_known_of_real_training_sets(shared_data):
+    """Precision and recall on contamination.jsonl; the three smaller sets, since all take a minute."""
+    rows = [row for _, row in read_rows(shared_data / "train" / "contamination.jsonl")]
+    benchmarks = {name: load_benchmark(name, shared_data / "benchmarks") for name in BENCHMARKS if name != "gsm8k"}
+    files = ("aime_1983_2023", "dsr_sub_1209", "limr_1389")
+    train = [
+        _lenient_problem(row, file) for file in files for _, row in read_rows(shared_data / "train" / f"{file}.jsonl")
+    ]
+    with Verifier() as verifier:
+        found = {(m.train_id, m.benchmark_id): m.match for m in find_matches(train, benchmarks, verifier)}
+    known = {(row["train_id"], row["benchmark_id"]): row["match"] for row in rows if row["train_file"] in files}
+    same = {pair for pair, match in known.items() if match == "exact" or pair in SAME_PROBLEM}
+    assert len(known) == 12
+    assert {pair for pair in known if found.get(pair) in ("exact", "near")} == same
+    assert {pair for pair in known if found[pair] == "exact"} == {p for p, match in known.items() if match == "exact"}
+    # Beyond what is known: the same problems in other words, read by hand.
+    beyond = {pair for pair, match in found.items() if match != "variant"} - same
+    assert beyond == {
+        ("aime-2006-2-5", "test/counting_and_probability/1003.json"),
+        ("limr-047c3da2-40a3-447c-996d-67ed9469a728", "test/intermediate_algebra/1566.json"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train", "nowhere.jsonl", "--against", "aime24"], "--train nowhere.jsonl: no such file"),
+        (["--train", "TRAIN", "--against", "math50"], "--against 'math50': no such file, and no benchmark"),
+        (["--train", "TRAIN", "--against", ","], "--against: name benchmarks or problem files"),
+        (["--train", "TRAIN", "--against", "HELD", "--drop", "TRAIN"], "exists already; nothing is written over"),
+        (["--train", "TRAIN", "--against", "HELD", "--drop", "no/where.jsonl"], "no such directory no"),
+    ],
+)
+def test_mistakes_of_check_are_one_line(files, words, message):
+    names = {"TRAIN": files[0], "HELD": files[1]}
+    result = run("check", *(names.get(word, word) for word in words))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_training_rows_that_are_none(tmp_path, files):
+    for text, message in [
+        ("{}\n", "bad.jsonl, row 1: no 'problem'"),
+        ("", "no problems in it"),
+        ("x", "row 1: not JSON"),
+    ]:
+        (tmp_path / "bad.jsonl").write_text(text)
+        result = run("check", "--train", tmp_path / "bad.jsonl", "--against", files[1])
+        assert (result.exit_code, message in result.stderr) == (2, True)
+
+
+# ------------------------------------------------------------------------------------------------------------ import
+
+
+def test_import_from_csv_and_parquet_by_naming_columns(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    with (tmp_path / "q.csv").open("w", newline="", encoding="utf-8-sig") as file:  # as a spreadsheet writes it
+        csv.writer(file).writerows(
+            [["question", "final", "topic"], ["What is\n1 + 1?", "2", "sums"], ["2 + 2?", "4", ""]]
+        )
+    columns = {"question": ["What is\n1 + 1?", "2 + 2?"], "final": [2.0, 4.0], "topic": ["sums", None]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "q.parquet")
+    fields = ["--field", "problem=question", "--field", "answer=final", "--field", "subject=topic"]
+    for name in ("q.csv", "q.parquet"):
+        out = tmp_path / f"{name}.jsonl"
+        result = run("import", tmp_path / name, "--out", out, *fields, "--json")
+        assert json.loads(result.stdout) == {"problems": 2, "out": str(out)}
+        first, second = load_problems(out)
+        assert (first.problem, first.answer, first.subject) == ("What is\n1 + 1?", "2", "sums")
+        assert (second.answer, second.id != first.id) == ("4", True)
+    limited = run("import", tmp_path / "q.csv", "--out", tmp_path / "one.jsonl", *fields, "--limit", 1)
+    assert "one.jsonl: 1 problems" in limited.stdout.replace("\n", "")
+
+
+def test_import_from_a_hub_dataset(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(name, subset, *, split, revision):
+        asked.append((name, subset, split, revision))
+        return [{"prompt": [{"content": "1 + 1?"}], "gold": "2"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    words = ["--field", "problem=prompt.0.content", "--field", "answer=gold", "--split", "test", "--revision", "abc"]
+    assert run("import", "owner/name", "--out", tmp_path / "p.jsonl", *words).exit_code == 0
+    assert asked == [("owner/name", None, "test", "abc")]
+    assert load_problems(tmp_path / "p.jsonl")[0].problem == "1 + 1?"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["q.csv", "--field", "question"], "--field 'question': expected FIELD=COLUMN with a field of id, problem"),
+        (["q.csv", "--field", "text=question"], "--field 'text=question'"),
+        (["q.csv"], "q.csv, row 2: no 'problem'; every problem needs"),
+        (["q.csv", "--field", "problem=question", "--field", "answer=final"], "q.csv, row 3: no 'final'"),
+        (["gone.parquet"], "gone.parquet: no such problem file"),
+        (["broken.parquet"], "broken.parquet: cannot be read as parquet"),
+        (["latin.csv"], "latin.csv: cannot be read as CSV"),
+    ],
+)
+def test_mistakes_of_import_leave_nothing(tmp_path, words, message):
+    (tmp_path / "q.csv").write_text("question,final\n1 + 1?,2\n2 + 2?,\n")
+    (tmp_path / "broken.parquet").write_text("no")
+    (tmp_path / "latin.csv").write_bytes("problem,answer\né,1\n".encode("latin-1"))
+    result = run("import", tmp_path / words[0], *words[1:], "--out", tmp_path / "out.jsonl")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("out.jsonl*"))
+    (tmp_path / "out.jsonl").write_text("mine")
+    assert "nothing is written over" in run("import", tmp_path / words[0], "--out", tmp_path / "out.jsonl").stderr

@@ -1,0 +1,114 @@
+"""Evaluation of a policy: what is asked, how it is judged, and what is kept of it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sgpo import Problem, Verifier
+from sgpo.evaluation.evaluate import evaluate
+from sgpo.rollouts.engine import Sampling
+from sgpo.rollouts.hf import HFEngine
+from sgpo.verifier import Verdict
+from tests.training.building import END_TOKENS, ScriptedEngine, hash_verdict, policy, some_problems
+
+SAMPLING = Sampling(max_tokens=8, temperature=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads would only wait for each other on matrices so small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(problems, engine, tokenizer, verifier=hash_verdict, **options):
+    defaults = {"samples": 2, "style": "compact", "seed": 0}
+    return evaluate(problems, engine, tokenizer, verifier, SAMPLING, **(defaults | options))
+
+
+def test_scores_and_rows_of_completions_made_by_hand(tokenizer):
+    """q0 is right in one of four samples, q1 in three; one answer is missing, one was cut off."""
+    said = {"q0": ["1.", "2.", "2.", "..."], "q1": ["7.", "7.", "7.", "8"]}
+    problems = [Problem(id="q0", problem="a", answer="1"), Problem(id="q1", problem="b", answer="7", subject="sums")]
+
+    def script(prompt, number):
+        return said["q0" if prompt == " a" else "q1"][number]
+
+    def verdict(completion, problem):
+        answer = completion.strip(".")
+        return Verdict(("correct" if answer == problem.answer else "wrong") if answer else "unparsed", answer or None)
+
+    result = run(problems, ScriptedEngine(tokenizer, script), tokenizer, verdict, samples=4)
+    assert result.samples == {
+        "q0": ["correct", "wrong", "wrong", "unparsed"],
+        "q1": ["correct", "correct", "correct", "wrong"],
+    }
+    scores = result.scores
+    assert (scores["problems"], scores["k"]) == (2, 4)
+    assert scores["avg@4"]["mean"] == pytest.approx((1 / 4 + 3 / 4) / 2)
+    assert scores["pass@2"]["mean"] == pytest.approx((1 / 2 + 1) / 2)  # 1 - C(3,2)/C(4,2), and one wrong of four
+    assert scores["maj@4"]["mean"] == 0.5  # q0: 2 wins over 1
+    assert scores["verdicts"] == {"correct": 4, "wrong": 3, "unparsed": 1, "timeout": 0}
+    assert result.rows[7] == {
+        "problem_id": "q1", "subject": "sums", "sample": 3, "prompt": " b", "completion": "8", "tokens": 1,
+        "truncated": True, "verdict": "wrong", "extracted": "8",
+    }  # fmt: skip
+    assert result.to_json(name="fresh", step=3) == {"name": "fresh", "step": 3, **scores, "samples": result.samples}
+
+
+def test_a_completion_depends_on_its_problem_and_number_alone(tokenizer):
+    engine = HFEngine(policy(), pad_id=0, eos_ids=END_TOKENS)
+    problems = some_problems(5)
+    whole = run(problems, engine, tokenizer, samples=3)
+    fewer = run(problems[3:1:-1], engine, tokenizer, samples=2)
+    texts = {(row["problem_id"], row["sample"]): row["completion"] for row in whole.rows}
+    assert len(fewer.rows) == 4
+    for row in fewer.rows:
+        assert row["completion"] == texts[row["problem_id"], row["sample"]]
+    assert len(set(texts.values())) > 10
+    other = run(problems, engine, tokenizer, samples=3, seed=1)
+    assert [row["completion"] for row in other.rows] != [row["completion"] for row in whole.rows]
+
+
+def test_the_prompt_is_the_plain_one_of_its_style(tokenizer):
+    engine = ScriptedEngine(tokenizer, lambda prompt, number: prompt)
+    problem = Problem(id="q", problem="What is {x}?", answer="1")
+    (row, *_) = run([problem], engine, tokenizer).rows
+    assert row["completion"] == row["prompt"] == " What is {x}?"
+    (row, *_) = run([problem], engine, tokenizer, style="math").rows
+    assert row["completion"] == row["prompt"]
+    assert row["prompt"].startswith("What is {x}?\n\n")
+    assert row["prompt"].endswith("\\boxed{}.")
+
+
+def test_a_function_that_returns_numbers_says_passed_or_not(tokenizer):
+    rewards = iter([1.0, 0.51, 0.5, math.nan])
+    engine = ScriptedEngine(tokenizer, lambda prompt, number: f"{number}.")
+    result = run(some_problems(1), engine, tokenizer, lambda completion, problem: next(rewards), samples=4)
+    assert result.samples == {"q0": ["correct", "correct", "wrong", "timeout"]}
+    assert result.scores["verdicts"] == {"correct": 2, "wrong": 1, "unparsed": 0, "timeout": 1}
+
+
+def test_our_verifier_judges_by_the_kind_of_the_problem(tokenizer):
+    problems = [
+        Problem(id="exact", problem="e", answer="3 1 4", kind="exact"),
+        Problem(id="math", problem="m", answer="1/2", kind="math"),
+    ]
+    said = {" e": ["answer: 3 1 4", "answer: 3 1 5"], " m": ["so \\boxed{0.5}", "so \\boxed{2}"]}
+    engine = ScriptedEngine(tokenizer, lambda prompt, number: said[prompt][number])
+    with Verifier(workers=1) as verifier:
+        result = run(problems, engine, tokenizer, verifier)
+    assert result.samples == {"exact": ["correct", "wrong"], "math": ["correct", "wrong"]}
+
+
+@pytest.mark.parametrize(
+    ("problems", "message"), [([], "no problems"), ([*some_problems(2), some_problems(1)[0]], "same id")]
+)
+def test_no_problems_or_two_of_one_id_are_refused_before_anything_is_sampled(tokenizer, problems, message):
+    with pytest.raises(ValueError, match=message):
+        run(problems, None, tokenizer)

@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+
+from sgpo.objective import policy_loss
+
+
+def test_worked_by_hand():
+    # Ratios 1.5 and 0.5 with advantage 1: min(1.5, 1.28) = 1.28 and min(0.5, 0.8) = 0.5; with advantage -2:
+    # min(-3, -2.56) = -3 and min(-1, -1.6) = -1.6. Loss = -(1.28 + 0.5 - 3 - 1.6) / 4 = 0.705.
+    logprobs = torch.log(torch.tensor([[1.5, 0.5], [1.5, 0.5]]))
+    loss = policy_loss(logprobs, torch.zeros(2, 2), torch.tensor([1.0, -2.0]), torch.ones(2, 2))
+    assert loss.item() == pytest.approx(0.705)
+
+
+def test_against_a_loop_written_from_the_equation():
+    generator = torch.Generator().manual_seed(0)
+    logprobs, old = (-torch.rand(3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    advantages = torch.tensor([1.3, -0.4, 0.0], dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
+    total, tokens = 0.0, 0
+    for b in range(3):
+        for t in range(5):
+            if mask[b, t]:
+                ratio = math.exp(logprobs[b, t].item() - old[b, t].item())
+                clipped = min(max(ratio, 0.9), 1.4)
+                total -= min(ratio * advantages[b].item(), clipped * advantages[b].item())
+                tokens += 1
+    loss = policy_loss(logprobs, old, advantages, mask, clip_low=0.1, clip_high=0.4)
+    assert loss.item() == pytest.approx(total / tokens, rel=1e-12)
+
+
+def test_on_policy_the_gradient_is_the_plain_policy_gradient():
+    logprobs = torch.tensor([[-0.5, -1.0], [-2.0, -0.1]], requires_grad=True)
+    policy_loss(logprobs, logprobs.detach(), torch.tensor([1.0, -3.0]), torch.tensor([[1, 1], [1, 0]])).backward()
+    assert logprobs.grad.flatten().tolist() == pytest.approx([-1 / 3, -1 / 3, 1.0, 0.0])
+
+
+def test_gradient_by_finite_differences():
+    generator = torch.Generator().manual_seed(1)
+    logprobs, old = (-torch.rand(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    advantages = torch.tensor([0.7, -1.1], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: policy_loss(x, old, advantages, mask), logprobs.requires_grad_())
+
+
+def test_poisoned_padding_changes_neither_value_nor_gradient():
+    clean = torch.tensor([[-0.5, -1.0, 0.0]], requires_grad=True)
+    poisoned = torch.tensor([[-0.5, -1.0, float("nan")]], requires_grad=True)
+    old, mask = torch.tensor([[-0.7, -0.9, float("inf")]]), torch.tensor([[True, True, False]])
+    losses = [policy_loss(x, old, torch.tensor([2.0]), mask) for x in (clean, poisoned)]
+    assert losses[0].item() == losses[1].item()
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(clean.grad, poisoned.grad)
+    assert poisoned.grad[0, 2] == 0.0
+
+
+def test_clipped_tokens_have_no_gradient_in_the_direction_of_the_clip():
+    logprobs = torch.log(torch.tensor([[1.5, 0.5]])).requires_grad_()
+    policy_loss(logprobs, torch.zeros(1, 2), torch.tensor([1.0]), torch.ones(1, 2)).backward()
+    assert logprobs.grad[0, 0] == 0.0  # already above 1.28, and the advantage pushes it up
+    assert logprobs.grad[0, 1] < 0.0  # below 0.8, but the advantage pulls it back
+
+
+def test_the_same_however_the_batch_is_split():
+    generator = torch.Generator().manual_seed(2)
+    logprobs, old = (-torch.rand(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    advantages = torch.tensor([1.0, -1.0, 0.5, 2.0], dtype=torch.float64)
+    mask = torch.arange(6) < torch.tensor([[6], [1], [3], [4]])
+    whole = policy_loss(logprobs, old, advantages, mask)
+    parts = sum(
+        policy_loss(logprobs[rows], old[rows], advantages[rows], mask[rows]) * mask[rows].sum() / mask.sum()
+        for rows in (slice(0, 1), slice(1, 4))
+    )
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_without_a_token_the_loss_is_zero():
+    logprobs = torch.zeros(2, 3, requires_grad=True)
+    loss = policy_loss(logprobs, torch.zeros(2, 3), torch.ones(2), torch.zeros(2, 3))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not logprobs.grad.any()

@@ -1,0 +1,107 @@
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from sgpo.cli import app
+from sgpo.puzzles import quickstart
+from sgpo.strategies.bank import StrategyBank
+from sgpo.training.recipe import load_recipe
+
+
+def test_the_recipe_is_the_sgpo_run_of_the_quickstart():
+    recipe = load_recipe("recipes/quickstart.yaml")
+    assert recipe.train == {**quickstart.TRAIN, **quickstart.RUNS["sgpo"], "max_steps": 120, "eval_steps": 20}
+
+
+def test_both_runs_sample_the_same_number_of_completions():
+    budgets = {name: run["num_autonomous"] + run.get("num_guided", 0) for name, run in quickstart.RUNS.items()}
+    assert budgets == {"grpo": 12, "sgpo": 12}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A quickstart with hardly any warm-up and two steps: every part runs, nothing is learnt."""
+    out = tmp_path_factory.mktemp("quickstart") / "home"
+    patch = pytest.MonkeyPatch()
+    for name, value in {"TRAIN_PUZZLES": 40, "FRESH_PUZZLES": 6, "PROBED_PUZZLES": 4, "WARMUP_ROWS": 64}.items():
+        patch.setattr(quickstart, name, value)
+    result = CliRunner().invoke(app, ["quickstart", "--steps", "2", "--seed", "3", "--out", str(out), "--json"])
+    patch.undo()
+    assert result.exit_code == 0, result.stderr
+    return out, json.loads(result.stdout)
+
+
+def test_the_result_has_every_part(small):
+    out, result = small
+    for name in ("warmup", "grpo", "sgpo", "difference"):
+        assert result[name]["low"] <= result[name]["mean"] <= result[name]["high"]
+    assert 0 <= result["all_fail_share"] <= 1
+    assert result["seconds"] > 0
+    assert result["report"] == str(out / "report.html")
+    assert (out / "report.html").read_text(encoding="utf-8").startswith("<!")
+
+
+def test_both_runs_start_from_one_policy_on_the_same_problems_and_completions(small):
+    out, _ = small
+    first = {
+        name: json.loads((out / name / "eval" / "fresh-step-000000.json").read_text()) for name in ("grpo", "sgpo")
+    }
+    assert first["grpo"]["samples"] == first["sgpo"]["samples"]
+    rows = {
+        name: [json.loads(line) for line in (out / name / "rollouts" / "step-000002.jsonl").open()]
+        for name in ("grpo", "sgpo")
+    }
+    assert [row["problem_id"] for row in rows["grpo"]][::12] == [row["problem_id"] for row in rows["sgpo"]][::12]
+    assert len(rows["grpo"]) == len(rows["sgpo"]) == 16 * 12
+    assert [row["group"] for row in rows["sgpo"]][:12] == ["autonomous"] * 8 + ["guided"] * 4
+    assert {row["group"] for row in rows["grpo"]} == {"autonomous"}
+
+
+def test_the_recipe_runs_on_what_the_quickstart_left(small, tmp_path):
+    out, _ = small
+    bank = shutil.copy(out / "bank.db", tmp_path)  # a run adds what it measured to its bank
+    words = [
+        "train",
+        "recipes/quickstart.yaml",
+        "--problems",
+        out / "problems.jsonl",
+        "--bank",
+        bank,
+        "--model",
+        out / "checkpoints" / "warmup",
+        "--out",
+        tmp_path / "again",
+        "--set",
+        f"evaluation={out / 'fresh.jsonl'}",
+        "--set",
+        "max_steps=2",
+        "--set",
+        "seed=3",
+        "--set",
+        "eval_steps=1",
+    ]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr
+    again = (tmp_path / "again" / "rollouts" / "step-000002.jsonl").read_text()
+    assert again == (out / "sgpo" / "rollouts" / "step-000002.jsonl").read_text()
+
+
+def test_a_second_quickstart_never_writes_over_the_first(small):
+    out, _ = small
+    result = CliRunner().invoke(app, ["quickstart", "--out", str(out)])
+    assert result.exit_code == 2
+    assert "holds a run already" in result.stderr
+
+
+def test_the_bank_learns_what_its_strategies_did(small):
+    out, _ = small
+    rows = [json.loads(line) for path in (out / "sgpo" / "rollouts").glob("*.jsonl") for line in path.open()]
+    with StrategyBank(out / "bank.db") as bank:
+        effects = [bank.effect(strategy.id) for strategy in bank]
+    assert sum(effect.guided_total for effect in effects) == sum(row["group"] == "guided" for row in rows) == 128
+    assert sum(effect.autonomous_total for effect in effects) == 256
+    assert sum(effect.guided_passes + effect.autonomous_passes for effect in effects) == sum(
+        row["verdict"] == "correct" for row in rows
+    )

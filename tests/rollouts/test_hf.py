@@ -1,0 +1,165 @@
+import pytest
+import torch
+from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
+
+from sgpo.rollouts import decoding, hf
+from sgpo.rollouts.decoding import can_decode
+from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
+from sgpo.rollouts.hf import HFEngine
+from tests.conftest import tiny_qwen2
+
+PROMPTS = [[5, 6, 7], [9], [10, 11, 12, 13, 14, 15], [5, 6, 7], [20, 21]] * 3
+SEEDS = list(range(len(PROMPTS)))
+
+
+def engine(model=None, *, eos_ids=(1, *range(30, 130)), **options):
+    return HFEngine(model or tiny_qwen2(), pad_id=0, eos_ids=eos_ids, **options)
+
+
+def generate(prompts=PROMPTS, seeds=SEEDS, sampling=None, **options):
+    return engine(**options).generate(prompts, sampling or Sampling(max_tokens=20), seeds=seeds)
+
+
+def test_greedy_decoding_gives_the_tokens_of_generate():
+    model = tiny_qwen2(tie_word_embeddings=False)  # a tied head would repeat its input for ever
+    completions = engine(model).generate(PROMPTS, Sampling(max_tokens=20, temperature=0), seeds=SEEDS)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        output = model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=[1, *range(30, 130)],
+            pad_token_id=0,
+        )
+        assert completion.token_ids == output[0, len(prompt) :].tolist()
+    assert {len(c.token_ids) for c in completions} != {20}  # some ended early, so rows left the batch
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(max_tokens=20), Sampling(max_tokens=20, temperature=0.6, top_p=0.95)],
+    ids=["plain", "top-p"],
+)
+def test_the_loop_and_generate_sample_the_same(monkeypatch, sampling):
+    ours = generate(sampling=sampling)
+    monkeypatch.setattr(hf, "can_decode", lambda model: False)
+    theirs = generate(sampling=sampling)
+    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+    assert [c.finished for c in ours] == [c.finished for c in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_a_completion_depends_on_its_seed_and_not_on_its_batch():
+    together = generate()
+    one_by_one = [generate([prompt], [seed])[0] for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
+    small = generate(batch_size=4)
+    assert [c.token_ids for c in together] == [c.token_ids for c in one_by_one] == [c.token_ids for c in small]
+    assert generate(seeds=[seed + 1 for seed in SEEDS]) != together
+
+
+def test_completions_end_with_an_end_token_or_are_unfinished():
+    completions = generate()
+    assert any(c.finished for c in completions)
+    assert any(not c.finished for c in completions)
+    for completion in completions:
+        ends = [token in {1, *range(30, 130)} for token in completion.token_ids]
+        assert sum(ends) == (1 if completion.finished else 0)
+        assert not completion.finished or ends[-1]
+        assert len(completion.logprobs) == len(completion.token_ids)
+        assert completion.finished or len(completion.token_ids) == 20
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_the_models_own_generation_config_is_ignored(monkeypatch, loop):
+    expected = generate(eos_ids=[1])
+    hostile = tiny_qwen2()
+    hostile.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=0.01,
+        top_k=1,
+        top_p=0.1,
+        min_p=0.5,
+        typical_p=0.2,
+        repetition_penalty=3.0,
+        no_repeat_ngram_size=2,
+        bad_words_ids=[[7], [8]],
+        suppress_tokens=list(range(100)),
+        begin_suppress_tokens=[70, 80],
+        max_length=4,
+        max_new_tokens=3,
+        min_new_tokens=19,
+        num_beams=3,
+        eos_token_id=99,
+        renormalize_logits=True,
+        pad_token_id=50,
+        sequence_bias=[[[60], 50.0]],
+        exponential_decay_length_penalty=(1, 2.0),
+    )
+    monkeypatch.setattr(hf, "can_decode", lambda model: loop)
+    original = hostile.generation_config
+    got = generate(model=hostile, eos_ids=[1])
+    assert [c.token_ids for c in got] == [c.token_ids for c in expected]
+    assert hostile.generation_config is original
+
+
+def test_a_model_with_sliding_windows_falls_back_to_generate():
+    config = MistralConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config).eval()
+    assert not can_decode(model)
+    assert can_decode(tiny_qwen2())
+    completions = engine(model, eos_ids=[1]).generate(PROMPTS, Sampling(max_tokens=8, temperature=0), seeds=SEEDS)
+    expected = model.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert completions[2].token_ids == expected[0, 6:].tolist()
+
+
+def test_each_distinct_prompt_is_computed_once(monkeypatch):
+    rows = []
+    original = decoding._next_logits
+    monkeypatch.setattr(
+        decoding,
+        "_next_logits",
+        lambda model, cache, ids, *rest: rows.append(len(ids)) or original(model, cache, ids, *rest),
+    )
+    generate(eos_ids=[1, *range(30, 50)])
+    assert rows[0] == 4  # of 15 prompts
+    assert rows[1] > 12
+    assert rows[-1] < rows[1]  # ended rows have left
+
+
+def test_training_mode_is_restored():
+    model = tiny_qwen2().train()
+    engine(model).generate(PROMPTS[:1], Sampling(max_tokens=2), seeds=[0])
+    assert model.training
+
+
+def test_end_tokens_are_the_tokenizers_and_the_models(tokenizer):
+    model = tiny_qwen2()
+    model.generation_config.eos_token_id = [1, 42]
+    assert end_token_ids(model, tokenizer) == [1, 42]
+    model.generation_config.eos_token_id = 7
+    assert end_token_ids(model, tokenizer) == [1, 7]
+
+
+def test_prompts_go_through_the_chat_template_where_there_is_one(tokenizer):
+    assert tokenizer.decode(encode_prompt(tokenizer, "2+2?")) == "2+2?"
+    template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[you]{% endif %}"
+    )
+    try:
+        tokenizer.chat_template = template
+        assert tokenizer.decode(encode_prompt(tokenizer, "2+2?")) == "[user]2+2?[you]"
+    finally:
+        tokenizer.chat_template = None

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sgpo.strategies.bank import StrategyBank
+from sgpo.strategies.cli import app
+from sgpo.strategies.strategy import Leak, Scores, Strategy
+
+ROWS = [
+    {"problem_id": "p1", "problem_type": "Sums", "approach": "Add", "steps": ["Name [them]", "Add them"]},
+    {"problem_id": "p2", "problem_type": "Products", "approach": "Multiply", "steps": "1. Name them\n2. Multiply"},
+]
+
+
+def sgpo(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def sgpo_json(*arguments: object) -> Any:
+    result = sgpo(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Path:
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert sgpo_json("import", file, "--bank", tmp_path / "bank.db") == {"imported": 2, "strategies": 2}
+    return tmp_path / "bank.db"
+
+
+def test_list_and_show(bank: Path) -> None:
+    rows = sgpo_json("list", "--bank", bank)
+    assert [row["problem_id"] for row in rows] == ["p1", "p2"]
+    assert rows[1]["steps"] == ["Name them", "Multiply"]
+    by_problem = sgpo_json("show", "p1", "--bank", bank)
+    assert by_problem == sgpo_json("show", rows[0]["id"], "--bank", bank) == rows[0]
+    assert "Sums" in sgpo("list", "--bank", bank).stdout
+    assert "Name [them]" in sgpo("show", "p1", "--bank", bank).stdout
+
+
+def test_candidates_are_listed_on_demand(bank: Path) -> None:
+    with StrategyBank(bank) as opened:
+        opened.add(Strategy(problem_id="p1", problem_type="Sums", approach="Guess", steps=("Guess",)), kept=False)
+    assert len(sgpo_json("list", "--bank", bank)) == 2
+    assert [row["kept"] for row in sgpo_json("list", "--all", "--bank", bank)] == [True, True, False]
+
+
+def test_stats(bank: Path) -> None:
+    leaking = Strategy(
+        problem_id="p3",
+        problem_type="Sums",
+        approach="Say 72",
+        steps=("72",),
+        leaks=(Leak(kind="answer", text="72", where="approach"),),
+        scores=Scores(faithful=1, general=1, actionable=1, leak_free=1),
+    )
+    with StrategyBank(bank) as opened:
+        opened.add(leaking, kept=False)
+        opened.record_effect(sgpo_json("show", "p1", "--bank", bank)["id"], 3, 4, 2, 8)
+    counts = sgpo_json("stats", "--bank", bank)
+    assert counts["problems"] == 3
+    assert counts["strategies"] == 2
+    assert counts["candidates"] == 3
+    assert counts["leaking"] == 1
+    assert counts["unchecked"] == 2
+    assert (counts["failed"], counts["requests"], counts["tokens"]) == (0, 0, 0)
+    assert counts["measured"] == 1
+    assert counts["uplift"] == 0.5
+    assert "candidates" in sgpo("stats", "--bank", bank).stdout
+
+
+def test_export_gives_back_what_was_imported(bank: Path, tmp_path: Path) -> None:
+    assert sgpo_json("export", tmp_path / "out.jsonl", "--bank", bank) == {"exported": 2}
+    assert sgpo_json("import", tmp_path / "out.jsonl", "--bank", tmp_path / "again.db")["imported"] == 2
+    assert sgpo_json("list", "--bank", bank) == sgpo_json("list", "--bank", tmp_path / "again.db")
+
+
+def test_drop(bank: Path) -> None:
+    dropped = sgpo_json("drop", "p1", "--bank", bank)["dropped"]
+    assert dropped.startswith("s-")
+    assert [row["problem_id"] for row in sgpo_json("list", "--bank", bank)] == ["p2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "p9", "--bank", "BANK"], "no strategy and no problem with id 'p9'"),
+        (["drop", "p9", "--bank", "BANK"], "no strategy and no problem with id 'p9'"),
+        (["list", "--bank", "none.db"], "none.db: no such strategy bank"),
+        (["import", "none.jsonl", "--bank", "new.db"], "none.jsonl: cannot be read"),
+    ],
+)
+def test_errors_are_one_line_on_standard_error(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = sgpo(*(str(bank) if argument == "BANK" else argument for argument in arguments), "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_the_commands_start_without_the_heavy_libraries() -> None:
+    code = "import sys, sgpo.strategies.cli; print({'torch', 'openai', 'pydantic', 'sympy'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

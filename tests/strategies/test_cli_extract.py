@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import ChatServer, Reply, chat, error, good
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sgpo.strategies.bank import StrategyBank
+from sgpo.strategies.cli import app
+
+# Of kind "exact": judged as text, so that no worker of the verifier has to start.
+PROBLEMS = [
+    {"id": "a", "problem": "What is 40 plus 32?", "answer": "72", "solution": "The answer is 72", "kind": "exact"},
+    {"id": "b", "problem": "What is 50 plus 22?", "answer": "72", "solution": "The answer is 72", "kind": "exact"},
+]
+
+
+def sgpo(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def rows(file: Path, *values: object) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def arguments(server: ChatServer, tmp_path: Path, *more: object, problems: object = PROBLEMS) -> list[object]:
+    assert isinstance(problems, list)
+    file = rows(tmp_path / "problems.jsonl", *problems)
+    return [
+        "extract",
+        "--problems",
+        file,
+        "--bank",
+        tmp_path / "bank.db",
+        "--base-url",
+        server.url,
+        "--model",
+        "m",
+        *more,
+    ]
+
+
+def test_extract_from_the_command_line(server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
+    result = sgpo(*arguments(server, tmp_path, "--candidates", 2, "--prices", 1, 2, "--json"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["problems"], report["kept"], report["candidates"], report["requests"]) == (2, 2, 4, 6)
+    assert report["tokens"] == 660
+    assert report["cost"] == pytest.approx((600 + 2 * 60) / 1e6)
+    assert set(server.keys) == {"Bearer sk-from-the-environment"}
+    stats = json.loads(sgpo("stats", "--bank", tmp_path / "bank.db", "--json").stdout)
+    assert (stats["problems"], stats["strategies"], stats["candidates"]) == (2, 2, 4)
+    again = sgpo(*arguments(server, tmp_path, "--candidates", 2))
+    assert "2 problems: 2 earlier" in again.stdout
+    assert len(server.requests) == 6
+
+
+def test_the_budget_is_said(server: ChatServer, tmp_path: Path) -> None:
+    result = sgpo(*arguments(server, tmp_path, "--candidates", 1, "--max-requests", 2, "--concurrency", 1))
+    assert result.exit_code == 0
+    assert "1 kept, 1 unfinished" in result.stdout
+    assert "stopped: the budget of 2 requests is spent; the same command goes on from here" in result.stdout
+
+
+def test_another_column_holds_the_solution(server: ChatServer, tmp_path: Path) -> None:
+    problems = [{**PROBLEMS[0], "solution": None, "trace": "Hm. 40 + 32, so the answer is 72"}]
+    how = arguments(server, tmp_path, "--field", "solution=trace", "--limit", 1, "--json", problems=problems)
+    assert json.loads(sgpo(*how).stdout)["kept"] == 1
+    assert "Hm. 40 + 32" in server.requests[0]["messages"][0]["content"]
+    assert "expected FIELD=COLUMN" in sgpo(*arguments(server, tmp_path, "--field", "trace")).stderr
+
+
+def test_the_policys_own_completions_serve_as_solutions(server: ChatServer, tmp_path: Path) -> None:
+    row = {"problem_id": "a", "group": "guided", "verdict": "correct", "completion": "guided, answer 72"}
+    rows(tmp_path / "run" / "rollouts" / "step-000001.jsonl", row)
+    rows(
+        tmp_path / "run" / "rollouts" / "step-000002.jsonl",
+        {**row, "group": "autonomous", "completion": "my own, answer 72"},
+        {**row, "completion": "guided again, answer 72"},
+        {**row, "group": "autonomous", "completion": "wrong, answer 71", "verdict": "wrong"},
+        {**row, "problem_id": "elsewhere"},
+    )
+    how = arguments(server, tmp_path, "--from-run", tmp_path / "run", "--candidates", 1, "--json")
+    report = json.loads(sgpo(*how).stdout)
+    assert (report["kept"], report["no_solution"]) == (1, 1)
+    assert "my own" in server.requests[0]["messages"][0]["content"]
+
+    rows(tmp_path / "run" / "rollouts" / "step-000003.jsonl", {"problem_id": "a"})
+    assert "step-000003.jsonl, row 1: not a rollout (no 'group')" in sgpo(*how).stderr
+    bare = sgpo(*arguments(server, tmp_path, "--from-run", tmp_path / "nowhere"))
+    assert (bare.exit_code, "no rollouts in it" in bare.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "message"),
+    [
+        (lambda r, n: error(401, "bad key sk-secret-123"), [], "the key was refused (status 401: bad key [key])"),
+        (lambda r, n: error(404, "no model m"), [], "is there a model 'm'"),
+        (None, ["--base-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9/v1: no connection"),
+        (None, ["--base-url", "localhost"], "localhost: not an address"),
+        (None, ["--bank", "/nowhere/bank.db"], "its folder /nowhere does not exist"),
+        (None, ["--problems", "none.jsonl"], "none.jsonl: no such problem file"),
+        (None, ["--field", "solution=none"], "no problem has a solution to extract from; name the field"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Any, more: list[str], message: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
+    if script:
+        server.script = script
+    result = sgpo(*arguments(server, tmp_path, "--json", *more))
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "sk-secret-123" not in result.stderr
+
+
+def test_standard_output_is_one_document_in_a_real_terminal_session(server: ChatServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from sgpo.strategies.cli import app; app()"]
+    command += [str(argument) for argument in arguments(server, tmp_path, "--json", "--candidates", 1)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."})
+    assert json.loads(done.stdout)["kept"] == 2
+
+
+def test_an_interrupted_run_says_so_and_keeps_what_is_finished(server: ChatServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from sgpo.strategies.cli import app; app()"]
+    command += [str(argument) for argument in arguments(server, tmp_path, "--candidates", 1, "--concurrency", 1)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def script(request: dict[str, Any], number: int) -> Reply:
+        if number == 3:
+            process.send_signal(signal.SIGINT)
+            return Reply(act="hang")
+        return good(request)
+
+    server.script = script
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stderr == "interrupted; what was finished is kept\n"
+    with StrategyBank(tmp_path / "bank.db", create=False) as bank:
+        assert len(bank) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- edit and review
+
+
+@pytest.fixture
+def bank(server: ChatServer, tmp_path: Path) -> Path:
+    server.script = lambda request, number: good(request)
+    assert sgpo(*arguments(server, tmp_path, "--candidates", 1)).exit_code == 0
+    return tmp_path / "bank.db"
+
+
+def editor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
+    script = tmp_path / "editor.py"
+    script.write_text(f"import json, sys\nfile = sys.argv[1]\ntext = open(file).read()\n{program}\n")
+    monkeypatch.setenv("EDITOR", f"{sys.executable} {script}")
+    monkeypatch.delenv("VISUAL", raising=False)
+
+
+REPLACE = "row = json.loads(text); row['approach'] = {!r}; open(file, 'w').write(json.dumps(row))"
+
+
+def test_edit_keeps_the_new_and_the_old(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor(monkeypatch, tmp_path, REPLACE.format("Think first."))
+    result = sgpo("edit", "a", "--bank", bank, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert values["changed"] is True
+    with StrategyBank(bank) as opened:
+        kept, old = opened.candidates("a")
+        assert (kept.id, old.id) == (values["id"], values["was"])
+        assert kept.approach == "Think first."
+        assert kept.reviewed
+        assert kept.leaks == ()
+        assert kept.scores is None
+
+
+def test_an_edit_that_leaks_is_told(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor(monkeypatch, tmp_path, REPLACE.format("Add until you reach 72."))
+    result = sgpo("edit", "a", "--bank", bank)
+    assert result.exit_code == 0
+    assert "the leak gate finds in approach: '72' (answer)" in result.stderr
+
+
+def test_an_edit_without_a_change_and_a_broken_one(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor(monkeypatch, tmp_path, "open(file, 'w').write(text)")
+    assert "nothing was changed" in sgpo("edit", "a", "--bank", bank).stdout
+    for program, message in [
+        ("open(file, 'w').write(text[:20])", "of the edited text: not JSON"),
+        ("open(file, 'w').write('[]')", "no JSON object"),
+        ("open(file, 'w').write('{}')", "no 'problem_type'"),
+        ("sys.exit(1)", "set EDITOR"),
+    ]:
+        editor(monkeypatch, tmp_path, program)
+        result = sgpo("edit", "a", "--bank", bank)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    with StrategyBank(bank) as opened:
+        assert len(opened.candidates("a")) == 1
+
+
+def test_review_accepts_edits_and_drops(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = sgpo("review", "--bank", bank, "--json", stdin="skip\na\n")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"accepted": 1, "edited": 0, "dropped": 0, "skipped": 1, "left": 1}
+    assert "What is 40 plus 32?" in result.stderr
+    editor(monkeypatch, tmp_path, REPLACE.format("Think first."))
+    result = sgpo("review", "--bank", bank, "--json", stdin="e\n")
+    assert json.loads(result.stdout) == {"accepted": 0, "edited": 1, "dropped": 0, "skipped": 0, "left": 0}
+    with StrategyBank(bank) as opened:
+        assert all(strategy.reviewed for strategy in opened)
+
+
+def test_review_drops_and_quits(bank: Path) -> None:
+    result = sgpo("review", "--bank", bank, stdin="d\nq\n")
+    assert "0 accepted, 0 edited, 1 dropped, 0 skipped; 1 left" in result.stdout
+
+
+def test_review_shows_model_text_as_it_is(server: ChatServer, tmp_path: Path) -> None:
+    strategy = {"problem_type": "[bold]Sums[/bold]", "approach": "[/red] \x1b[31m", "steps": ["[link=x]a[/link]"]}
+    server.script = lambda request, number: good(request) if "faithful" in str(request) else chat(json.dumps(strategy))
+    assert sgpo(*arguments(server, tmp_path, "--candidates", 1)).exit_code == 0
+    result = sgpo("show", "a", "--bank", tmp_path / "bank.db")
+    assert "[bold]Sums[/bold]" in result.stdout
+    assert "[/red]" in result.stdout
+    assert "\x1b[31m" not in result.stdout

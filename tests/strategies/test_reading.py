@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgpo.prompts import extract_prompt, rank_prompt
+from sgpo.strategies.reading import ScoresAnswer, StrategyAnswer, UnusableAnswerError, read_answer, without_reasoning
+from sgpo.strategies.strategy import strategy_from_json
+
+STRATEGY = {
+    "problem_type": "Sums",
+    "approach": "Add what is there",
+    "steps": ["Name the parts", "Add them"],
+    "when_to_use": "When a total is asked for",
+}
+PLAIN = json.dumps(STRATEGY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        json.dumps(STRATEGY, indent=2),
+        f"```json\n{PLAIN}\n```",
+        f"Sure! Here is the strategy:\n\n{PLAIN}\n\nI hope this {{helps}}.",
+        f'<think>\nMaybe {{"problem_type": "Draft", "approach": "d", "steps": ["d"]}}?\n</think>\n\n{PLAIN}',
+        f"The template opened the block. {{not json}} </think> {PLAIN}",
+        f"{{broken {PLAIN}",
+        json.dumps({"strategy": STRATEGY}),
+        json.dumps([STRATEGY]),
+        json.dumps({"strategies": [{"note": 1}, STRATEGY]}),
+        json.dumps({"Problem Type": "Sums", "When-to-use": STRATEGY["when_to_use"], "strategy": "Add what is there"})[
+            :-1
+        ]
+        + ', "STEPS": "1. Name the parts\\n2. Add them"}',
+        json.dumps({**STRATEGY, "steps": ["1. Name the parts", "Step 2: Add them"]}),
+        json.dumps({**STRATEGY, "steps": [{"step": 1, "text": "Name the parts"}, {"step": 2, "text": "Add them"}]}),
+        json.dumps({**STRATEGY, "confidence": 0.9}),
+        PLAIN.replace("Add what", "Add\n what"),
+    ],
+)
+def test_a_strategy_is_found_in_what_models_write(text: str) -> None:
+    assert read_answer(text, StrategyAnswer).model_dump() == STRATEGY
+
+
+def test_a_strategy_may_lack_when_to_use() -> None:
+    text = json.dumps({name: value for name, value in STRATEGY.items() if name != "when_to_use"})
+    assert read_answer(text, StrategyAnswer).when_to_use == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r"Write \\(x\\) as \\frac{a}{b}", r"Write \(x\) as \frac{a}{b}"),  # as JSON wants it
+        (r"Write \(x\) as \frac{a}{b} \neq \theta", r"Write \(x\) as \frac{a}{b} \neq \theta"),  # not escaped
+        (r"Use \frac, \times, \beta and \rho", r"Use \frac, \times, \beta and \rho"),  # all of them valid escapes
+        (r"Caf\u00e9 and \(x\)", r"Café and \(x\)"),
+        (r"Say \"so\" and \(x\)", r'Say "so" and \(x\)'),
+    ],
+)
+def test_latex_survives(written: str, meant: str) -> None:
+    text = '{"problem_type": "t", "approach": "%s", "steps": ["s"]}' % written  # noqa: UP031
+    assert read_answer(text, StrategyAnswer).approach == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it was empty"),
+        ("<think>I never stop", "it was empty"),
+        ("I cannot do that.", "no JSON object"),
+        (PLAIN[:-20], "broken or cut off"),
+        ("{" * 100_000, "broken or cut off"),
+        ('{"a":' * 20_000, "broken or cut off"),
+        ("<html><body>{}</body></html>", "problem_type: Field required"),
+        (json.dumps({**STRATEGY, "steps": []}), "steps: Value should have at least 1 item"),
+        (json.dumps({**STRATEGY, "approach": " "}), "approach: Value error, '' says nothing"),
+        (json.dumps({**STRATEGY, "steps": ["...", "..."]}), "steps.0: Value error, '...' says nothing"),
+        (json.dumps({**STRATEGY, "approach": None}), "approach: Input should be a valid string"),
+        (json.dumps({**STRATEGY, "steps": ["s"] * 21}), "steps: Value should have at most 20"),
+        (json.dumps({**STRATEGY, "approach": "a" * 3000}), "approach: Value should have at most"),
+        ("{" + " " * 300_000, "far too long"),
+    ],
+)
+def test_what_cannot_be_mended_says_why(text: str, message: str) -> None:
+    with pytest.raises(UnusableAnswerError, match=message):
+        read_answer(text, StrategyAnswer)
+
+
+def test_scores() -> None:
+    scores = {"faithful": 5, "general": "4", "actionable": 3.0, "Leak free": 1}
+    assert read_answer(json.dumps(scores), ScoresAnswer).model_dump() == {
+        "faithful": 5,
+        "general": 4,
+        "actionable": 3,
+        "leak_free": 1,
+    }
+    for bad in (0, 6, 2.5, None, "high"):
+        with pytest.raises(UnusableAnswerError, match="general"):
+            read_answer(json.dumps({**scores, "general": bad}), ScoresAnswer)
+
+
+def test_without_reasoning() -> None:
+    assert without_reasoning("<think>a</think>b<think>c</think>d") == "d"
+    assert without_reasoning("a</think>b") == "b"
+    assert without_reasoning("a<think>b") == "a"
+    assert without_reasoning("a") == "a"
+
+
+@given(st.text() | st.text(alphabet='{}[]":,\\ \nntf0123<think>/'))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        answer = read_answer(text, StrategyAnswer)
+    except UnusableAnswerError:
+        return
+    assert answer.steps
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    assert read_answer(PLAIN.replace("Sums", "Sums \\ud800"), StrategyAnswer).problem_type == "Sums ?"
+
+
+def test_a_question_that_is_repeated_before_the_answer_is_no_answer() -> None:
+    strategy = strategy_from_json({**STRATEGY, "problem_id": "p"})
+    for prompt, kind in [
+        (extract_prompt("What is 1 + 1?", "It is 2."), StrategyAnswer),
+        (rank_prompt("What is 1 + 1?", "It is 2.", strategy), ScoresAnswer),
+    ]:
+        with pytest.raises(UnusableAnswerError):
+            read_answer(prompt, kind)
+    assert read_answer(extract_prompt("What?", "So.") + PLAIN, StrategyAnswer).problem_type == "Sums"

@@ -1,0 +1,261 @@
+"""Bad input is refused in one line or counted; a missing verdict poisons nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+
+from sgpo import Problem, SGPOConfig, SGPOTrainer
+from sgpo.verifier import Verdict
+from tests.training import naive
+from tests.training.building import (
+    END_TOKENS,
+    Recorder,
+    ScriptedEngine,
+    bank_of,
+    build_trainer,
+    hash_verdict,
+    largest_difference,
+    metrics_of,
+    number_of,
+    policy,
+    read_lines,
+    some_problems,
+    weights_of,
+)
+
+PROBLEMS = some_problems()
+
+
+def says_right(completion, problem):
+    return Verdict("correct" if "right" in completion else "wrong", completion)
+
+
+# -- counted
+
+
+def test_retrieved_strategies_are_used_if_asked_for_and_counted(tmp_path, tokenizer, monkeypatch):
+    bank = bank_of(tmp_path / "bank.db", PROBLEMS[:1])
+    asked = []
+
+    def for_problem(problem, *, use):
+        asked.append(use)
+        return bank.get("q0")
+
+    monkeypatch.setattr(bank, "for_problem", for_problem)
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, problems=PROBLEMS[:3], bank=bank, strategies="both", per_device_train_batch_size=3
+    )
+    trainer.train()
+    assert asked == ["both"] * 3
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["strategies"]["retrieved"] == 2
+    assert config["args"]["strategies"] == "both"
+
+
+def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, caplog):
+    long = Problem(id="long", problem="?" * 70, answer="1")
+    middling = Problem(id="middling", problem="?" * 50, answer="1")  # its guided prompt is too long
+    problems = [*PROBLEMS[:4], long, middling]
+    bank = bank_of(tmp_path / "bank.db", [*PROBLEMS[:3], long, middling])
+    trainer = build_trainer(tmp_path / "run", tokenizer, problems=problems, bank=bank, per_device_train_batch_size=5)
+    trainer.train()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["problems"] == {"problems": 6, "too_long": 1}
+    assert config["strategies"]["without_strategy"] == 1
+    assert config["strategies"]["guided_prompt_too_long"] == 1
+    assert "of 6 problems 1 are left out" in caplog.text
+    sampled = [(row["problem_id"], row["group"]) for row in read_lines(tmp_path / "run/rollouts/step-000001.jsonl")]
+    assert {id_: sampled.count((id_, "autonomous")) for id_, _ in sampled} == dict.fromkeys(
+        ["q0", "q1", "q2", "q3", "middling"], 4
+    )
+    assert {id_ for id_, group in sampled if group == "guided"} == {"q0", "q1", "q2"}
+    (row,) = metrics_of(trainer)
+    assert row["completions"] == 5 * 4 + 3 * 4
+    assert not (tmp_path / "run/rollouts/step-000002.jsonl").exists()
+
+
+def test_a_prompt_of_just_the_limit_is_kept(tmp_path, tokenizer):
+    problem = Problem(id="edge", problem="?" * 63, answer="1")  # and a space before it
+    trainer = build_trainer(tmp_path / "run", tokenizer, problems=[problem], per_device_train_batch_size=1)
+    assert trainer.counts["too_long"] == 0
+    assert trainer.counts["guided_prompt_too_long"] == 1
+
+
+def test_a_truncated_completion_is_never_a_target(tmp_path, tokenizer):
+    """q0: the correct guided completions are all cut off; q1: one of them is finished."""
+
+    def script(prompt, number):
+        if "do" not in prompt:
+            return "wrong."
+        return "right." if "do q1" in prompt and number == 2 else "right and on"
+
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], per_device_train_batch_size=2, verifier=says_right
+    )
+    trainer.engine = ScriptedEngine(tokenizer, script)
+    trainer.train()
+    (target,) = read_lines(tmp_path / "run/targets/step-000001.jsonl")
+    assert target["problem_id"] == "q1"
+    assert "".join(target["tokens"]) == "right."
+    assert target["guided_pass_rate"] == 1.0
+    assert target["weight"] == 0.8  # 0.5 (1 - 0) / (0 + 0.1), at most 0.8
+    (row,) = metrics_of(trainer)
+    assert row["targets/share"] == 0.5
+    assert row["distill_weight"] == pytest.approx(0.4)
+    assert row["truncated/guided"] == pytest.approx(7 / 8)
+    assert row["truncated/autonomous"] == 0.0
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_truncated_completions_count_in_the_policy_loss_unless_masked(tmp_path, tokenizer, mask):
+    recorder = Recorder()
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, algorithm="grpo", mask_truncated_completions=mask, callbacks=[recorder]
+    )
+    trainer.train()
+    groups = naive.read_groups(trainer.engine.calls[0], tokenizer, PROBLEMS, hash_verdict)
+    model = naive.double(policy())
+    finished, _ = naive.policy_loss(model, groups, counts=lambda completion: completion[-1] in END_TOKENS)
+    every, _ = naive.policy_loss(model, groups)
+    assert abs(finished.item() - every.item()) > 1e-4
+    (row,) = metrics_of(trainer)
+    assert row["loss"] == pytest.approx((finished if mask else every).item(), abs=1e-6)
+    expected = naive.gradients(model, finished if mask else every)
+    scale = max(gradient.abs().max().item() for gradient in expected.values())
+    assert largest_difference(recorder.gradients[0], expected) < 2e-5 * scale
+
+
+# -- verdicts that are missing
+
+
+def test_timeouts_are_left_out_of_their_groups_and_counted(tmp_path, tokenizer):
+    def verdict(completion, problem):
+        return Verdict("timeout") if number_of("t", completion) < 0.3 else hash_verdict(completion, problem)
+
+    recorder = Recorder()
+    trainer = build_trainer(tmp_path / "run", tokenizer, verifier=verdict, callbacks=[recorder])
+    trainer.train()
+    groups = naive.read_groups(trainer.engine.calls[0], tokenizer, PROBLEMS, verdict)
+    timeouts = sum(math.isnan(r) for g in groups for r in (*g.autonomous_rewards, *g.guided_rewards))
+    assert timeouts > 5
+    model = naive.double(policy())
+    policy_part, _ = naive.policy_loss(model, groups)
+    distill_part, _ = naive.distill_loss(model, groups, limit=10, ends=END_TOKENS)
+    (row,) = metrics_of(trainer)
+    assert row["verdicts/timeout"] == timeouts
+    assert row["loss/policy"] == pytest.approx(policy_part.item(), abs=1e-6)
+    assert row["loss"] == pytest.approx((policy_part + distill_part).item(), rel=1e-5)
+    expected = naive.gradients(model, policy_part + distill_part)
+    scale = max(gradient.abs().max().item() for gradient in expected.values())
+    assert largest_difference(recorder.gradients[0], expected) < 2e-5 * scale
+
+
+@pytest.mark.parametrize("verdict", [Verdict("timeout"), math.nan], ids=["timeout", "nan"])
+def test_without_a_single_verdict_nothing_moves(tmp_path, tokenizer, verdict):
+    trainer = build_trainer(tmp_path / "run", tokenizer, verifier=lambda completion, problem: verdict)
+    before = weights_of(trainer)
+    trainer.train()
+    assert largest_difference(before, weights_of(trainer)) == 0.0
+    (row,) = metrics_of(trainer)
+    assert row["loss"] == 0.0
+    assert "groups/all_fail" not in row
+    assert {r["reward"] for r in read_lines(tmp_path / "run/rollouts/step-000001.jsonl")} == {None}
+    assert all(math.isfinite(value) for value in row.values())
+
+
+@pytest.mark.parametrize("reward", [math.inf, -math.inf, None, "good"])
+def test_a_reward_that_is_no_finite_number_is_refused(tmp_path, tokenizer, reward):
+    trainer = build_trainer(tmp_path / "run", tokenizer, verifier=lambda completion, problem: reward)
+    with pytest.raises(ValueError, match=r"returned .* for problem 'q\d'; it must return a Verdict or a finite number"):
+        trainer.train()
+
+
+# -- refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_p": 0.9}, "top_p must be 1 in training"),
+        ({"num_autonomous": 1}, "num_autonomous must be at least 2, got 1: a group of one has no advantage"),
+        ({"num_guided": -1}, "num_guided must be at least 0"),
+        ({"num_iterations": 0}, "num_iterations must be at least 1"),
+        ({"temperature": 0.0}, "temperature must be positive in training"),
+        ({"temperature": math.nan}, "temperature must be positive"),
+        ({"kl_clip": 0.0}, "kl_clip must be positive"),
+        ({"kl_clip_mode": "soft"}, "kl_clip_mode must be one of scale, clamp"),
+        ({"distill_loss": "jsd"}, "distill_loss must be one of forward_kl, reverse_kl, sft"),
+        ({"target_selection": "best"}, "target_selection must be one of likelihood, random"),
+        ({"distill_weight": "linear"}, "distill_weight must be one of adaptive, constant"),
+        ({"distill_weight_smoothing": 0.0}, "distill_weight_smoothing must be positive"),
+        ({"distill_weight_max": -0.1}, "distill_weight_max must be at least 0"),
+        ({"clip_low": math.nan}, "clip_low must be at least 0"),
+        ({"eval_top_p": 0.0}, r"eval_top_p must lie in \(0, 1\]"),
+        ({"eval_max_tokens": 0}, "eval_max_tokens must be at least 1"),
+        ({"eval_temperature": -1.0}, "eval_temperature must be at least 0"),
+        ({"engine": "sglang"}, "engine must be one of"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        SGPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "sgppo"}, "unknown algorithm 'sgppo'; there are: sgpo, grpo"),
+        ({"prompt_style": "maths"}, "unknown prompt style 'maths'"),
+        ({"per_device_train_batch_size": 7}, "6 problems to train on, fewer than one batch of 7"),
+        ({"gradient_accumulation_steps": 2}, "fewer than one batch of 12"),
+        ({"max_prompt_length": 2}, "all 6 problems have prompts longer than max_prompt_length=2; raise it"),
+        ({"problems": [*PROBLEMS, PROBLEMS[2]]}, "train_dataset: the id 'q2' occurs 2 times"),
+        ({"problems": [{"problem": "1+1?"}]}, "train_dataset, row 0: no 'answer'"),
+        ({"evaluation": {"a": PROBLEMS, "b": []}}, "eval_dataset 'b' holds no problems"),
+        ({"evaluation": []}, "eval_dataset 'eval' holds no problems"),
+        ({"evaluation": [PROBLEMS[0]] * 2}, "eval_dataset 'eval': the id 'q0' occurs 2 times"),
+        ({"pad_token": "<|none|>"}, "pad_token '<|none|>' is not in the vocabulary"),
+    ],
+)
+def test_data_and_options_that_do_not_fit_are_refused(tmp_path, tokenizer, options, message):
+    bank = bank_of(tmp_path / "bank.db", [])
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        build_trainer(tmp_path / "run", tokenizer, **({"bank": bank} | options))
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("token", "message"), [("pad_token", "has no pad token; name an unused token"), ("eos_token", "has no eos token")]
+)
+def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, tokenizer, token, message):
+    tokenizer = copy.deepcopy(tokenizer)
+    setattr(tokenizer, token, None)
+    with pytest.raises(ValueError, match=message):
+        build_trainer(tmp_path / "run", tokenizer)
+
+
+def test_a_pad_token_of_the_vocabulary_mends_that(tmp_path, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = None
+    trainer = build_trainer(tmp_path / "run", tokenizer, pad_token="~")
+    assert trainer.predictor.pad_id == tokenizer("~")["input_ids"][0]
+    trainer.train()
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/model", "no/such/model"])
+def test_a_model_path_that_does_not_exist_is_refused(tmp_path, name):
+    args = SGPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True)
+    with pytest.raises(ValueError, match=f"{name}: no such model directory"):
+        SGPOTrainer(name, args, PROBLEMS)
+
+
+def test_a_directory_that_holds_another_run_is_refused(tmp_path, tokenizer):
+    build_trainer(tmp_path / "run", tokenizer).train()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds a run already; choose another directory"):
+        build_trainer(tmp_path / "run", tokenizer, seed=2).train()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

@@ -1,0 +1,222 @@
+"""Recipes: what is read, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sgpo import SGPOConfig
+from sgpo.training.recipe import load_recipe
+
+RECIPES = sorted(
+    path for path in (Path(__file__).resolve().parents[2] / "recipes").iterdir() if path.suffix in (".yaml", ".toml")
+)
+
+YAML = """
+model: some/model
+out: runs/x
+bank: bank.db
+problems:
+  source: train.jsonl
+  fields: {problem: question}
+evaluation: test.jsonl
+warmup: {epochs: 2, learning_rate: 1e-5}
+train:
+  algorithm: sgpo
+  learning_rate: 1e-6
+  num_autonomous: 8
+"""
+
+TOML = """
+model = "some/model"
+out = "runs/x"
+bank = "bank.db"
+evaluation = "test.jsonl"
+[problems]
+source = "train.jsonl"
+fields = {problem = "question"}
+[warmup]
+epochs = 2
+learning_rate = 1e-5
+[train]
+algorithm = "sgpo"
+learning_rate = 1e-6
+num_autonomous = 8
+"""
+
+
+def write(tmp_path, text=YAML, name="recipe.yaml"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(tmp_path, *settings, text=YAML, **options):
+    return load_recipe(write(tmp_path, text), settings, **options)
+
+
+# -- read
+
+
+def test_yaml_and_toml_say_the_same(tmp_path):
+    recipe = load(tmp_path)
+    assert recipe == load_recipe(write(tmp_path, TOML, "recipe.toml"))
+    assert (recipe.model, recipe.out, recipe.bank) == ("some/model", "runs/x", "bank.db")
+    assert (recipe.problems.source, recipe.problems.fields) == ("train.jsonl", {"problem": "question"})
+    assert recipe.evaluation.source == "test.jsonl"
+    assert recipe.warmup.share == 1 / 3
+    assert recipe.warmup.sft == {"num_train_epochs": 2.0, "learning_rate": 1e-5}
+    assert recipe.lora is None
+    # YAML 1.1 reads 1e-6, without a point, as text.
+    assert recipe.train == {"algorithm": "sgpo", "learning_rate": 1e-6, "num_autonomous": 8}
+    assert isinstance(recipe.train["learning_rate"], float)
+
+
+def test_a_small_recipe_has_defaults(tmp_path):
+    recipe = load(tmp_path, text="model: m\nout: o\nproblems: p.jsonl\n")
+    assert recipe.problems.source == "p.jsonl"
+    assert (recipe.bank, recipe.evaluation, recipe.warmup, recipe.lora, recipe.train) == (None, None, None, None, {})
+    assert (recipe.problems.split, recipe.problems.subset, recipe.problems.limit) == ("train", None, None)
+
+
+def test_problems_of_the_command_line_replace_source_and_fields(tmp_path):
+    recipe = load(tmp_path, problems=Path("other.jsonl"))
+    assert (recipe.problems.source, recipe.problems.fields) == ("other.jsonl", {})
+    assert load(tmp_path, "problems.limit=3", problems=Path("other.jsonl")).problems.limit == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "place", "value"),
+    [
+        ("learning_rate=2e-6", "train.learning_rate", 2e-6),
+        ("train.learning_rate=2e-6", "train.learning_rate", 2e-6),
+        ("learning_rate=2", "train.learning_rate", 2.0),
+        ("num_guided=0", "train.num_guided", 0),
+        ("kl_clip=null", "train.kl_clip", None),
+        ("scale_advantages=false", "train.scale_advantages", False),
+        ("kl_clip_mode=clamp", "train.kl_clip_mode", "clamp"),
+        ("report_to=[tensorboard]", "train.report_to", ["tensorboard"]),
+        ("lr_scheduler_kwargs={min_lr: 0.1}", "train.lr_scheduler_kwargs", {"min_lr": 0.1}),
+        ("eval_steps=0.5", "train.eval_steps", 0.5),
+        ("model=other/model", "model", "other/model"),
+        ("out=a=b", "out", "a=b"),
+        ("bank=null", "bank", None),
+        ("problems=b.jsonl", "problems.source", "b.jsonl"),
+        ("problems.source=b.jsonl", "problems.source", "b.jsonl"),
+        ("problems.fields.answer=gold", "problems.fields.answer", "gold"),
+        ("evaluation.limit=5", "evaluation.limit", 5),
+        ("warmup=null", "warmup", None),
+        ("warmup.share=0.5", "warmup.share", 0.5),
+        ("warmup.learning_rate=3e-5", "warmup.learning_rate", 3e-5),
+        ("lora.r=4", "lora.r", 4),
+        ("lora={}", "lora.r", 32),
+    ],
+)
+def test_set_changes_one_key(tmp_path, setting, place, value):
+    changed = load(tmp_path, setting)
+    here = changed.model_dump()
+    for name in place.split("."):
+        here = here[name]
+    assert here == value
+    assert type(here) is type(value)
+    before = load(tmp_path).model_dump()
+    top = place.partition(".")[0]
+    assert {key: v for key, v in changed.model_dump().items() if key != top} == {
+        key: v for key, v in before.items() if key != top
+    }
+
+
+def test_the_last_set_counts(tmp_path):
+    assert load(tmp_path, "seed=1", "train.seed=2").train["seed"] == 2
+
+
+# -- refused
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a recipe is a mapping with the keys model, problems"),
+        ("- 1\n", "a recipe is a mapping"),
+        ("model: [1\n", "not a readable YAML file"),
+        ("out: o\nproblems: p\n", "model: Field required"),
+        ("model: m\nout: o\nproblems: {limit: 3}\n", "problems.source: Field required"),
+        ("model: m\nout: o\nproblem: p\n", "problems: Field required|did you mean 'problems'"),
+        (YAML + "  num_autonomus: 3\n", "train: unknown option 'num_autonomus'; did you mean 'num_autonomous'?"),
+        (YAML + "  output_dir: x\n", "train: output_dir is the recipe's 'out'"),
+        (YAML + "  num_guided: four\n", "train: num_guided='four' is of the wrong type"),
+        (YAML + "  num_guided: 1.5\n", "train: num_guided=1.5 is of the wrong type"),
+        (YAML + "  scale_advantages: perhaps\n", "scale_advantages='perhaps' is of the wrong type"),
+        (YAML + "  kl_clip_mode: soft\n", "kl_clip_mode='soft' is of the wrong type"),
+        (YAML + "  learning_rate: [1]\n", r"learning_rate=\[1\] is of the wrong type"),
+        (YAML.replace("source:", "sorce:"), "unknown key 'problems.sorce'; did you mean 'source'?|problems.source"),
+        (YAML.replace("epochs: 2", "epoch: 2"), "warmup: unknown option 'epoch'; did you mean 'epochs'?"),
+        (YAML.replace("epochs: 2", "epochs: 0"), "warmup.epochs: Input should be greater than 0"),
+        (YAML.replace("epochs: 2", "share: 1.5"), "warmup.share: Input should be less than 1"),
+        (YAML.replace("learning_rate: 1e-5", "learning_rat: 1"), "warmup: unknown option 'learning_rat'; did you mean"),
+        (YAML + "lora: {rank: 3}\n", "unknown key 'lora.rank'"),
+        (YAML + "seed: 3\n", "unknown key 'seed'"),
+        (YAML.replace("train:", "trian:"), "unknown key 'trian'; did you mean 'train'?"),
+        (YAML.replace("model: some/model", "model: 3"), "model: Input should be a valid string"),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_refused_by_name(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path, text=text)
+    assert str(tmp_path / "recipe.yaml") in str(caught.value)
+
+
+def test_toml_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a readable TOML file"):
+        load_recipe(write(tmp_path, "model = \n", "recipe.toml"))
+
+
+def test_a_recipe_that_is_not_there_is_refused(tmp_path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ValueError, match="no such recipe; the shipped ones lie in recipes/"):
+            load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learning_rate", "--set learning_rate: expected key=value"),
+        ("=3", "expected key=value"),
+        ("num_autonomus=3", "unknown option 'num_autonomus'; did you mean 'num_autonomous'?"),
+        ("num_autonomous=many", "num_autonomous='many' is of the wrong type"),
+        ("num_autonomous=", "num_autonomous=None is of the wrong type"),
+        ("probelms.limit=3", "did you mean 'problems'"),
+        ("model.name=3", "'model' holds no options"),
+        ("train=3", "train: Input should be a valid dictionary"),
+        ("problems.limit=0", "problems.limit: Input should be greater than or equal to 1"),
+        ("report_to=[a", r"--set report_to=\[a: '\[a' is no YAML value"),
+        ("warmup.epoch=3", "did you mean 'epochs'"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_refused_by_name(tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, setting)
+
+
+# -- the shipped ones
+
+
+def test_the_recipes_are_there():
+    assert {"qwen2.5-1.5b", "qwen2.5-7b", "llama-8b"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_whole(path, tmp_path):
+    """It loads, its options are in range, and it names its dataset and its fields."""
+    from trl import SFTConfig
+
+    recipe = load_recipe(path)
+    here = {"output_dir": str(tmp_path), "use_cpu": True}
+    args = SGPOConfig(**{**recipe.train, **here})
+    if recipe.warmup is not None:
+        sft = SFTConfig(**{**recipe.warmup.sft, **here})
+        assert sft.num_train_epochs == recipe.warmup.epochs
+    assert args.algorithm in ("sgpo", "grpo")
+    if not recipe.problems.source.endswith((".jsonl", ".parquet", ".csv")):
+        assert {"problem", "answer"} <= recipe.problems.fields.keys()

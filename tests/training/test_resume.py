@@ -1,0 +1,207 @@
+"""A run that was stopped and resumed ends as one that never was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import TrainerCallback
+
+from sgpo.training.run_directory import RunDirectory
+from tests.training.building import (
+    build_trainer,
+    largest_difference,
+    read_lines,
+    some_problems,
+    weights_of,
+)
+
+# Three windows of problems per epoch: five steps go past the end of one.
+OPTIONS = {
+    "per_device_train_batch_size": 2,
+    "max_steps": 5,
+    "optim": "adamw_torch",
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "linear",
+    "max_grad_norm": 1.0,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "eval_on_start": True,
+    "eval_samples": 2,
+}
+
+
+class Killed(Exception):
+    pass
+
+
+class Killer(TrainerCallback):
+    """Kills the run after the update of a step, before the step is logged, evaluated or saved."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def build(out, tokenizer, *, kill_at=None, **options):
+    return build_trainer(
+        out,
+        tokenizer,
+        evaluation=some_problems(3),
+        callbacks=[Killer(kill_at)] if kill_at else [],
+        **(OPTIONS | options),
+    )
+
+
+def is_time(key):
+    return key.startswith(("time/", "train_", "eval/runtime", "eval/samples_", "eval/steps_", "tokens_per_second"))
+
+
+def contents(run):
+    """Metrics without times, and every file of rollouts, targets and evaluations."""
+    rows = [{k: v for k, v in row.items() if not is_time(k)} for row in read_lines(run / "metrics.jsonl")]
+    files = {
+        str(path.relative_to(run)): path.read_text()
+        for kind in ("rollouts", "targets", "eval")
+        for path in sorted((run / kind).iterdir())
+    }
+    return rows, files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tokenizer):
+    """A run that was never stopped: its weights, metrics and files."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    trainer = build(out, tokenizer)
+    trainer.train()
+    rows, files = contents(out)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "eval/avg@2" in row] == [0, 2, 4, 5]
+    assert len(files) == 5 + 5 + 4 * 2
+    return weights_of(trainer), rows, files
+
+
+def assert_ends_like(whole, trainer):
+    weights, rows, files = whole
+    assert largest_difference(weights, weights_of(trainer)) == 0.0
+    ended_rows, ended_files = contents(trainer.run.path)
+    assert ended_rows == rows
+    assert ended_files == files
+
+
+@pytest.mark.parametrize("step", [3, 4, 5])
+def test_a_killed_run_resumes_to_the_same_end(tmp_path, tokenizer, whole, step):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        build(out, tokenizer, kill_at=step).train()
+    assert (out / f"rollouts/step-{step:06d}.jsonl").exists()
+    resumed = build(out, tokenizer)
+    resumed.train(resume_from_checkpoint=True)
+    assert_ends_like(whole, resumed)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path, tokenizer, whole):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        build(out, tokenizer, kill_at=1).train()
+    config = (out / "config.json").read_text()
+    resumed = build(out, tokenizer)
+    resumed.train(resume_from_checkpoint=True)
+    assert_ends_like(whole, resumed)
+    assert (out / "config.json").read_text() == config
+
+
+@pytest.mark.parametrize("state", [None, '{"global_step": 4, "lo'])
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path, tokenizer, whole, state):
+    out = tmp_path / "run"
+    trainer = build(out, tokenizer)
+    save = trainer._save_rng_state
+
+    def die(directory):
+        if directory.endswith("checkpoint-4"):
+            raise Killed
+        save(directory)
+
+    trainer._save_rng_state = die
+    with pytest.raises(Killed):
+        trainer.train()
+    assert (out / "checkpoints/checkpoint-4/model.safetensors").exists()
+    if state is not None:
+        (out / "checkpoints/checkpoint-4/trainer_state.json").write_text(state)
+    # What a kill in the middle of a write leaves behind.
+    (out / "rollouts/.step-000005.jsonl.tmp").write_text('{"half')
+    (out / "eval/.eval-step-000004.json.tmp").write_text("{")
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "los')
+    resumed = build(out, tokenizer)
+    resumed.train(resume_from_checkpoint=True)
+    assert_ends_like(whole, resumed)
+
+
+def test_a_finished_run_can_be_continued(tmp_path, tokenizer, whole):
+    out = tmp_path / "run"
+    build(out, tokenizer, max_steps=4, lr_scheduler_type="constant").train()
+    longer = build(out, tokenizer, max_steps=5, lr_scheduler_type="constant")
+    longer.train(resume_from_checkpoint=True)
+    rows = read_lines(out / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "train_runtime" in row] == [5]
+    steps = [json.loads(line)["completions"] for line in (out / "metrics.jsonl").open() if '"loss"' in line]
+    assert steps == [16, 32, 48, 64, 80]
+
+
+def test_completions_are_counted_also_between_two_logged_rows(tmp_path, tokenizer):
+    options = {"logging_steps": 2, "save_steps": 3, "eval_strategy": "no", "eval_on_start": False, "max_steps": 4}
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        build(out, tokenizer, kill_at=4, **options).train()
+    resumed = build(out, tokenizer, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert [row["completions"] for row in read_lines(out / "metrics.jsonl") if "loss" in row] == [32, 64]
+
+
+def test_a_checkpoint_that_is_none_is_refused_before_anything_is_cut(tmp_path, tokenizer):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        build(out, tokenizer, kill_at=3).train()
+    before = contents(out)
+    for name in ("checkpoint-1", "final", "checkpoint-two"):
+        with pytest.raises(ValueError, match="checkpoint"):
+            build(out, tokenizer).train(resume_from_checkpoint=str(out / "checkpoints" / name))
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_run_resumes_between_two_updates_on_the_same_rollouts(tmp_path, tokenizer, step):
+    """Killed at step 4, with its last checkpoint after step 2 (rollouts are used up) or 3 (once used)."""
+    options = {"num_iterations": 2, "save_steps": step, "eval_strategy": "no", "eval_on_start": False}
+    whole = build(tmp_path / "whole", tokenizer, **options)
+    whole.train()
+    with pytest.raises(Killed):
+        build(tmp_path / "run", tokenizer, kill_at=4, **options).train()
+    assert RunDirectory(tmp_path / "run").last_checkpoint().name == f"checkpoint-{step}"
+    resumed = build(tmp_path / "run", tokenizer, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
+    (tmp_path / "run/eval").mkdir()
+    (tmp_path / "whole/eval").mkdir()
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_steps_made_anew_are_not_counted_twice_in_the_bank(tmp_path, tokenizer):
+    """The run is finished, then resumed from its first checkpoint with a verifier that is of another opinion."""
+    out = tmp_path / "run"
+    options = {"max_steps": 3, "save_steps": 1, "eval_strategy": "no", "eval_on_start": False}
+    build(out, tokenizer, verifier=lambda completion, problem: 0.0, **options).train()
+    again = build(out, tokenizer, verifier=lambda completion, problem: 1.0, **(options | {"max_steps": 4}))
+    again.train(resume_from_checkpoint=str(out / "checkpoints/checkpoint-1"))
+    used = {row["strategy_id"] for path in out.glob("rollouts/*") for row in read_lines(path)} - {None}
+    effects = [again.bank.effect(strategy_id) for strategy_id in used]
+    assert sum(effect.guided_total for effect in effects) == 4 * 2 * 4  # steps, problems, completions
+    assert sum(effect.autonomous_total for effect in effects) == 4 * 2 * 4
+    assert 0 < sum(effect.guided_passes for effect in effects) <= 2 * 4 * 4
