@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,13 +70,7 @@ BUSY_SECONDS = 60.0
 
 def open_bank_file(path: Path, *, create: bool) -> sqlite3.Connection:
     """Open a bank's database, making or migrating its tables. Raises ValueError as `StrategyBank` says."""
-    if not path.is_file():
-        if path.exists():
-            raise ValueError(f"{path}: not a file; a bank is one SQLite file")
-        if not create:
-            raise ValueError(f"{path}: no such strategy bank; `sgpo strategies import FILE --bank {path}` makes one")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: its folder {path.parent} does not exist; make it first")
+    _check_place(path, create)
     db = None
     try:
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
@@ -101,6 +96,24 @@ def open_bank_file(path: Path, *, create: bool) -> sqlite3.Connection:
             db.close()
         raise
     return db
+
+
+def _check_place(path: Path, create: bool) -> None:
+    # One look: between two, another process that makes the bank would turn "not there" into "there, but no file".
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not create:
+            raise ValueError(
+                f"{path}: no such strategy bank; `sgpo strategies import FILE --bank {path}` makes one"
+            ) from None
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: its folder {path.parent} does not exist; make it first") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened ({error.strerror})") from None
+    else:
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path}: not a file; a bank is one SQLite file")
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -351,6 +352,31 @@ def test_processes_that_open_a_new_bank_together_and_write_lose_nothing(tmp_path
         assert len(bank) == 150
         assert all(bank.effect(strategy.id).guided_total == 4 for strategy in bank)
         assert bank.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_bank_that_another_process_makes_while_this_one_looks_is_a_bank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bank.db"
+    real_stat = os.stat
+
+    def stat_then_made(target: object, **options: object) -> os.stat_result:
+        try:
+            return real_stat(target, **options)  # type: ignore[arg-type]
+        finally:
+            if target == path and not os.path.lexists(path):
+                path.touch()  # SQLite makes the file empty, before it holds a table
+
+    monkeypatch.setattr(os, "stat", stat_then_made)
+    with StrategyBank(path) as bank:
+        assert len(bank) == 0
+
+
+def test_a_path_that_cannot_be_a_bank_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in [(tmp_path / "file" / "bank.db", "Not a directory"), (tmp_path / ("x" * 300), "too long")]:
+        with pytest.raises(ValueError, match=f"cannot be opened .*{reason}"):
+            StrategyBank(path)
 
 
 def test_a_reader_sees_what_a_writer_commits_while_it_reads(tmp_path: Path) -> None:
