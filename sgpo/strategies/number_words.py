@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from sgpo.strategies.arithmetic import Value
+from sgpo.verifier.number_words import LARGE, SMALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,33 +28,7 @@ class Token:
 
 MAX_DIGITS = 300  # a longer run of digits is no number that a strategy could leak
 
-_UNITS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_SMALL = (
-    {word: i for i, word in enumerate(_UNITS)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)} | {"fourty": 40}
-)
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_SMALL = SMALL | {"fourty": 40}
 _DOZENS = {"dozen": 12, "gross": 144}
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
 _PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}
@@ -212,9 +187,9 @@ def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
     start, digits = i, tokens[i].kind == "number" and isinstance(tokens[i].value, Fraction)
     total, current, seen, last = 0, 0, False, i
     ordinal = False
-    if word_at(tokens, i) in ("a", "an") and (word_at(tokens, i + 1) in _SCALES or word_at(tokens, i + 1) in _DOZENS):
+    if word_at(tokens, i) in ("a", "an") and (word_at(tokens, i + 1) in LARGE or word_at(tokens, i + 1) in _DOZENS):
         current, i, seen = 1, i + 1, True
-    elif digits and (word_at(tokens, i + 1) in _SCALES or word_at(tokens, i + 1) in _DOZENS):
+    elif digits and (word_at(tokens, i + 1) in LARGE or word_at(tokens, i + 1) in _DOZENS):
         return _scaled_digits(tokens, i)
     while True:
         word = word_at(tokens, i)
@@ -222,11 +197,11 @@ def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
             if seen and current and current % 100 != 0 and _SMALL[word] >= 10:
                 break
             current += _SMALL[word]
-        elif word in _SCALES and seen:
+        elif word in LARGE and seen:
             if word == "hundred":
                 current = (current or 1) * 100
             else:
-                total, current = total + (current or 1) * _SCALES[word], 0
+                total, current = total + (current or 1) * LARGE[word], 0
         elif word in _DOZENS and seen:
             current = (current or 1) * _DOZENS[word]
         elif seen and word in _ORDINALS and i > start and 20 <= current % 100 <= 90 and _ORDINALS[word] < 10:
@@ -254,7 +229,7 @@ def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
         value, after = value + Fraction(_DOZENS[word_at(tokens, after - 1)], 2), after + 3
     elif half:
         value, after = value + Fraction(1, 2), after + 3
-        if scale := _DOZENS.get(word_at(tokens, after)) or _SCALES.get(word_at(tokens, after)):
+        if scale := _DOZENS.get(word_at(tokens, after)) or LARGE.get(word_at(tokens, after)):
             value, after = value * scale, after + 1
     first, final = tokens[start], tokens[after - 1]
     text = " ".join(token.text for token in tokens[start:after])
@@ -264,7 +239,7 @@ def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
 def _scaled_digits(tokens: Sequence[Token], i: int) -> tuple[Token, int]:
     value, j = tokens[i].value, i + 1
     assert isinstance(value, Fraction)
-    while scale := _SCALES.get(word_at(tokens, j)) or _DOZENS.get(word_at(tokens, j)):
+    while scale := LARGE.get(word_at(tokens, j)) or _DOZENS.get(word_at(tokens, j)):
         value, j = value * scale, j + 1
     text = " ".join(token.text for token in tokens[i:j])
     return Token("number", text, tokens[i].start, tokens[j - 1].end, value), j

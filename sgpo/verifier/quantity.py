@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from sgpo.verifier.number_words import LARGE, SMALL
 from sgpo.verifier.text import closing, without_text
 
 DIGIT_LIMIT = 1000  # longer numbers are compared as text; Python itself refuses to read 4300 digits
@@ -175,13 +176,6 @@ def _fraction(match: re.Match[str]) -> Number | None:
     return Number(-value if match["sign"] == "-" else value)
 
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_SMALL = {word: value for value, word in enumerate(f"{_ONES} seventeen eighteen nineteen".split())}
-_SMALL |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
-_LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
 _ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
 _PARTS |= {word + plural: value for value, word in enumerate(_ORDINALS.split(), 3) for plural in ("", "s")}
@@ -196,12 +190,12 @@ def _words(text: str) -> Number | None:
     words = (words[:-1] if words[:-1] not in (["a"], ["one"], []) else ["one"]) if part else words
     total = current = 0
     for word in words:
-        if word in _SMALL:
-            current += _SMALL[word]
+        if word in SMALL:
+            current += SMALL[word]
         elif word == "hundred" and current:
             current *= 100
-        elif word in _LARGE and current:
-            total, current = total + current * _LARGE[word], 0
+        elif word in LARGE and current:
+            total, current = total + current * LARGE[word], 0
         elif word != "and" or not (total or current):
             return None
     return Number(Fraction(total + current, part or 1))

@@ -14,7 +14,7 @@ NUMBERS = [
     ("42", 42), ("-3.50", Fraction(-7, 2)), (".5", Fraction(1, 2)), ("3.", 3), ("\\frac{3}{4}", Fraction(3, 4)), ("-\\frac{3}{4}", Fraction(-3, 4)),
     ("\\frac{-3}{4}", Fraction(-3, 4)), ("(3)/(4)", Fraction(3, 4)), ("1\\frac{1}{2}", Fraction(3, 2)), ("2 1/3", Fraction(7, 3)), ("1.5e3", 1500),
     ("1.5 \\times 10^{-3}", Fraction(3, 2000)), ("10^{4}", 10_000), ("0.1\\overline{6}", Fraction(1, 6)), ("twenty-one", 21), ("three-quarters", Fraction(3, 4)),
-    ("one half", Fraction(1, 2)), ("two hundred and five", 205), ("three thousand", 3000), ("((7))", 7),
+    ("seventeen", 17), ("eighteen", 18), ("nineteen", 19), ("ninety-nine", 99), ("one half", Fraction(1, 2)), ("two hundred and five", 205), ("three thousand", 3000), ("((7))", 7),
 ]  # fmt: skip
 
 
