@@ -16,9 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from sgpo.problems import Problem
-from sgpo.strategies.files import read_strategy_file
 from sgpo.strategies.schema import explain, open_bank_file, transaction
-from sgpo.strategies.strategy import FIELDS, Effect, Leak, Scores, Strategy
+from sgpo.strategies.strategy import FIELDS, Effect, Leak, Scores, Strategy, read_strategy_file
 
 if TYPE_CHECKING:
     from sgpo.strategies.retrieve import Embed, Retriever
@@ -53,6 +52,9 @@ class StrategyBank:
     def close(self) -> None:
         self.db.close()
 
+    def __repr__(self) -> str:
+        return f"StrategyBank({str(self.path)!r})"
+
     def __enter__(self) -> StrategyBank:
         return self
 
@@ -75,7 +77,11 @@ class StrategyBank:
         `use`: the problem's own; one `retrieved` from another problem of its kind; or its own where it has one, else a
         retrieved one (`both`). A retrieved strategy says so: its `problem_id` is that of the problem it was written
         for. `embed` compares texts by their embeddings instead of their words, see `sgpo.strategies.retrieve`.
+
+        Raises ValueError for another `use`.
         """
+        if use not in ("own", "retrieved", "both"):
+            raise ValueError(f"use must be 'own', 'retrieved' or 'both', got {use!r}")
         own = self.get(problem.id) if use != "retrieved" else None
         if own is not None or use == "own":
             return own

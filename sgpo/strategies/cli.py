@@ -55,7 +55,7 @@ def import_(
     Example: sgpo strategies import strategies.jsonl --bank bank.db
     """
     from sgpo.strategies.bank import StrategyBank
-    from sgpo.strategies.files import read_strategy_file
+    from sgpo.strategies.strategy import read_strategy_file
 
     read_strategy_file(file)  # so that a bad file leaves no empty bank behind
     with StrategyBank(bank) as opened:
@@ -239,7 +239,7 @@ def review(bank: Bank, as_json: AsJson = False) -> None:
 
     Example: sgpo strategies review --bank bank.db
     """
-    from sgpo.strategies.mending import accepted
+    from sgpo.strategies.review import accepted
 
     done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
     with _open(bank) as opened:
@@ -296,7 +296,7 @@ def _find(bank: StrategyBank, id_: str) -> Strategy:
 def _edit(bank: StrategyBank, strategy: Strategy) -> Strategy:
     import click
 
-    from sgpo.strategies.mending import editable_text, edited
+    from sgpo.strategies.review import editable_text, edited
 
     try:
         text = click.edit(editable_text(strategy), extension=".json")

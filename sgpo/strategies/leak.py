@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from sgpo.problems import Problem
-from sgpo.strategies.arithmetic import Value, magnitude, same
 from sgpo.strategies.leak_numbers import (
     Instance,
     answer_values,
@@ -30,8 +29,9 @@ from sgpo.strategies.leak_numbers import (
     number_leaks,
 )
 from sgpo.strategies.leak_words import NAMES
-from sgpo.strategies.number_words import Token, tokenize
-from sgpo.strategies.quantities import quantities, value_of
+from sgpo.strategies.numbers.arithmetic import Value, magnitude, same
+from sgpo.strategies.numbers.quantities import quantities, value_of
+from sgpo.strategies.numbers.tokens import Token, tokenize
 from sgpo.strategies.strategy import Leak, Strategy
 from sgpo.verifier import Verifier
 

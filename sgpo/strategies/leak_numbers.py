@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.strategies.arithmetic import Value, magnitude, same, to_float
 from sgpo.strategies.leak_words import CONSTANTS, DIVISION, EMPHASIS, LABELS, RESULT, STRONG_RESULT, STRUCTURE, UNITS
-from sgpo.strategies.number_words import Token, tokenize
-from sgpo.strategies.quantities import Quantity, quantities, value_of
+from sgpo.strategies.numbers.arithmetic import Value, magnitude, same, to_float
+from sgpo.strategies.numbers.quantities import Quantity, quantities, value_of
+from sgpo.strategies.numbers.tokens import Token, tokenize
 
 SMALL = 12  # whole numbers up to here need the words around them
 

@@ -233,7 +233,7 @@ class StrongModel:
                 if failure.status_code == 429:
                     attempts = ATTEMPTS_RATE_LIMITED
             except openai.APIConnectionError as failure:
-                error = f"no connection ({self._cause(failure)})"
+                error = f"the connection failed ({self._cause(failure)})"
             except UnreadableReplyError as failure:
                 error = self._scrub(str(failure))
                 attempts = UNREADABLE_IN_A_ROW

@@ -75,6 +75,11 @@ def test_the_last_added_strategy_of_a_problem_is_kept_and_the_others_stay_as_can
         assert len(bank) == 1
 
 
+def test_what_a_strategy_needs_may_be_given_in_order() -> None:
+    named = Strategy(problem_id="p", problem_type="Sums", approach="Add", steps=("Name them", "Add them"))
+    assert Strategy("p", "Sums", "Add", ["Name them", "Add them"]) == named  # type: ignore[arg-type]
+
+
 def test_ids_are_stable_and_follow_the_text() -> None:
     assert make_strategy().id == make_strategy().id == "s-9f62fa42043552b6"
     assert make_strategy().id != make_strategy(step="Subtract").id

@@ -112,7 +112,7 @@ def test_the_policys_own_completions_serve_as_solutions(server: ChatServer, tmp_
     [
         (lambda r, n: error(401, "bad key sk-secret-123"), [], "the key was refused (status 401: bad key [key])"),
         (lambda r, n: error(404, "no model m"), [], "is there a model 'm'"),
-        (None, ["--base-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9/v1: no connection"),
+        (None, ["--base-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9/v1: the connection failed"),
         (None, ["--base-url", "localhost"], "localhost: not an address"),
         (None, ["--bank", "/nowhere/bank.db"], "its folder /nowhere does not exist"),
         (None, ["--problems", "none.jsonl"], "none.jsonl: no such problem file"),

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgpo.strategies.arithmetic import same
-from sgpo.strategies.number_words import tokenize
-from sgpo.strategies.quantities import quantities, value_of
+from sgpo.strategies.numbers.arithmetic import same
+from sgpo.strategies.numbers.quantities import quantities, value_of
+from sgpo.strategies.numbers.tokens import tokenize
 
 
 @pytest.mark.parametrize(

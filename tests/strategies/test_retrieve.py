@@ -64,6 +64,8 @@ def test_own_strategies_retrieved_ones_or_both(bank: StrategyBank) -> None:
     assert bank.for_problem(CARS) == mine
     assert bank.for_problem(CARS, use="both") == mine
     assert bank.for_problem(CARS, use="retrieved") == TRAINS
+    with pytest.raises(ValueError, match="use must be 'own', 'retrieved' or 'both', got 'all'"):
+        bank.for_problem(CARS, use="all")  # type: ignore[arg-type]
 
 
 def test_the_index_follows_what_is_written_here_and_elsewhere(bank: StrategyBank) -> None:

@@ -249,8 +249,8 @@ def test_html_between_answers_stops_nothing(server: ChatServer) -> None:
 
 def test_a_host_that_is_not_there_is_one_clear_line(server: ChatServer) -> None:
     for url, message in [
-        ("http://127.0.0.1:9/v1", "127.0.0.1:9/v1: no connection .*; is the server up"),
-        ("http://no-such-host.invalid/v1", "no-such-host.invalid/v1: no connection"),
+        ("http://127.0.0.1:9/v1", "127.0.0.1:9/v1: the connection failed .*; is the server up"),
+        ("http://no-such-host.invalid/v1", "no-such-host.invalid/v1: the connection failed"),
     ]:
         results, _ = ask(server, "a", "b", url=url)
         with pytest.raises(EndpointFailed, match=message) as raised:

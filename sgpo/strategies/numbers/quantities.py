@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.strategies.arithmetic import Value
-from sgpo.strategies.expressions import BEGINNINGS, Parser
-from sgpo.strategies.number_words import Token, tokenize, word_at
+from sgpo.strategies.numbers.arithmetic import Value
+from sgpo.strategies.numbers.expressions import BEGINNINGS, Parser
+from sgpo.strategies.numbers.tokens import Token, tokenize, word_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgpo.strategies.arithmetic import (
+from sgpo.strategies.numbers.arithmetic import (
     MAX_EXPONENT,
     Value,
     add,
@@ -18,7 +18,7 @@ from sgpo.strategies.arithmetic import (
     root,
     trigonometric,
 )
-from sgpo.strategies.number_words import Token, word_at
+from sgpo.strategies.numbers.tokens import Token, word_at
 
 MAX_DEPTH = 24  # of an expression within another
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.strategies.arithmetic import Value
+from sgpo.strategies.numbers.arithmetic import Value
 from sgpo.verifier.number_words import LARGE, SMALL
 
 
