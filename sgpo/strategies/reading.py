@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
@@ -54,13 +55,20 @@ def _one_line(value: Any) -> Any:
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
+def _is_text(value: str) -> str:
+    """What a server forces into JSON may still be noise: broken UTF-8, control characters, points of no character."""
+    if "\ufffd" in value or any(unicodedata.category(character) in ("Cc", "Cn", "Co") for character in value):
+        raise ValueError("it holds what is no text")
+    return value
+
+
 def _says_something(value: str) -> str:
     if not any(character.isalpha() for character in value):
         raise ValueError(f"{value!r} says nothing")
     return value
 
 
-Line = Annotated[str, BeforeValidator(_one_line), StringConstraints(max_length=2000)]
+Line = Annotated[str, BeforeValidator(_one_line), StringConstraints(max_length=2000), AfterValidator(_is_text)]
 Text = Annotated[Line, AfterValidator(_says_something)]
 Score = Annotated[int, Field(ge=1, le=5)]
 

@@ -83,6 +83,10 @@ def test_latex_survives(written: str, meant: str) -> None:
         (json.dumps({**STRATEGY, "steps": ["s"] * 21}), "steps: Value should have at most 20"),
         (json.dumps({**STRATEGY, "approach": "a" * 3000}), "approach: Value should have at most"),
         ("{" + " " * 300_000, "far too long"),
+        # A random model that a server holds to the schema: broken UTF-8, control characters, points of no character.
+        (json.dumps({**STRATEGY, "approach": "add \ufffdcl"}), "approach: Value error, it holds what is no text"),
+        (json.dumps({**STRATEGY, "steps": ["add \x01 it"]}), "steps.0: Value error, it holds what is no text"),
+        (json.dumps({**STRATEGY, "when_to_use": "\U000f0000 \u0378"}), "when_to_use: Value error, it holds what"),
     ],
 )
 def test_what_cannot_be_mended_says_why(text: str, message: str) -> None:
