@@ -148,7 +148,9 @@ def stats(bank: Bank, as_json: AsJson = False) -> None:
     for name, value in counts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number}" for key, number in value.items()) or "-"
-        table.add_row(name, "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value))
+        if isinstance(value, int | float):
+            value = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        table.add_row(name, "-" if value is None else value)
     _print(table)
 
 
@@ -365,4 +367,4 @@ def _print_json(value: Any) -> None:
 def _print(what: Any, *, err: bool = False) -> None:
     from rich.console import Console
 
-    Console(stderr=err).print(what, markup=False)
+    Console(stderr=err).print(what, markup=False, highlight=False)

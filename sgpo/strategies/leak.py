@@ -35,7 +35,7 @@ from sgpo.strategies.numbers.tokens import Token, tokenize
 from sgpo.strategies.strategy import Leak, Strategy
 from sgpo.verifier import Verifier
 
-GATE_VERSION = 1  # a higher one has extraction judge its candidates again
+GATE_VERSION = 2  # a higher one has extraction judge its candidates again
 
 VERBATIM_WORDS = 7
 

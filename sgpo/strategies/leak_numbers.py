@@ -56,7 +56,7 @@ def _values(text: str) -> Iterator[Value]:
 
 def bare_answer(answer: str) -> str:
     """A gold answer without its dressing: units, a leading `x =`, degrees, currency."""
-    answer = answer.replace("\\\\", ";")  # the rows of a matrix
+    answer = answer.replace(",\\!", "").replace("\\\\", ";")  # 10,\!080; then the rows of a matrix
     answer = re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[$!,;: ]|\$|\\(?:left|right)", " ", answer)
     answer = re.sub(r"\\(?:begin|end)\s*\{[a-z]*\}", " ", answer)
     answer = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\%|%", " ", answer)
@@ -117,9 +117,9 @@ def _kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, gener
     token = tokens[i]
     percent = _follows(tokens, i, "%", "percent")
     if magnitude(value) != 1 and not _is_common_knowledge(tokens, i):
-        others = [value * factor for factor in UNITS.get(_near(tokens, i, 1).removesuffix("s"), ())]
+        others = [value * factor for factor in UNITS.get(_unit_of(tokens, i).removesuffix("s"), ())]
         is_answer = is_answer or any(same(other, answer) for other in others for answer in instance.answers)
-    if any(_rounds_to(token, answer) for answer in instance.answers):
+    if any(_rounds_to(token, answer, percent) for answer in instance.answers):
         return "answer"
     value = magnitude(value)
     if not (is_answer or value in instance.problem or value in instance.solution):
@@ -196,12 +196,18 @@ def _is_part_of_turn(value: Value) -> bool:
     return isinstance(value, float) and any(math.isclose(abs(value), math.pi * part) for part in (0.25, 0.5, 1, 2))
 
 
-def _rounds_to(token: Token, answer: Value) -> bool:
-    """Whether a number with two decimals or more is the answer, rounded."""
+def _rounds_to(token: Token, answer: Value, percent: bool) -> bool:
+    """Whether a number with two decimals or more (a percentage with one) is the answer, rounded."""
     places = len(token.text.partition(".")[2])
-    if token.value is None or places < 2 or not token.text[-1].isdecimal():
+    if token.value is None or not places or places + percent < 2 or not token.text[-1].isdecimal():
         return False
-    return abs(to_float(token.value) - to_float(answer)) <= 0.5 * 10**-places
+    scale = 100 if percent else 1
+    return abs(to_float(token.value) - scale * to_float(answer)) <= 0.5 * 10**-places
+
+
+def _unit_of(tokens: Sequence[Token], i: int) -> str:
+    """The word after a number: the hour of `45 hours`, and of `three quarters of an hour`."""
+    return _near(tokens, i, 3 if _near(tokens, i, 1) == "of" and _near(tokens, i, 2) in ("a", "an") else 1)
 
 
 def _is_in_formula(tokens: Sequence[Token], i: int) -> bool:

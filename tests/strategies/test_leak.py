@@ -57,6 +57,12 @@ def test_what_leaks_is_named_with_its_place(text: str, kind: str, found: str) ->
     ("answer", "text"),
     [
         ("\\frac{3}{4}", "The chance is 0.75."),
+        ("\\frac{2}{9}", "It is $0.\\overline{2}$."),
+        ("\\frac{2}{9}", "It is about 22.2%."),
+        ("70,\\!000", "It is seventy thousand."),
+        ("45", "It takes three quarters of an hour."),
+        ("80", "It takes an hour and twenty minutes."),
+        ("12.50", "It costs 12 dollars and 50 cents."),
         ("\\frac{3}{4}", "The chance is 75%."),
         ("\\frac{3}{4}", "Three out of four is what remains."),
         ("2\\sqrt{3}", "It is roughly 3.46 long."),
@@ -120,4 +126,4 @@ def test_precision_and_recall_on_the_labelled_strategies(verifier: Verifier) -> 
         leaks = find_leaks(strategy_from_json({**row["strategy"], "problem_id": row["id"]}), problem, verifier=verifier)
         caught, alarms, missed = bool(leaks) and row["leaks"], bool(leaks) > row["leaks"], row["leaks"] > bool(leaks)
         counts[row["split"]] = [a + b for a, b in zip(counts[row["split"]], (caught, alarms, missed), strict=True)]
-    assert counts == {"dev": [78, 0, 2], "heldout": [37, 2, 3]}
+    assert counts == {"dev": [78, 0, 2], "heldout": [38, 2, 2]}

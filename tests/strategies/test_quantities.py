@@ -79,6 +79,14 @@ from sgpo.strategies.numbers.tokens import tokenize
         ("the square root of three over two", math.sqrt(3) / 2),
         ("nine choose two", 36),
         ("three out of four", Fraction(3, 4)),
+        ("7.2e1.", 72),
+        ("0.\\overline{2}", Fraction(2, 9)),
+        ("an eighth", Fraction(1, 8)),
+        ("1 1/2", Fraction(3, 2)),
+        ("{10 \\choose 2}", 45),
+        ("C(10, 2)", 45),
+        ("the cube root of 27", 3),
+        ("halve 144", 72),
     ],
 )
 def test_the_value_of_a_text(text: str, value: float) -> None:
@@ -101,6 +109,14 @@ def test_a_sentence_states_its_numbers_and_what_they_work_out_to() -> None:
     assert expressions == [24]
     in_binary = quantities(tokenize("write 1001000 in binary"))
     assert 72 in {quantity.value for quantity in in_binary}
+
+
+def test_two_units_are_one_quantity() -> None:
+    values = [
+        quantity.value for quantity in quantities(tokenize("It takes 1 hour and 20 minutes, or a foot 3 inches."))
+    ]
+    assert {80, Fraction(4, 3), 15, Fraction(5, 4)} <= set(values)
+    assert 23 not in [quantity.value for quantity in quantities(tokenize("3 hours and 20 dollars"))]
 
 
 def test_coefficients_and_exponents_of_letters_are_marked() -> None:

@@ -69,7 +69,7 @@ class Parser:
             ):
                 other = self._factor()
                 result = None if other is None else multiply(value, other)
-            elif self._words("choose"):
+            elif self._any_words(("choose",), ("\\choose",)):
                 other = self._factor()
                 result = choose(value, other)
             elif (
@@ -221,7 +221,7 @@ class Parser:
                 return None
             self.i += 1
             self.operands += 1
-            return token.value
+            return self._mixed(token)
         if token.kind == "open":
             self.i += 1
             value = self._expression()
@@ -247,6 +247,12 @@ class Parser:
             inner = self._base()
             self.operands += 1
             value = None if inner is None else root(inner, index)
+        elif self._words("cube", "root", "of"):
+            inner = self._base()
+            self.operands += 1
+            value = None if inner is None else root(inner, 3)
+        elif token.text == "c" and self._text(self.i + 1) == "(":
+            value = self._choose_function()
         elif self._any_words(("square", "of"), ("cube", "of")):
             inner = self._base()
             self.operands += 1
@@ -256,7 +262,7 @@ class Parser:
             self._words("of")
             inner = self._base()
             self.operands += 1
-            value = None if inner is None else multiply(Fraction(_MULTIPLES[token.text]), inner)
+            value = None if inner is None else multiply(_MULTIPLES[token.text], inner)
         elif token.kind == "word" and token.text in _PREFIXES:
             value = self._prefix(_PREFIXES[token.text])
         elif token.kind == "word" and token.text == "the":
@@ -265,6 +271,28 @@ class Parser:
         if value is None:
             self.i = before
         return value
+
+    def _mixed(self, whole: Token) -> Value | None:
+        """`1 1/2`, once its whole part is read."""
+        following = self.tokens[self.i : self.i + 3]
+        over, under = (following[0].value, following[2].value) if len(following) == 3 else (None, None)
+        digits = not whole.spelled and whole.end < following[0].start if following else False
+        if not (digits and over and under and following[1].text == "/" and over < under):
+            return whole.value
+        self.i += 3
+        self.operands += 1
+        return None if whole.value is None else add(whole.value, divide(over, under), 1)
+
+    def _choose_function(self) -> Value | None:
+        """`C(10, 2)`."""
+        self.i += 2
+        top = self._expression()
+        comma = self._text(self.i) == ","
+        self.i += comma
+        bottom = self._expression() if comma else None
+        closed = self._text(self.i) == ")"
+        self.i += closed
+        return choose(top, bottom) if closed else None
 
     def _logarithm(self) -> Value | None:
         """`\\log_2 128`, `\\log_{2} 128`."""
@@ -335,12 +363,14 @@ class Parser:
         return any(self._words(*words) for words in choices)
 
 
-_MULTIPLES = {"twice": 2, "double": 2, "doubled": 2, "thrice": 3, "triple": 3, "quadruple": 4}
+_MULTIPLES = {"twice": Fraction(2), "double": Fraction(2), "doubled": Fraction(2), "doubling": Fraction(2)}
+_MULTIPLES |= {"thrice": Fraction(3), "triple": Fraction(3), "tripling": Fraction(3), "quadruple": Fraction(4)}
+_MULTIPLES |= {"halve": Fraction(1, 2), "halving": Fraction(1, 2)}
 _MULTIPLES_AFTER = {"twice": Fraction(2), "doubled": Fraction(2), "tripled": Fraction(3), "halved": Fraction(1, 2)}
 _TRIGONOMETRY = {"sin", "cos", "tan"}
 _PREFIXES = {"sum": "sum", "total": "sum", "add": "sum", "adding": "sum", "product": "product", "multiply": "product"}
 _PREFIXES |= {"multiplying": "product", "difference": "difference", "subtract": "difference", "quotient": "quotient"}
 _PREFIXES |= {"subtracting": "difference", "divide": "quotient", "dividing": "quotient", "halfway": "mean"}
 _PREFIXES |= {"average": "mean", "mean": "mean", "midway": "mean"}
-BEGINNINGS = {*_MULTIPLES, *_TRIGONOMETRY, *_PREFIXES, "log", "square", "cube", "root", "sqrt", "the"}
+BEGINNINGS = {*_MULTIPLES, *_TRIGONOMETRY, *_PREFIXES, "log", "square", "cube", "root", "sqrt", "the", "c"}
 _AFTER_THE = {"sum", "product", "difference", "quotient", "square", "cube", "average", "mean"}

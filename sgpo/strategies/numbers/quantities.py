@@ -32,6 +32,7 @@ def quantities(tokens: Sequence[Token]) -> list[Quantity]:
         if token.kind == "number" and token.value is not None
     ]
     found += _in_another_base(tokens)
+    found += _in_two_units(tokens)
     i = 0
     while i < len(tokens):
         if tokens[i].kind in ("word", "end", "close") and tokens[i].text.lstrip("\\") not in BEGINNINGS:
@@ -63,6 +64,25 @@ def _in_another_base(tokens: Sequence[Token]) -> list[Quantity]:
             and int(max(digits)) < base
         ):
             found.append(Quantity(Fraction(int(digits, base)), i, i + 2, 2))
+    return found
+
+
+_PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
+_PARTS_OF_UNITS |= {"year": ("month", 12), "foot": ("inch", 12), "feet": ("inch", 12), "dollar": ("cent", 100)}
+_PARTS_OF_UNITS |= {"pound": ("ounce", 16)}
+
+
+def _in_two_units(tokens: Sequence[Token]) -> list[Quantity]:
+    """`an hour and twenty minutes` and `1 hour 20 minutes`, in either unit."""
+    found = []
+    for i, token in enumerate(tokens):
+        large = Fraction(1) if word_at(tokens, i) in ("a", "an") else token.value
+        unit, parts = _PARTS_OF_UNITS.get(word_at(tokens, i + 1).removesuffix("s"), ("", 1))
+        j = i + 2 + (word_at(tokens, i + 2) == "and")
+        small = tokens[j].value if j < len(tokens) else None
+        named = word_at(tokens, j + 1) in (unit, unit + "s", unit + "es")
+        if unit and named and isinstance(large, Fraction) and isinstance(small, Fraction):
+            found += [Quantity(large * parts + small, i, j + 1, 2), Quantity(large + small / parts, i, j + 1, 2)]
     return found
 
 

@@ -58,7 +58,8 @@ _ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000
 _TWO_DIGITS = re.compile(r"\d\d")
 _VULGAR = {"½": Fraction(1, 2), "⅓": Fraction(1, 3), "⅔": Fraction(2, 3), "¼": Fraction(1, 4), "¾": Fraction(3, 4)}
 _TOKEN = re.compile(
-    r"(?P<prefixed>0[xX][0-9a-fA-F]+|0[bB][01]+)|(?P<number>\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE](?P<exponent>[+-]?\d{1,2})(?![\w.]))?"
+    r"(?P<prefixed>0[xX][0-9a-fA-F]+|0[bB][01]+)|(?P<number>\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<![\w.])\.\d+)"
+    r"(?:\.(?=\\(?:overline|bar|dot)))?(?:[eE](?P<exponent>[+-]?\d{1,2})(?!\w|\.\d))?"
     r"(?:\\(?:overline|bar|dot)\{?(?P<period>\d+)\}?)?(?:_\{?(?P<base>\d{1,2})\}?)?(?P<ordinal>(?:st|nd|rd|th)\b)?"
     r"|(?P<operator>\\(?:times|cdot|div|[dt]?frac|[dt]?binom|sqrt|circ|approx|equiv|degree)(?![a-zA-Z])|\\%|\*\*|[-+*×·⋅/÷^=−%√°≈²³])"
     r"|(?P<pi>\\pi(?![a-zA-Z])|π)"
@@ -143,9 +144,9 @@ def _roman(text: str) -> Fraction | None:
 
 
 def _decimal(digits: str, period: str | None) -> Fraction:
-    """A decimal, with the digits that repeat for ever if there are any: 0.5 and period 3 is 8/15."""
+    """A decimal, with the digits that repeat for ever if there are any: 0.5 and period 3 is 8/15, 0 and 2 is 2/9."""
     value = Fraction(digits)
-    if period and "." in digits:
+    if period:
         places = len(digits.partition(".")[2])
         value += Fraction(int(period), (10 ** len(period) - 1) * 10**places)
     return value
@@ -250,7 +251,7 @@ def _part_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
     word = word_at(tokens, i)
     if word in ("half", "quarter"):
         return Token("number", word, tokens[i].start, tokens[i].end, Fraction(1, _PARTS[word]), spelled=True), i + 1
-    if word in ("a", "one") and word_at(tokens, i + 1) in _PARTS:
+    if word in ("a", "an", "one") and word_at(tokens, i + 1) in _PARTS:
         part = word_at(tokens, i + 1)
         value = Fraction(1, _PARTS[part])
         return Token("number", f"a {part}", tokens[i].start, tokens[i + 1].end, value, spelled=True), i + 2
