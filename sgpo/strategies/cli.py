@@ -241,8 +241,6 @@ def review(bank: Bank, as_json: AsJson = False) -> None:
 
     Example: sgpo strategies review --bank bank.db
     """
-    from sgpo.strategies.review import accepted
-
     done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
     with _open(bank) as opened:
         waiting = [strategy for strategy in opened if not strategy.reviewed]
@@ -252,16 +250,10 @@ def review(bank: Bank, as_json: AsJson = False) -> None:
             if problem:
                 _print(_printable(problem.problem), err=True)
             _print(_panel(opened, strategy), err=True)
-            choice = _prompt("accept, edit, drop, skip or quit?").strip().lower()[:1]
-            if choice == "q":
+            decision = _decide(opened, strategy)
+            if decision == "quit":
                 break
-            if choice == "a":
-                accepted(opened, strategy)
-            elif choice == "e":
-                _edit(opened, strategy)
-            elif choice == "d":
-                opened.drop(strategy.id)
-            done[{"a": "accepted", "e": "edited", "d": "dropped"}.get(choice, "skipped")] += 1
+            done[decision] += 1
         left = sum(1 for strategy in opened if not strategy.reviewed)
     line = ", ".join(f"{count} {name}" for name, count in done.items())
     _say({**done, "left": left}, as_json, f"{bank}: {line}; {left} left")
@@ -293,6 +285,29 @@ def _find(bank: StrategyBank, id_: str) -> Strategy:
             f"{bank.path}: no strategy and no problem with id {id_!r}; `sgpo strategies list` shows what there is"
         )
     return strategy
+
+
+def _decide(bank: StrategyBank, strategy: Strategy) -> str:
+    """Ask until a decision can be carried out: accepted, edited, dropped, skipped or quit."""
+    from sgpo.strategies.review import accepted
+
+    while True:
+        choice = _prompt("accept, edit, drop, skip or quit?").strip().lower()[:1]
+        if choice == "a":
+            accepted(bank, strategy)
+            return "accepted"
+        if choice == "e":
+            try:
+                if _edit(bank, strategy).id != strategy.id:
+                    return "edited"
+                print("nothing was changed", file=sys.stderr)
+            except ValueError as error:
+                print(error, file=sys.stderr)
+        if choice == "d":
+            bank.drop(strategy.id)
+            return "dropped"
+        if choice in ("s", "q"):
+            return "skipped" if choice == "s" else "quit"
 
 
 def _edit(bank: StrategyBank, strategy: Strategy) -> Strategy:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Reply, chat, error, good
+from chat_server import ChatServer, Reply, error, good
 from click.testing import Result
 from typer.testing import CliRunner
 
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.cli import app
+from sgpo.strategies.strategy import Strategy
 
 # Of kind "exact": judged as text, so that no worker of the verifier has to start.
 PROBLEMS = [
@@ -230,16 +231,31 @@ def test_review_accepts_edits_and_drops(bank: Path, tmp_path: Path, monkeypatch:
         assert all(strategy.reviewed for strategy in opened)
 
 
+def test_review_asks_again_where_a_decision_cannot_be_carried_out(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor(monkeypatch, tmp_path, "open(file, 'w').write(text[:20])")
+    result = sgpo("review", "--bank", bank, "--json", stdin="e\n\nx\na\nq\n")
+    assert json.loads(result.stdout) == {"accepted": 1, "edited": 0, "dropped": 0, "skipped": 0, "left": 1}
+    assert "of the edited text: not JSON" in result.stderr
+    assert result.stderr.count("skip or quit?") == 5
+    editor(monkeypatch, tmp_path, "pass")
+    result = sgpo("review", "--bank", bank, "--json", stdin="e\ns\n")
+    assert json.loads(result.stdout) == {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 1, "left": 1}
+    assert "nothing was changed" in result.stderr
+
+
 def test_review_drops_and_quits(bank: Path) -> None:
     result = sgpo("review", "--bank", bank, stdin="d\nq\n")
     assert "0 accepted, 0 edited, 1 dropped, 0 skipped; 1 left" in result.stdout
 
 
-def test_review_shows_model_text_as_it_is(server: ChatServer, tmp_path: Path) -> None:
-    strategy = {"problem_type": "[bold]Sums[/bold]", "approach": "[/red] \x1b[31m", "steps": ["[link=x]a[/link]"]}
-    server.script = lambda request, number: good(request) if "faithful" in str(request) else chat(json.dumps(strategy))
-    assert sgpo(*arguments(server, tmp_path, "--candidates", 1)).exit_code == 0
-    result = sgpo("show", "a", "--bank", tmp_path / "bank.db")
-    assert "[bold]Sums[/bold]" in result.stdout
-    assert "[/red]" in result.stdout
-    assert "\x1b[31m" not in result.stdout
+def test_text_is_shown_as_it_is_and_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    with StrategyBank(tmp_path / "bank.db") as bank:
+        bank.add(Strategy("a", "[bold]Sums[/bold]", "[/red] \x1b[31m", ("[link=x]a[/link]",)))
+    shown = sgpo("show", "a", "--bank", tmp_path / "bank.db").stdout
+    assert "[bold]Sums[/bold]" in shown
+    assert "[/red]" in shown
+    asked = sgpo("review", "--bank", tmp_path / "bank.db", stdin="q\n").stderr
+    assert "[link=x]a[/link]" in asked
+    assert "\x1b[31m" not in shown + asked
