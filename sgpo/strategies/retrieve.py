@@ -82,19 +82,13 @@ class Retriever:
 def group_numbers(strategies: Sequence[Strategy], *, embed: Embed | None = None) -> list[int]:
     """The number of each strategy's group: near-duplicates in problem type and steps, and their near-duplicates."""
     vectors = method_vectors(strategies, embed=embed)
-    parent = list(range(len(strategies)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    groups = np.arange(len(strategies))
     for start in range(0, len(strategies), BLOCK):
-        for i, j in np.argwhere(vectors[start : start + BLOCK] @ vectors.T >= SAME_GROUP):
-            a, b = sorted((root(start + int(i)), root(int(j))))
-            parent[b] = a
-    return [root(i) for i in range(len(strategies))]
+        for alike in vectors[start : start + BLOCK] @ vectors.T >= SAME_GROUP:
+            joined = np.unique(groups[alike])
+            if len(joined) > 1:
+                groups[np.isin(groups, joined)] = joined[0]
+    return [int(group) for group in groups]
 
 
 def method_vectors(strategies: Sequence[Strategy], *, embed: Embed | None = None) -> Vectors:

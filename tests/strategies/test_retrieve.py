@@ -90,6 +90,13 @@ def test_near_duplicates_share_a_group() -> None:
     assert group_numbers([]) == []
 
 
+def test_groups_that_a_later_strategy_links_are_one() -> None:
+    degrees = [0, 90, 60, 30, 200]  # cosines: 30 apart is alike (0.87), 60 apart is not (0.5)
+    strategies = [Strategy(f"p{i}", "t", "a", (f"step {i}",)) for i in range(len(degrees))]
+    vectors = np.array([[np.cos(np.radians(d)), np.sin(np.radians(d))] for d in degrees], dtype=np.float32)
+    assert group_numbers(strategies, embed=lambda texts: vectors) == [0, 0, 0, 0, 4]
+
+
 def test_of_a_group_the_preferred_one_is_taken() -> None:
     for preferred in (TRAINS, TRAINS_AGAIN):
         retriever = Retriever([TRAINS, DICE, TRAINS_AGAIN], preference={preferred.id: 0.5})
