@@ -1,31 +1,40 @@
 """Precision and recall of the leak gate on the labelled strategies (tests/strategies/data/leak_labels.jsonl).
 
 python benchmarks/leak_gate.py --split dev --errors
+python benchmarks/leak_gate.py --others    clean strategies against problems that they were not written from
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sgpo.problems import Problem
+from sgpo.problems import Problem, load_problems
 from sgpo.strategies.leak import find_leaks
 from sgpo.strategies.strategy import strategy_from_json
 from sgpo.verifier import Verifier
 
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+OTHERS = ("train/gsm8k_train", "benchmarks/math500", "train/aime_1983_2023", "traces/long_traces")
 LABELS = Path(__file__).parent.parent / "tests" / "strategies" / "data" / "leak_labels.jsonl"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--split", choices=("dev", "heldout"), required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--split", choices=("dev", "heldout"))
+    what.add_argument("--others", action="store_true", help="20 clean strategies for each of 60 problems of 4 files")
     parser.add_argument("--errors", action="store_true", help="list them; leave the held-out ones unseen while tuning")
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in LABELS.read_text(encoding="utf-8").splitlines()]
+    if arguments.others:
+        judge_others([row for row in rows if not row["leaks"]])
+        return
     rows = [row for row in rows if row["split"] == arguments.split]
     counts: Counter[str] = Counter()
     missed: Counter[str] = Counter()
@@ -45,6 +54,20 @@ def main() -> None:
     print(f"{arguments.split}: {len(rows)} strategies, {dict(counts)}, missed {dict(missed)}")
     print(f"precision {caught / (caught + alarms):.3f}, recall {caught / (caught + counts['missed']):.3f}")
     print(f"{1000 * seconds / len(rows):.1f} ms per strategy")
+
+
+def judge_others(clean: list[dict[str, Any]]) -> None:
+    """How often the gate finds something in a strategy that cannot have it from the problem: by accident only."""
+    rng = random.Random(0)
+    strategies = [strategy_from_json({**row["strategy"], "problem_id": row["id"]}) for row in clean]
+    for name in OTHERS:
+        found: Counter[str] = Counter()
+        problems = rng.sample(load_problems(DATA / f"{name}.jsonl"), 60)
+        for problem in problems:
+            for strategy in rng.sample(strategies, 20):
+                kinds = {leak.kind for leak in find_leaks(strategy, problem)}
+                found.update({"any": 1} if kinds else {}, **dict.fromkeys(kinds, 1))
+        print(f"{name}: {100 * found['any'] / (20 * len(problems)):.1f} %, {dict(found)}")
 
 
 def judge(row: dict[str, Any], verifier: Verifier) -> tuple[str, list[str]]:

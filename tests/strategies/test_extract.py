@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -423,6 +427,36 @@ def test_killed_at_any_moment_and_started_again_nothing_is_paid_for_twice(server
         assert bank_stats(bank)["requests"] == 20 * 3
     # At most the four under way were lost, each of the two times.
     assert 20 * 3 < len(server.requests) <= 20 * 3 + 2 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_random_moments(server: ChatServer, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    save_problems([quick_clips(i) for i in range(60)], tmp_path / "problems.jsonl")
+    command = [sys.executable, "-c", KILLED, server.url, str(tmp_path / "problems.jsonl"), str(tmp_path / "bank.db")]
+
+    def script(request: dict[str, Any], number: int) -> Reply:
+        time.sleep(rng.uniform(0, 0.03))
+        return good(request)
+
+    server.script = script
+    for _ in range(6):
+        process = subprocess.Popen(command)
+        last = len(server.requests) + rng.randrange(1, 30)
+        while len(server.requests) < last and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.02))
+        process.kill()
+        process.wait()
+        if (tmp_path / "bank.db").exists():
+            with contextlib.closing(sqlite3.connect(tmp_path / "bank.db")) as db:
+                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert subprocess.run(command, check=False).returncode == 0
+    with StrategyBank(tmp_path / "bank.db", create=False) as bank:
+        assert (len(bank), bank_stats(bank)["requests"]) == (60, 60 * 3)
+    print(f"{len(server.requests)} requests, {60 * 3} needed")
+    assert len(server.requests) <= 60 * 3 + 6 * 4  # at most the four under way are lost each time
 
 
 def test_two_processes_may_extract_into_one_bank(server: ChatServer, tmp_path: Path) -> None:
