@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from sgpo.report.alarms import gather_alarms
 from sgpo.report.completions import (
     MAX_BYTES,
     MAX_PROBLEMS,
@@ -22,22 +23,12 @@ from sgpo.report.completions import (
     read_completions,
     read_evaluation_cards,
 )
+from sgpo.report.facts import commands, duration, options_table, origin_facts, phases, run_facts
 from sgpo.report.headline import compare, lede, title
-from sgpo.report.overview import (
-    choose_headline,
-    duration,
-    evaluation_names,
-    final_scores,
-    forest,
-    options_table,
-    phases,
-    points,
-    reproduce,
-    run_facts,
-)
 from sgpo.report.panels import learning_curve, metrics_of, training_sections
 from sgpo.report.plots import Estimate
 from sgpo.report.reading import Run, read_runs
+from sgpo.report.scores import choose_headline, evaluation_names, final_scores, forest, points
 from sgpo.report.targets import read_targets
 from sgpo.report.uplift import Uplift, measure_uplift
 
@@ -66,7 +57,7 @@ def render_report(runs: Sequence[Run]) -> str:
     targets = [read_targets(run) for run in runs]
     headline = choose_headline(runs)
     names = evaluation_names(runs, headline)
-    sections, missing = training_sections(runs)
+    sections, zero, missing = training_sections(runs)
     compared = compare(runs)
     timed = [(index, rows) for index, run in enumerate(runs) if (rows := phases(run))]
     timed_phases = dict.fromkeys(phase for _, rows in timed for phase, _, _ in rows)
@@ -92,17 +83,19 @@ def render_report(runs: Sequence[Run]) -> str:
         lede=lede(runs, headline, compared.get(headline.name) if headline else None),
         contents=_contents(names, sections),
         facts=run_facts(runs),
+        origin=origin_facts(runs),
         options=options_table(runs),
         sections=sections,
+        zero=zero,
         missing=missing,
         phases=timed,
         phase_colours={phase: number % 6 + 1 for number, phase in enumerate(timed_phases)},
-        alarmed=[(index, run) for index, run in enumerate(runs) if run.alarms],
+        alarmed=[(index, alarms) for index, run in enumerate(runs) if (alarms := gather_alarms(run))],
         verdicts=[_verdict_rows(run, found) for run, found in zip(runs, completions, strict=True)],
         targets=targets,
         scale_clip=next((target.kl_clip for found in targets for target in found.shown), 1.0),
         uplift=[_uplift(run, found) for run, found in zip(runs, completions, strict=True)],
-        reproduce=[(index, lines) for index, run in enumerate(runs) if (lines := reproduce(run))],
+        commands=commands(runs),
         **_browser(runs, completions, names),
     )
 
@@ -115,7 +108,7 @@ def _contents(names: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, 
         entries.append(("training", "Training"))
     return [
         *entries,
-        ("time", "Time, alarms, verdicts"),
+        ("time", "Time and verdicts"),
         ("targets", "Selected targets"),
         ("completions", "Completions"),
         ("strategies", "Strategies"),

@@ -142,7 +142,8 @@ def forest_figure(estimates: Sequence[Estimate], *, palette: Palette, width: flo
     low, high = min(0.0, *sides), max(0.0, *sides)
     margin = 0.12 * ((high - low) or 0.1)
     if zero:
-        axes.axvline(0.0, color=palette.muted, linewidth=1.2, zorder=1)
+        for row in range(len(estimates)):  # beside each interval, not through the labels
+            axes.plot([0.0, 0.0], [row - 0.2, row + 0.35], color=palette.muted, linewidth=1.2, zorder=1)
         axes.set_xlim(low - margin, high + margin)
     else:
         axes.set_xlim(0.0, min(1.0, high + margin))

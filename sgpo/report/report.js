@@ -102,7 +102,7 @@ if (data) {
   let matches = [];
   let shown = 0;
 
-  const isPassed = (row) => (row.v === "no verdict" ? row.r >= 1 : row.v === "correct");
+  const isPassed = (row) => (row.v === "no verdict" ? row.r > 0.5 : row.v === "correct");
   const count = (rows) => rows.reduce((sum, row) => sum + (row.k || 1), 0);
   const ofGroup = (visit, group) => (visit ? visit.rows.filter((row) => row.g === group) : []);
   const rate = (rows) => (rows.length ? count(rows.filter(isPassed)) / count(rows) : NaN);
@@ -188,6 +188,13 @@ if (data) {
     return next;
   };
 
+  // Where training met every problem once, only an evaluation has a before and an after.
+  const hint = (all) => {
+    const evaluations = parts.filter((one) => String(one.run) === field("run").value && one.source !== "training");
+    if (field("source").value !== "training" || !evaluations.length || all.some((card) => card.visits.length > 1)) return "";
+    return ` Training met each of them once; for before and after, see ${evaluations.map((one) => one.source).join(", ")} under From.`;
+  };
+
   const update = () => {
     const part = parts.find((one) => String(one.run) === field("run").value && one.source === field("source").value);
     const [family, group, verdict, order] = ["family", "group", "verdict", "order"].map((name) => field(name).value);
@@ -211,7 +218,8 @@ if (data) {
       const keys = new Map(matches.map((match) => [match, key(match)]));
       matches.sort((a, b) => (keys.get(b) === keys.get(a) ? 0 : keys.get(b) - keys.get(a)));
     }
-    found.textContent = `${matches.length} of ${all.length} problems, ${completions} completions.`;
+    const [some, every, rows] = [matches.length, all.length, completions].map((number) => number.toLocaleString("en"));
+    found.textContent = `${some} of ${every} problems, ${rows} completions.${hint(all)}`;
     cards.replaceChildren();
     shown = 0;
     showMore();

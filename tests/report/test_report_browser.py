@@ -60,7 +60,7 @@ def open_page(browser: Any) -> Iterator[Any]:
 
 def found(page: Any) -> tuple[int, int, int]:
     """`(problems shown, of how many, completions)` as the page says it."""
-    numbers = re.findall(r"\d+", page.locator("#found").inner_text())
+    numbers = re.findall(r"\d+", page.locator("#found").inner_text().replace(",", ""))
     return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
