@@ -114,6 +114,13 @@ def test_filters(report: Path, open_page: Any) -> None:
     assert found(page)[0] == page.locator(".card").count() == 0
 
 
+def test_where_before_and_after_are_is_said_if_training_met_each_problem_once(tmp_path: Path, open_page: Any) -> None:
+    page = open_page(write_report([make_run(tmp_path / "run", steps=1, problems=8)], tmp_path / "report.html"))
+    assert "see fresh under From" in page.locator("#found").inner_text()
+    page.select_option("select[name=source]", "fresh")
+    assert "under From" not in page.locator("#found").inner_text()
+
+
 def test_runs_and_evaluations_can_be_chosen(report: Path, open_page: Any) -> None:
     page = open_page(report)
     page.select_option("select[name=source]", "fresh")
