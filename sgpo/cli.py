@@ -23,7 +23,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Strategy-Guided Policy Optimization: train a language model to reason with strategies it is not shown.",
+    help="""Strategy-Guided Policy Optimization: train a language model to reason with strategies it is not shown.
+
+    Examples: sgpo quickstart;
+    sgpo report runs/quickstart/grpo runs/quickstart/sgpo
+    """,
 )
 app.add_typer(problems_app, name="problems")
 app.add_typer(strategies_app, name="strategies")
@@ -76,7 +80,8 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    Example: sgpo train recipes/qwen2.5-1.5b.yaml --problems train.jsonl --bank bank.db --set learning_rate=2e-6
+    Examples: sgpo train recipes/quickstart.yaml --set max_steps=20 --out runs/again;
+    sgpo train recipes/qwen2.5-1.5b.yaml --problems train.jsonl --bank bank.db --set learning_rate=2e-6
     """
     with work_on_stderr() as output:
         from sgpo.training.launch import run_recipe
