@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """A user's mistake (ValueError) ends the command with one line on standard error and exit code 2, Ctrl-C with exit
-    code 130.
+    """A user's mistake (ValueError) and what the system refuses (OSError: a full disk, a missing permission) end the
+    command with one line on standard error and exit code 2, Ctrl-C with exit code 130.
 
     SGPO_TRACEBACK=1 in the environment shows where a mistake came from.
     """
@@ -27,7 +27,7 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if os.environ.get("SGPO_TRACEBACK"):
                 raise
             print("error: " + " ".join(str(error).split()), file=sys.stderr)

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from sgpo.cli import app
+from tests.report.synthetic_runs import make_run, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests" / "report"))
-from synthetic_runs import make_run, write_lines  # noqa: E402
 
 # The others need minutes, a server, or a person; their words are parsed only.
 QUICK = ("compare", "report", "score", "problems check", "problems import", "strategies import", "strategies list")

@@ -38,8 +38,10 @@ MAX_STRATEGIES = 100
 def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Write the report of one or several run directories (the first is what the others are compared with) to `out`.
 
-    Raises ValueError where a path is no run directory. `out` is written whole or not at all.
+    Raises ValueError where a path is no run directory, or `out` is a folder. `out` is written whole or not at all.
     """
+    if out.is_dir():
+        raise ValueError(f"{out}: a folder; name the HTML file to write, such as {out / 'report.html'}")
     html = render_report(read_runs(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
