@@ -117,27 +117,30 @@ if (data) {
     select.closest("label").hidden = values.length < 2;
   };
 
+  // A text, of a long one the beginning and a button for the rest.
+  const clamped = (content, lines) => {
+    const text = make("p", { class: "text", dir: "auto" }, content);
+    if (content.length <= 70 * lines && content.split("\n").length <= lines) return [text];
+    text.classList.add("clamp");
+    text.style.setProperty("--lines", lines);
+    const button = make("button", { class: "more", type: "button", "aria-expanded": "false" }, "Show all of it");
+    button.addEventListener("click", () => {
+      const open = !text.classList.toggle("clamp");
+      button.setAttribute("aria-expanded", open);
+      button.textContent = open ? "Show less" : "Show all of it";
+    });
+    return [text, button];
+  };
+
   const completion = (row) => {
     const kind = Object.hasOwn(GLYPHS, row.v) ? row.v : "other";
-    const text = make("p", { class: "text", dir: "auto" }, row.t);
     const meta = make("p", { class: "meta" }, make("strong", {}, `${kind === "other" ? "·" : GLYPHS[kind]} ${row.v}`));
     if (row.k) meta.append(make("span", {}, `× ${row.k}`));
     if (row.x) meta.append(make("span", {}, `answer ${row.x}`));
     if (row.r !== undefined) meta.append(make("span", {}, `reward ${row.r}`));
     if (row.n) meta.append(make("span", {}, `${row.n} tokens`));
     if (row.c) meta.append(make("span", {}, "cut off"));
-    const node = make("div", { class: `completion v-${kind}` }, meta, text);
-    if (row.t.length > 420 || row.t.split("\n").length > 6) {
-      text.classList.add("clamp");
-      const button = make("button", { class: "more", type: "button", "aria-expanded": "false" }, "Show all of it");
-      button.addEventListener("click", () => {
-        const open = !text.classList.toggle("clamp");
-        button.setAttribute("aria-expanded", open);
-        button.textContent = open ? "Show less" : "Show all of it";
-      });
-      node.append(button);
-    }
-    return node;
+    return make("div", { class: `completion v-${kind}` }, meta, ...clamped(row.t, 6));
   };
 
   // One completion of every verdict first, then the others.
@@ -166,7 +169,7 @@ if (data) {
   const draw = ({ card, keep, groups }) => {
     const head = make("header", {}, make("h4", {}, card.id), card.f ? make("span", { class: "quiet" }, card.f) : null);
     const node = make("article", { class: "card" }, head);
-    if (card.p) node.append(make("p", { class: "text", dir: "auto" }, card.p));
+    if (card.p) node.append(...clamped(card.p, 12));
     if (card.s) {
       node.append(make("details", {}, make("summary", {}, "Prompt with the strategy"), make("p", { class: "text block", dir: "auto" }, card.s)));
     }
