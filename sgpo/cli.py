@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from enum import StrEnum
 from itertools import chain, count
 from pathlib import Path
@@ -119,9 +120,12 @@ def compare(
     from rich.console import Console
 
     from sgpo.evaluation.comparison import compare_runs, comparison_table
+    from sgpo.evaluation.settings import unlike_settings
 
     comparison = compare_runs(runs)
     print_json(comparison.to_json()) if as_json else Console().print(comparison_table(comparison))
+    if caution := unlike_settings(runs):
+        print(f"warning: {caution}", file=sys.stderr)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from sgpo.evaluation.comparison import EvaluationComparison, compare_runs
+from sgpo.evaluation.settings import unlike_settings
 from sgpo.report.facts import steps_done
 from sgpo.report.plots import Estimate
 from sgpo.report.reading import Interval, Run
@@ -30,7 +31,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """The comparison on one problem set; `forest` holds the runs, `difference_forest` their differences."""
+    """The comparison on one problem set; `forest` holds the runs, `difference_forest` their differences; `caution` says
+    where the runs were not measured alike."""
 
     name: str
     metric: str
@@ -39,6 +41,7 @@ class Compared:
     rows: list[Row]
     forest: Markup
     difference_forest: Markup
+    caution: str | None
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Compared]:
@@ -83,13 +86,14 @@ def _result(runs: Sequence[Run], headline: Headline | None, comparison: Compared
     if comparison is None:
         return _single_ledes(runs, headline)
     first = comparison.rows[0].run
+    caution = [comparison.caution] if comparison.caution else []
     rows = [row for row in comparison.rows if row.baseline == first]
     where = f"{comparison.metric} on {comparison.name}"
     if len(rows) > 2:
         standings = [_standing(row.curve or row.final) for row in rows]
         counts = [f"{standings.count(kind)} {kind}" for kind in ("ahead", "level", "behind") if kind in standings]
-        return [f"Of {len(rows)} runs set against {runs[first].name} in {where}: {', '.join(counts)}."]
-    return [_difference(runs, row, comparison, where) for row in rows]
+        return [f"Of {len(rows)} runs set against {runs[first].name} in {where}: {', '.join(counts)}.", *caution]
+    return [*(_difference(runs, row, comparison, where) for row in rows), *caution]
 
 
 def _difference(runs: Sequence[Run], row: Row, comparison: Compared, where: str) -> str:
@@ -129,6 +133,7 @@ def _single_ledes(runs: Sequence[Run], headline: Headline) -> list[str]:
 
 def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComparison) -> Compared:
     """`indices` say which of the runs those of the comparison are."""
+    caution = unlike_settings([runs[index].path for index in indices])
     name, metric = visible_text(found.name), f"avg@{found.runs[0].k}"
     index = {score.run: number for number, score in zip(indices, found.runs, strict=True)}
     rows = [
@@ -181,6 +186,7 @@ def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComp
             x_label="difference, points",
             zero=True,
         ),
+        caution=visible_text(caution) if caution else None,
     )
 
 

@@ -72,3 +72,20 @@ def test_a_place_that_cannot_be_written_is_one_line(runs: list[Path], tmp_path: 
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_runs_that_were_not_measured_alike_are_told(runs: list[Path], tmp_path: Path) -> None:
+    warm = make_run(tmp_path / "trained", steps=10)
+    other = make_run(tmp_path / "evaluated", steps=10)
+    for path, change in (
+        (warm, {"args": {"eval_temperature": 1.0, "eval_top_p": 1.0, "eval_max_tokens": 48}}),
+        (other, {"evaluation": {"settings": {"temperature": 0.6, "top_p": 1.0, "max_tokens": 48}}}),
+    ):
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        (path / "config.json").write_text(json.dumps(config | change))
+    told = "different settings (temperature 1.0 against 0.6)"
+    assert told in run("compare", warm, other).stderr
+    assert json.loads(run("compare", warm, other, "--json").stdout)
+    run("report", warm, other, "--out", tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count(told) == 2  # at the top and at the table
+    assert run("compare", *runs).stderr == ""
