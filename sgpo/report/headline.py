@@ -157,7 +157,9 @@ def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComp
         for difference in found.differences
         if len(indices) <= MAX_ALL_PAIRS or index[difference.baseline] == indices[0]
     ]
-    over = "over the curve" if any(row.curve for row in rows) else "final"
+    # One measure in one plot: where a run has no curve, the final scores of all.
+    curves = all(row.curve for row in [*rows, *differences])
+    over = "over the curve" if curves else "final"
     what = f"{metric} on {name}, {over}, with 95 % intervals"
     return Compared(
         name=name,
@@ -166,7 +168,7 @@ def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComp
         budget=found.budget,
         rows=rows + differences,
         forest=forest(
-            [Estimate(label=runs[row.run].name, run=row.run, value=row.curve or row.final) for row in rows],
+            [Estimate(label=runs[row.run].name, run=row.run, value=_measure(row, curves)) for row in rows],
             name=f"forest-runs-{name}",
             label=what,
             x_label=f"{metric} {over}, percent",
@@ -177,7 +179,7 @@ def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComp
                 Estimate(
                     label=f"{runs[row.run].name} − {runs[row.baseline or 0].name}",
                     run=row.run,
-                    value=row.curve or row.final,
+                    value=_measure(row, curves),
                 )
                 for row in differences
             ],
@@ -192,3 +194,7 @@ def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComp
 
 def _interval(value: object) -> Interval:
     return Interval(value.mean, value.low, value.high)  # type: ignore[attr-defined]
+
+
+def _measure(row: Row, curves: bool) -> Interval:
+    return row.curve if curves and row.curve else row.final
