@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 SETTINGS = ("temperature", "top_p", "max_tokens")
 
 
-def evaluation_settings(run: Path) -> dict[str, Any]:
+def evaluation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Temperature, top_p and max_tokens of a run's evaluations, as far as its `config.json` says them.
 
     They are those of `sgpo eval`, or the options `eval_...` of a training run.
     """
-    try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        told = config["evaluation"]["settings"] if "evaluation" in config else config["args"]
-        prefix = "" if "evaluation" in config else "eval_"
-        return {name: told[prefix + name] for name in SETTINGS if prefix + name in told}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    evaluation = config.get("evaluation")
+    told = evaluation.get("settings") if isinstance(evaluation, dict) else config.get("args")
+    prefix = "" if isinstance(evaluation, dict) else "eval_"
+    return {name: told[prefix + name] for name in SETTINGS if prefix + name in told} if isinstance(told, dict) else {}
 
 
 def unlike_settings(runs: Sequence[Path]) -> str | None:
-    """A sentence for the reader of a comparison where the runs were evaluated under different settings."""
-    told = [evaluation_settings(run) for run in runs]
+    """A sentence for the reader of a comparison where the runs were evaluated under different settings.
+
+    Raises OSError or ValueError for a run without a readable `config.json`.
+    """
+    told = [evaluation_settings(json.loads((run / "config.json").read_text(encoding="utf-8"))) for run in runs]
     unlike = {
         name: values
         for name in SETTINGS

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sgpo.evaluation.settings import evaluation_settings
 from sgpo.report.alarms import gather_alarms
 from sgpo.report.reading import Run, number_of, series, text_of
 from sgpo.report.text import visible_text
@@ -114,6 +115,11 @@ def _facts(run: Run) -> dict[str, str]:
         "Model": text_of(config, "model"),
         "Problems": _summary(config, "problems"),
         "Strategies": _summary(config, "strategies"),
+        "Evaluated with": ", ".join(
+            visible_text(f"{name} {value}") for name, value in evaluation_settings(config).items()
+        )
+        if run.evaluations
+        else "",
         "Steps": steps_done(run) + (", not ended" if run.broken_off else ""),
         "Completions": f"{int(max(sampled)):,}" if sampled else "",
         "Time": duration(seconds) if (seconds := wall_seconds(run)) else "",

@@ -59,6 +59,7 @@ def render_report(runs: Sequence[Run]) -> str:
     targets = [read_targets(run) for run in runs]
     headline = choose_headline(runs)
     names = evaluation_names(runs, headline)
+    curved = [name for name in names if any(final.first is not final.evaluation for final in final_scores(runs, name))]
     sections, zero, missing = training_sections(runs)
     compared = compare(runs)
     timed = [(index, rows) for index, run in enumerate(runs) if (rows := phases(run))]
@@ -80,10 +81,10 @@ def render_report(runs: Sequence[Run]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         headline=headline,
         scores=[_score_table(runs, name) for name in names],
-        curves=[_curves(runs, name) for name in names],
+        curves=[_curves(runs, name) for name in curved],
         compared=compared,
         lede=lede(runs, headline, compared.get(headline.name) if headline else None),
-        contents=_contents(names, sections),
+        contents=_contents(curved, sections),
         facts=run_facts(runs),
         origin=origin_facts(runs),
         options=options_table(runs),
@@ -102,9 +103,9 @@ def render_report(runs: Sequence[Run]) -> str:
     )
 
 
-def _contents(names: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
+def _contents(curved: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
     entries = [("overview", "Overview")]
-    if names:
+    if curved:
         entries.append(("curves", "Learning curves"))
     if sections:
         entries.append(("training", "Training"))

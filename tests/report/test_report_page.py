@@ -172,6 +172,14 @@ def test_a_run_that_broke_off_is_told_with_where_it_stands(runs: list[Path], tmp
     assert "Steps 60 19 of 60, not ended" in text
 
 
+def test_single_evaluations_have_no_curve(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, steps=1, seed=seed) for seed, name in enumerate(("one", "other"))]
+    text = words(read(write_report(runs, tmp_path / "report.html")))
+    assert "other minus one" in text
+    for curve in ("Learning curves", "Over the curve ", "avg@4 before"):
+        assert curve not in text
+
+
 def test_many_runs_of_all_kinds_make_one_page(runs: list[Path], tmp_path: Path) -> None:
     short = make_run(tmp_path / "short", seed=3, steps=30, evaluations=("fresh", "retention"))
     unevaluated = make_run(tmp_path / "unevaluated", seed=4, steps=10, evaluations=())
