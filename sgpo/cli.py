@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from enum import StrEnum
 from itertools import chain, count
 from pathlib import Path
@@ -23,7 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Strategy-Guided Policy Optimization: train a language model to reason with strategies it is not shown.",
+    help="""Strategy-Guided Policy Optimization: train a language model to reason with strategies it is not shown.
+
+    Examples: sgpo quickstart;
+    sgpo report runs/quickstart/grpo runs/quickstart/sgpo
+    """,
 )
 app.add_typer(problems_app, name="problems")
 app.add_typer(strategies_app, name="strategies")
@@ -76,7 +81,8 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    Example: sgpo train recipes/qwen2.5-1.5b.yaml --problems train.jsonl --bank bank.db --set learning_rate=2e-6
+    Examples: sgpo train recipes/quickstart.yaml --set max_steps=20 --out runs/again;
+    sgpo train recipes/qwen2.5-1.5b.yaml --problems train.jsonl --bank bank.db --set learning_rate=2e-6
     """
     with work_on_stderr() as output:
         from sgpo.training.launch import run_recipe
@@ -114,9 +120,12 @@ def compare(
     from rich.console import Console
 
     from sgpo.evaluation.comparison import compare_runs, comparison_table
+    from sgpo.evaluation.settings import unlike_settings
 
     comparison = compare_runs(runs)
     print_json(comparison.to_json()) if as_json else Console().print(comparison_table(comparison))
+    if caution := unlike_settings(runs):
+        print(f"warning: {caution}", file=sys.stderr)
 
 
 @app.command()

@@ -17,20 +17,24 @@ T = TypeVar("T")
 
 
 def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """A user's mistake (ValueError) ends the command with one line on standard error and exit code 2.
+    """A user's mistake (ValueError) and what the system refuses (OSError: a full disk, a missing permission) end the
+    command with one line on standard error and exit code 2, Ctrl-C with exit code 130.
 
-    SGPO_TRACEBACK=1 in the environment shows where it came from.
+    SGPO_TRACEBACK=1 in the environment shows where a mistake came from.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if os.environ.get("SGPO_TRACEBACK"):
                 raise
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; what was finished is kept", file=sys.stderr)
+            raise typer.Exit(130) from None
 
     return wrapped
 

@@ -1,6 +1,9 @@
 """The 1.5B recipe's code path from the command line, on real problems, with a model and a tokenizer made here."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 from typer.testing import CliRunner
@@ -156,37 +159,50 @@ def test_an_answer_is_judged_by_its_value(home):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(home, setting, message):
+    assert_refused(home, setting, message)
+
+
+def assert_refused(home, setting, message):
+    """`sgpo train` with these words ends in one line and leaves no file."""
     out = home / "refused"
     bank = home / "bank.db"
     run("strategies", "import", STRATEGIES, "--bank", bank)
-    words = [
-        "train",
-        "recipes/qwen2.5-1.5b.yaml",
-        "--problems",
-        home / "problems.jsonl",
-        "--bank",
-        bank,
-        "--model",
-        home / "model",
-        "--out",
-        out,
-        "--set",
-        "use_cpu=true",
-        "--set",
-        "bf16=false",
-        "--set",
-        "gradient_accumulation_steps=1",
-        "--set",
-        "warmup.bf16=false",
-        "--stage",
-        "rl",
-        *setting,
-    ]
-    result = run(*words)
+    settings = ["use_cpu=true", "bf16=false", "gradient_accumulation_steps=1", "warmup.bf16=false"]
+    words = ["--problems", home / "problems.jsonl", "--bank", bank, "--model", home / "model", "--out", out]
+    words += [word for one in settings for word in ("--set", one)]
+    result = run("train", "recipes/qwen2.5-1.5b.yaml", *words, "--stage", "rl", *setting)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     assert not list(out.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda db: db.execute("PRAGMA user_version = 999"), "a bank of schema version 999, but this sgpo knows"),
+        (lambda db: db.execute("PRAGMA application_id = 1"), "a SQLite file, but no strategy bank"),
+    ],
+)
+def test_a_bank_that_is_none_or_of_another_version_is_refused(home, tmp_path, change, message):
+    bank = tmp_path / "other.db"
+    run("strategies", "import", STRATEGIES, "--bank", bank)
+    with closing(sqlite3.connect(bank)) as db:
+        change(db)
+    before = bank.read_bytes()
+    assert_refused(home, ["--bank", bank], f"{bank}: {message}")
+    assert bank.read_bytes() == before
+
+
+@pytest.mark.parametrize("token", ["pad_token", "eos_token"])
+def test_a_tokenizer_without_pad_or_eos_is_refused(home, tmp_path, token):
+    from transformers import AutoTokenizer
+
+    model = shutil.copytree(home / "model", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    setattr(tokenizer, token, None)
+    tokenizer.save_pretrained(model)
+    assert_refused(home, ["--model", model], f"{model}: the tokenizer has no {token.replace('_', ' ')}")
 
 
 @pytest.mark.parametrize(
@@ -224,3 +240,4 @@ def test_a_bad_problem_file_is_named_with_its_row(home, tmp_path, content, messa
         assert result.exit_code == 2
         assert message in result.stderr
         assert str(problems) in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]

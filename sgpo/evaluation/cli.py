@@ -126,7 +126,8 @@ def score(
 ) -> None:
     """Judge and score completions that exist already, from sgpo or from anyone; problems without any are counted.
 
-    Example: sgpo score --completions outputs.jsonl --problems math500.jsonl
+    Example: sgpo score --completions runs/quickstart/sgpo/eval/fresh-step-000120.jsonl
+    --problems runs/quickstart/fresh.jsonl
     """
     with work_on_stderr() as output:
         from sgpo.evaluation.score_file import score_file

@@ -19,6 +19,7 @@ import numpy as np
 from sgpo.evaluation.scores import Estimate, PairedDifference, interval, paired_difference, samples_per_problem
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 PerProblem = dict[str, float]
@@ -191,31 +192,38 @@ def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> Ev
     )
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """The comparison for the terminal: a section per problem set, runs first, then their differences."""
+def comparison_table(comparison: Comparison) -> Group:
+    """The comparison for a terminal of 80 columns: a table per problem set, runs first, then their differences."""
+    from rich.console import Group
+
+    return Group(*map(_evaluation_table, comparison.evaluations))
+
+
+def _evaluation_table(evaluation: EvaluationComparison) -> Table:
     from rich.table import Table
 
-    table = Table("problems", "run", "step", "completions", "final", "over the curve", "p", title="95 % over problems")
-    for evaluation in comparison.evaluations:
-        for run in evaluation.runs:
-            label = f"{_plain(run.run)} ({_plain(run.algorithm)})" if run.algorithm else _plain(run.run)
-            where = f"{_plain(evaluation.name)} ({evaluation.problems})" if run is evaluation.runs[0] else ""
-            final = f"avg@{run.k} {_cell(run.final)}"
-            table.add_row(where, label, str(run.step), f"{run.completions:,}", final, _cell(run.curve), "")
-        for difference in evaluation.differences:
-            label = f"{_plain(difference.run)} - {_plain(difference.baseline)}"
-            final, curve = _cell(difference.final, sign=True), _cell(difference.curve, sign=True)
-            p_values = [f"{d.p_value:.3g}" for d in (difference.final, difference.curve) if d]
-            table.add_row("", label, "", "", final, curve, ", ".join(p_values))
-        table.add_section()
+    budget = f", curves up to {evaluation.budget:,} completions" if evaluation.budget else ""
+    ks = "/".join(str(k) for k in sorted({run.k for run in evaluation.runs}))
+    table = Table(title=f"{_plain(evaluation.name)}: {evaluation.problems} problems{budget}; 95 % over problems")
+    table.add_column("run", overflow="fold")
+    for head in ("step", f"last avg@{ks}", "over the curve"):
+        table.add_column(head, no_wrap=True)
+    for run in evaluation.runs:
+        table.add_row(_plain(run.run), str(run.step), _cell(run.final), _cell(run.curve))
+    table.add_section()
+    for difference in evaluation.differences:
+        label = f"{_plain(difference.run)} - {_plain(difference.baseline)}"
+        table.add_row(label, "", _cell(difference.final), _cell(difference.curve))
     return table
 
 
-def _cell(estimate: Estimate | PairedDifference | None, *, sign: bool = False) -> str:
+def _cell(estimate: Estimate | PairedDifference | None) -> str:
     if estimate is None:
         return "-"
-    plus = "+" if sign else ""
-    return f"{estimate.mean:{plus}.3f} [dim]({estimate.low:{plus}.3f} to {estimate.high:{plus}.3f})[/dim]"
+    if isinstance(estimate, PairedDifference):
+        interval = _plain(f"[{estimate.low:+.3f}, {estimate.high:+.3f}]")
+        return f"{estimate.mean:+.3f} [dim]{interval}[/dim]\np {estimate.p_value:.2g}"
+    return f"{estimate.mean:.3f} [dim]{_plain(f'[{estimate.low:.3f}, {estimate.high:.3f}]')}[/dim]"
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from sgpo.evaluation.decontamination import Match
     from sgpo.problems import Problem
 
-app = typer.Typer(no_args_is_help=True, help="Make problem files, and keep benchmarks out of training.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Make problem files, and keep benchmarks out of training.
+
+    Example: sgpo problems import examples/questions.csv --field problem=question --field answer=final
+    --out problems.jsonl
+    """,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -37,7 +44,8 @@ def check(
 
     Variants of a benchmark's problem (other numbers, or another question) are listed too; they are no contamination.
 
-    Example: sgpo problems check --train train.jsonl --against math500,aime24 --data-dir benchmarks --drop clean.jsonl
+    Examples: sgpo problems check --train runs/quickstart/problems.jsonl --against runs/quickstart/fresh.jsonl;
+    sgpo problems check --train train.jsonl --against math500,aime24 --data-dir DIR --drop clean.jsonl
     """
     with work_on_stderr() as output:
         from sgpo.evaluation.decontamination import find_matches
@@ -94,7 +102,8 @@ def import_(
 
     The fields are id, problem, answer, solution, subject, level, source and kind; problem and answer are needed.
 
-    Example: sgpo problems import questions.csv --field problem=question --field answer=final --out problems.jsonl
+    Example: sgpo problems import examples/questions.csv --field problem=question --field answer=final
+    --out problems.jsonl
     """
     with work_on_stderr() as output:
         from sgpo.problems import load_problems, save_problems

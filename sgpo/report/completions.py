@@ -124,6 +124,13 @@ def passed(row: Mapping[str, Any]) -> bool:
     return (number_of(row, "reward") or 0.0) > 0.5
 
 
+def _is_judged(row: Mapping[str, Any]) -> bool:
+    """Whether a completion takes part in pass rates, as in training: one whose judging timed out does not."""
+    if row.get("verdict") is not None:
+        return row["verdict"] != "timeout"
+    return number_of(row, "reward") is not None
+
+
 class _Sample:
     """The `limit` problems whose ids hash lowest. A problem once dropped never comes back, so every visit is held."""
 
@@ -168,12 +175,13 @@ def _count(found: Completions, problem_id: str, group: Sequence[dict[str, Any]])
     for row in group:
         name = "guided" if _is_guided(row) else "autonomous"
         found.verdicts.setdefault(name, Counter())[text_of(row, "verdict") or "no verdict"] += 1
-    autonomous = [passed(row) for row in group if not _is_guided(row)]
+    judged = list(filter(_is_judged, group))
+    autonomous = [passed(row) for row in judged if not _is_guided(row)]
     by_strategy: dict[str, list[bool]] = {}
-    for row in filter(_is_guided, group):
+    for row in filter(_is_guided, judged):
         strategy_id = text_of(row, "strategy_id")
         by_strategy.setdefault(strategy_id, []).append(passed(row))
-        found.prompts.setdefault(strategy_id, text_of(row, "prompt"))
+        found.prompts.setdefault(strategy_id, text_of(row, "prompt").lstrip(" "))
         found.family_of_strategy.setdefault(strategy_id, text_of(row, "subject"))
     for strategy_id, guided in by_strategy.items():
         family = found.family_of_strategy[strategy_id]
@@ -185,8 +193,8 @@ def _visit(card: ProblemCard, step: int, group: Sequence[dict[str, Any]]) -> Non
     """Add a visit to the card; of more than two, the first and the latest stay."""
     visit = {
         "step": step,
-        "prompt": next((text_of(row, "prompt") for row in group if not _is_guided(row)), ""),
-        "guided_prompt": next((text_of(row, "prompt") for row in group if _is_guided(row)), ""),
+        "prompt": next((text_of(row, "prompt").lstrip(" ") for row in group if not _is_guided(row)), ""),
+        "guided_prompt": next((text_of(row, "prompt").lstrip(" ") for row in group if _is_guided(row)), ""),
         "rows": list(_distinct(group)),
     }
     del card.visits[1:]
@@ -196,7 +204,7 @@ def _visit(card: ProblemCard, step: int, group: Sequence[dict[str, Any]]) -> Non
 def _distinct(group: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in group:
-        guided, verdict, text = _is_guided(row), text_of(row, "verdict"), text_of(row, "completion")
+        guided, verdict, text = _is_guided(row), text_of(row, "verdict"), text_of(row, "completion").lstrip(" ")
         key = (guided, verdict, text, row.get("truncated") is True)
         if key in merged:
             merged[key]["count"] += 1

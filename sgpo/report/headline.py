@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from sgpo.evaluation.comparison import EvaluationComparison, compare_runs
-from sgpo.report.overview import Headline, final_scores, forest, points
+from sgpo.evaluation.settings import unlike_settings
+from sgpo.report.facts import steps_done
 from sgpo.report.plots import Estimate
 from sgpo.report.reading import Interval, Run
+from sgpo.report.scores import Headline, final_scores, forest, points
 from sgpo.report.text import visible_text
 
 MAX_ALL_PAIRS = 3  # of more runs, only the differences to the first are shown
@@ -29,7 +31,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """The comparison on one problem set; `forest` holds the runs, `difference_forest` their differences."""
+    """The comparison on one problem set; `forest` holds the runs, `difference_forest` their differences; `caution` says
+    where the runs were not measured alike."""
 
     name: str
     metric: str
@@ -38,21 +41,31 @@ class Compared:
     rows: list[Row]
     forest: Markup
     difference_forest: Markup
+    caution: str | None
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Compared]:
-    """Compare the runs on every problem set that all were evaluated on, by its name.
+    """Compare on every problem set, by its name, the runs that were evaluated on it; the first of them is the baseline.
 
-    None of them (and a note in the first run) where the runs cannot be compared.
+    A set that two or more runs share, but on which they cannot be compared, is left out, with a note in its first run.
     """
-    if len(runs) < 2 or not any(run.evaluations for run in runs):
-        return {}
-    try:
-        comparison = compare_runs([run.path for run in runs])
-    except ValueError as error:
-        runs[0].notes.append(f"the runs are not compared: {visible_text(str(error))}")
-        return {}
-    return {visible_text(one.name): _compared(runs, one) for one in comparison.evaluations}
+    names_by_runs: dict[tuple[int, ...], set[str]] = {}
+    for name in {evaluation.name for run in runs for evaluation in run.evaluations}:
+        having = (index for index, run in enumerate(runs) if any(one.name == name for one in run.evaluations))
+        names_by_runs.setdefault(tuple(having), set()).add(name)
+    compared = {}
+    for indices, names in names_by_runs.items():
+        if len(indices) < 2:
+            continue
+        try:
+            comparison = compare_runs([runs[index].path for index in indices])
+        except ValueError as error:
+            runs[indices[0]].notes.append(f"the runs are not compared: {visible_text(str(error))}")
+            continue
+        for one in comparison.evaluations:
+            if visible_text(one.name) in names:
+                compared[visible_text(one.name)] = _compared(runs, indices, one)
+    return compared
 
 
 def title(runs: Sequence[Run]) -> str:
@@ -63,31 +76,39 @@ def title(runs: Sequence[Run]) -> str:
 
 def lede(runs: Sequence[Run], headline: Headline | None, comparison: Compared | None) -> list[str]:
     """The result in a sentence or two, a tie called a tie."""
+    unended = [f"{run.name} (step {steps_done(run)})" for run in runs if run.broken_off]
+    return [*_result(runs, headline, comparison), *([f"Not ended: {', '.join(unended)}."] if unended else [])]
+
+
+def _result(runs: Sequence[Run], headline: Headline | None, comparison: Compared | None) -> list[str]:
     if headline is None:
         return ["No evaluation was written yet, so there is no score to lead with."]
     if comparison is None:
         return _single_ledes(runs, headline)
-    rows = [row for row in comparison.rows if row.baseline == 0]
+    first = comparison.rows[0].run
+    caution = [comparison.caution] if comparison.caution else []
+    rows = [row for row in comparison.rows if row.baseline == first]
     where = f"{comparison.metric} on {comparison.name}"
     if len(rows) > 2:
         standings = [_standing(row.curve or row.final) for row in rows]
         counts = [f"{standings.count(kind)} {kind}" for kind in ("ahead", "level", "behind") if kind in standings]
-        return [f"Of {len(rows)} runs set against {runs[0].name} in {where}: {', '.join(counts)}."]
-    return [_difference(runs, row, comparison, where) for row in rows]
+        return [f"Of {len(rows)} runs set against {runs[first].name} in {where}: {', '.join(counts)}.", *caution]
+    return [*(_difference(runs, row, comparison, where) for row in rows), *caution]
 
 
 def _difference(runs: Sequence[Run], row: Row, comparison: Compared, where: str) -> str:
     value = row.curve or row.final
+    baseline = runs[row.baseline or 0].name
     moment = "in the last evaluation"
     if row.curve and comparison.budget:
         moment = f"averaged over the learning curve up to {comparison.budget:,} completions"
     verdict = {
         "ahead": f"{runs[row.run].name} is ahead",
-        "behind": f"{runs[0].name} is ahead",
+        "behind": f"{baseline} is ahead",
         "level": "the interval includes zero: a tie",
     }[_standing(value)]
     difference = points(value, signed=True)
-    return f"{runs[row.run].name} minus {runs[0].name}: {difference} points of {where}, {moment}; {verdict}."
+    return f"{runs[row.run].name} minus {baseline}: {difference} points of {where}, {moment}; {verdict}."
 
 
 def _standing(difference: Interval) -> str:
@@ -110,18 +131,20 @@ def _single_ledes(runs: Sequence[Run], headline: Headline) -> list[str]:
     return sentences
 
 
-def _compared(runs: Sequence[Run], found: EvaluationComparison) -> Compared:
+def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComparison) -> Compared:
+    """`indices` say which of the runs those of the comparison are."""
+    caution = unlike_settings([runs[index].path for index in indices])
     name, metric = visible_text(found.name), f"avg@{found.runs[0].k}"
-    index = {score.run: number for number, score in enumerate(found.runs)}
+    index = {score.run: number for number, score in zip(indices, found.runs, strict=True)}
     rows = [
         Row(
-            run=number,
+            run=index[score.run],
             baseline=None,
             final=_interval(score.final),
             curve=_interval(score.curve) if score.curve else None,
             p_value=None,
         )
-        for number, score in enumerate(found.runs)
+        for score in found.runs
     ]
     differences = [
         Row(
@@ -132,9 +155,11 @@ def _compared(runs: Sequence[Run], found: EvaluationComparison) -> Compared:
             p_value=difference.final.p_value,
         )
         for difference in found.differences
-        if len(runs) <= MAX_ALL_PAIRS or index[difference.baseline] == 0
+        if len(indices) <= MAX_ALL_PAIRS or index[difference.baseline] == indices[0]
     ]
-    over = "over the curve" if any(row.curve for row in rows) else "final"
+    # One measure in one plot: where a run has no curve, the final scores of all.
+    curves = all(row.curve for row in [*rows, *differences])
+    over = "over the curve" if curves else "final"
     what = f"{metric} on {name}, {over}, with 95 % intervals"
     return Compared(
         name=name,
@@ -143,7 +168,7 @@ def _compared(runs: Sequence[Run], found: EvaluationComparison) -> Compared:
         budget=found.budget,
         rows=rows + differences,
         forest=forest(
-            [Estimate(label=runs[row.run].name, run=row.run, value=row.curve or row.final) for row in rows],
+            [Estimate(label=runs[row.run].name, run=row.run, value=_measure(row, curves)) for row in rows],
             name=f"forest-runs-{name}",
             label=what,
             x_label=f"{metric} {over}, percent",
@@ -154,7 +179,7 @@ def _compared(runs: Sequence[Run], found: EvaluationComparison) -> Compared:
                 Estimate(
                     label=f"{runs[row.run].name} − {runs[row.baseline or 0].name}",
                     run=row.run,
-                    value=row.curve or row.final,
+                    value=_measure(row, curves),
                 )
                 for row in differences
             ],
@@ -163,8 +188,13 @@ def _compared(runs: Sequence[Run], found: EvaluationComparison) -> Compared:
             x_label="difference, points",
             zero=True,
         ),
+        caution=visible_text(caution) if caution else None,
     )
 
 
 def _interval(value: object) -> Interval:
     return Interval(value.mean, value.low, value.high)  # type: ignore[attr-defined]
+
+
+def _measure(row: Row, curves: bool) -> Interval:
+    return row.curve if curves and row.curve else row.final

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from sgpo.report.alarms import gather_alarms
 from sgpo.report.completions import (
     MAX_BYTES,
     MAX_PROBLEMS,
@@ -22,22 +23,12 @@ from sgpo.report.completions import (
     read_completions,
     read_evaluation_cards,
 )
+from sgpo.report.facts import commands, duration, options_table, origin_facts, phases, run_facts
 from sgpo.report.headline import compare, lede, title
-from sgpo.report.overview import (
-    choose_headline,
-    duration,
-    evaluation_names,
-    final_scores,
-    forest,
-    options_table,
-    phases,
-    points,
-    reproduce,
-    run_facts,
-)
 from sgpo.report.panels import learning_curve, metrics_of, training_sections
 from sgpo.report.plots import Estimate
 from sgpo.report.reading import Run, read_runs
+from sgpo.report.scores import choose_headline, evaluation_names, final_scores, forest, points
 from sgpo.report.targets import read_targets
 from sgpo.report.uplift import Uplift, measure_uplift
 
@@ -47,8 +38,10 @@ MAX_STRATEGIES = 100
 def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Write the report of one or several run directories (the first is what the others are compared with) to `out`.
 
-    Raises ValueError where a path is no run directory. `out` is written whole or not at all.
+    Raises ValueError where a path is no run directory, or `out` is a folder. `out` is written whole or not at all.
     """
+    if out.is_dir():
+        raise ValueError(f"{out}: a folder; name the HTML file to write, such as {out / 'report.html'}")
     html = render_report(read_runs(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
@@ -66,7 +59,8 @@ def render_report(runs: Sequence[Run]) -> str:
     targets = [read_targets(run) for run in runs]
     headline = choose_headline(runs)
     names = evaluation_names(runs, headline)
-    sections, missing = training_sections(runs)
+    curved = [name for name in names if any(final.first is not final.evaluation for final in final_scores(runs, name))]
+    sections, zero, missing = training_sections(runs)
     compared = compare(runs)
     timed = [(index, rows) for index, run in enumerate(runs) if (rows := phases(run))]
     timed_phases = dict.fromkeys(phase for _, rows in timed for phase, _, _ in rows)
@@ -87,35 +81,37 @@ def render_report(runs: Sequence[Run]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         headline=headline,
         scores=[_score_table(runs, name) for name in names],
-        curves=[_curves(runs, name) for name in names],
+        curves=[_curves(runs, name) for name in curved],
         compared=compared,
         lede=lede(runs, headline, compared.get(headline.name) if headline else None),
-        contents=_contents(names, sections),
+        contents=_contents(curved, sections),
         facts=run_facts(runs),
+        origin=origin_facts(runs),
         options=options_table(runs),
         sections=sections,
+        zero=zero,
         missing=missing,
         phases=timed,
         phase_colours={phase: number % 6 + 1 for number, phase in enumerate(timed_phases)},
-        alarmed=[(index, run) for index, run in enumerate(runs) if run.alarms],
+        alarmed=[(index, alarms) for index, run in enumerate(runs) if (alarms := gather_alarms(run))],
         verdicts=[_verdict_rows(run, found) for run, found in zip(runs, completions, strict=True)],
         targets=targets,
         scale_clip=next((target.kl_clip for found in targets for target in found.shown), 1.0),
         uplift=[_uplift(run, found) for run, found in zip(runs, completions, strict=True)],
-        reproduce=[(index, lines) for index, run in enumerate(runs) if (lines := reproduce(run))],
+        commands=commands(runs),
         **_browser(runs, completions, names),
     )
 
 
-def _contents(names: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
+def _contents(curved: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
     entries = [("overview", "Overview")]
-    if names:
+    if curved:
         entries.append(("curves", "Learning curves"))
     if sections:
         entries.append(("training", "Training"))
     return [
         *entries,
-        ("time", "Time, alarms, verdicts"),
+        ("time", "Time and verdicts"),
         ("targets", "Selected targets"),
         ("completions", "Completions"),
         ("strategies", "Strategies"),

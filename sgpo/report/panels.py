@@ -16,12 +16,14 @@ WIDE, NARROW, SMALL = (720.0, 340.0), (340.0, 270.0), (340.0, 210.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A plot of one to three metrics over the steps, drawn solid, dashed and dotted (`STROKES`)."""
+    """A plot of one to three metrics over the steps, drawn solid, dashed and dotted (`STROKES`); those of the warm-up
+    come from its own file."""
 
     title: str
     caption: str
     keys: Sequence[tuple[str, str]]
     percent: bool = False
+    of_warmup: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,23 +146,45 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
         ),
     ),
+    (
+        "Warm-up",
+        (
+            Panel(
+                title="Warm-up loss",
+                caption="Mean cross-entropy per token of the solutions, in nats.",
+                keys=(("loss", "loss"),),
+                of_warmup=True,
+            ),
+            Panel(
+                title="Token accuracy",
+                caption="Share of the solutions' tokens that the policy finds most likely.",
+                keys=(("mean_token_accuracy", "share"),),
+                percent=True,
+                of_warmup=True,
+            ),
+        ),
+    ),
 )
 
 
-def training_sections(runs: Sequence[Run]) -> tuple[list[tuple[str, list[Plot]]], list[str]]:
-    """The plots of every section, and the titles of those for which no run has a metric."""
-    sections, missing = [], []
+def training_sections(runs: Sequence[Run]) -> tuple[list[tuple[str, list[Plot]]], list[str], list[str]]:
+    """The plots of every section; the titles of those that would show nothing but zeros; and of those for which no run
+    has a metric (not those of the warm-up, which many runs do without, nor where no run got as far as logging any)."""
+    sections, zero, missing = [], [], []
+    trained = any(run.metrics for run in runs)
     for title, panels in SECTIONS:
         plots = []
         for panel in panels:
-            plot = _panel_plot(panel, runs)
-            if plot is None:
+            curves = _panel_curves(panel, runs)
+            if any(value.mean for curve in curves for _, value in curve.points):
+                plots.append(_panel_plot(panel, curves))
+            elif curves:
+                zero.append(panel.title)
+            elif trained and not panel.of_warmup:
                 missing.append(panel.title)
-            else:
-                plots.append(plot)
         if plots:
             sections.append((title, plots))
-    return sections, missing
+    return sections, zero, missing
 
 
 def learning_curve(runs: Sequence[Run], name: str, metric: str, *, large: bool) -> Plot | None:
@@ -207,18 +231,20 @@ def _x(evaluation: Evaluation, over_steps: bool) -> float:
     return float(evaluation.step if over_steps or evaluation.completions is None else evaluation.completions)
 
 
-def _panel_plot(panel: Panel, runs: Sequence[Run]) -> Plot | None:
-    curves, lines = [], []
-    for number, (key, label) in enumerate(panel.keys):
-        found = [(index, points) for index, run in enumerate(runs) if (points := series(run, key))]
-        if found:
-            lines.append((label, STROKES[number]))
-        for index, points in found:
-            intervals = [(x, Interval(value, math.nan, math.nan)) for x, value in thin(points)]
-            curves.append(Curve(run=index, points=intervals, stroke=STROKES[number]))
-    if not curves:
-        return None
+def _panel_curves(panel: Panel, runs: Sequence[Run]) -> list[Curve]:
+    curves = []
+    for (key, _), stroke in zip(panel.keys, STROKES, strict=False):
+        for index, run in enumerate(runs):
+            if points := series(run.warmup if panel.of_warmup else run.metrics, key):
+                intervals = [(x, Interval(value, math.nan, math.nan)) for x, value in thin(points)]
+                curves.append(Curve(run=index, points=intervals, stroke=stroke))
+    return curves
+
+
+def _panel_plot(panel: Panel, curves: Sequence[Curve]) -> Plot:
+    strokes = {curve.stroke for curve in curves}
+    lines = [(label, stroke) for (_, label), stroke in zip(panel.keys, STROKES, strict=False) if stroke in strokes]
     figure = curves_figure(curves, palette=PAGE, size=SMALL, x_label="step", percent=panel.percent)
     label = f"{panel.title} over steps: {', '.join(label for label, _ in lines)}"
-    svg = Markup(to_svg(figure, name=panel.keys[0][0], label=label))
+    svg = Markup(to_svg(figure, name=panel.title, label=label))
     return Plot(title=panel.title, caption=panel.caption, svg=svg, lines=lines if len(panel.keys) > 1 else ())

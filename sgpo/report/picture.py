@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sgpo.report.overview import choose_headline
 from sgpo.report.panels import score_curves
 from sgpo.report.plots import LIGHT, curves_figure, style
 from sgpo.report.reading import read_runs
+from sgpo.report.scores import choose_headline
 
 PIXELS_PER_UNIT = 2.0  # sharp on dense screens
 

@@ -142,13 +142,14 @@ def forest_figure(estimates: Sequence[Estimate], *, palette: Palette, width: flo
     low, high = min(0.0, *sides), max(0.0, *sides)
     margin = 0.12 * ((high - low) or 0.1)
     if zero:
-        axes.axvline(0.0, color=palette.muted, linewidth=1.2, zorder=1)
+        for row in range(len(estimates)):  # beside each interval, not through the labels
+            axes.plot([0.0, 0.0], [row - 0.2, row + 0.35], color=palette.muted, linewidth=1.2, zorder=1)
         axes.set_xlim(low - margin, high + margin)
     else:
         axes.set_xlim(0.0, min(1.0, high + margin))
     axes.set_xlabel(x_label, color=palette.muted, fontsize=FONT_SIZE)
     axes.xaxis.set_major_locator(_ticks(4))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if zero and value else f"{100 * value:.0f}")
+    axes.xaxis.set_major_formatter(lambda value, _: _points(value, signed=zero))
     return figure
 
 
@@ -224,6 +225,12 @@ def _figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
     return figure, axes
+
+
+def _points(value: float, *, signed: bool) -> str:
+    """A score from 0 to 1 on an axis in percent, or a difference in points: `40`, `+2.5`, `−10`."""
+    rounded = round(100 * value, 6) + 0.0  # no -0
+    return f"{rounded:{'+' if signed and rounded else ''}.3g}".replace("-", "−")
 
 
 def _draw(axes: Axes, curve: Curve, palette: Palette, band: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sgpo.report.text import distinct_names, visible, visible_text
 
 _SCORE_KEY = re.compile(r"(avg|pass|maj)@(\d+)")
+_PARTS = ("config.json", "metrics.jsonl", "warmup.json", "eval", "rollouts", "targets")
 _EVAL_FILE = re.compile(r"(?P<name>.+)-step-(?P<step>\d+)")
 
 
@@ -43,12 +44,14 @@ class Evaluation:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One run directory. `notes` say what is missing or could not be read, for the reader of the report."""
+    """One run directory. `metrics` are the rows of `metrics.jsonl`, `warmup` those of `warmup.jsonl`; `notes` say what
+    is missing or could not be read, for the reader of the report."""
 
     path: Path
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    warmup: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     strategies: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -57,6 +60,11 @@ class Run:
     @property
     def algorithm(self) -> str | None:
         return text_of(self.config, "algorithm") or None
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether training logged steps but not its end: it is still going, or it died."""
+        return bool(self.metrics) and not any("train_runtime" in row for row in self.metrics)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -74,9 +82,17 @@ def read_run(path: Path, name: str) -> Run:
     """Read everything of a run but its completions and targets, which `rows` streams."""
     if not path.is_dir():
         raise ValueError(f"{path}: no such directory; give the directory that a training run wrote")
-    if not any((path / part).exists() for part in ("config.json", "metrics.jsonl", "eval", "rollouts", "targets")):
-        raise ValueError(f"{path}: not a run directory (no config.json, metrics.jsonl, eval/, rollouts/ or targets/)")
+    if not _is_run(path):
+        inside = [part.name for part in sorted(path.iterdir()) if part.is_dir() and _is_run(part)]
+        hint = f"; it holds {len(inside)} run directories, give these: {', '.join(inside)}" if inside else ""
+        raise ValueError(f"{path}: not a run directory (none of {', '.join(_PARTS)} is in it){hint}")
     run = Run(path=path, name=name)
+    if (path / "warmup.jsonl").exists():
+        run.warmup = list(read_lines(path / "warmup.jsonl", run.notes))
+    if not any((path / part).exists() for part in _PARTS if part != "warmup.json"):
+        run.config = _warmup_config(path / "warmup.json", run.notes)
+        run.notes.append("only the warm-up was run: no reinforcement, no evaluation")
+        return run
     run.config = _read_object(path / "config.json", run.notes) or {}
     if (path / "metrics.jsonl").exists():
         run.metrics = list(read_lines(path / "metrics.jsonl", run.notes))
@@ -153,14 +169,25 @@ def count_of(row: Mapping[str, Any], key: str) -> int | None:
     return None if value is None else int(value)
 
 
-def series(run: Run, key: str) -> list[tuple[float, float]]:
+def series(metrics: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """`(step, value)` of a metric, in order of the steps; of a step logged twice (a resumed run) the last."""
     values: dict[float, float] = {}
-    for row in run.metrics:
+    for row in metrics:
         step, value = number_of(row, "step"), number_of(row, key)
         if step is not None and value is not None:
             values[step] = value
     return sorted(values.items())
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / part).exists() for part in _PARTS)
+
+
+def _warmup_config(path: Path, notes: list[str]) -> dict[str, Any]:
+    """`warmup.json` in the form of `config.json`."""
+    warmup = _read_object(path, notes) or {}
+    counts = {key: warmup.pop(key) for key in ("problems", "without_solution", "too_long") if key in warmup}
+    return warmup | {"algorithm": "SFT warm-up", "args": warmup.pop("sft", {}), "problems": counts}
 
 
 def _step_of(file: Path) -> re.Match[str] | None:

@@ -102,7 +102,7 @@ if (data) {
   let matches = [];
   let shown = 0;
 
-  const isPassed = (row) => (row.v === "no verdict" ? row.r >= 1 : row.v === "correct");
+  const isPassed = (row) => (row.v === "no verdict" ? row.r > 0.5 : row.v === "correct");
   const count = (rows) => rows.reduce((sum, row) => sum + (row.k || 1), 0);
   const ofGroup = (visit, group) => (visit ? visit.rows.filter((row) => row.g === group) : []);
   const rate = (rows) => (rows.length ? count(rows.filter(isPassed)) / count(rows) : NaN);
@@ -117,27 +117,30 @@ if (data) {
     select.closest("label").hidden = values.length < 2;
   };
 
+  // A text, of a long one the beginning and a button for the rest.
+  const clamped = (content, lines) => {
+    const text = make("p", { class: "text", dir: "auto" }, content);
+    if (content.length <= 70 * lines && content.split("\n").length <= lines) return [text];
+    text.classList.add("clamp");
+    text.style.setProperty("--lines", lines);
+    const button = make("button", { class: "more", type: "button", "aria-expanded": "false" }, "Show all of it");
+    button.addEventListener("click", () => {
+      const open = !text.classList.toggle("clamp");
+      button.setAttribute("aria-expanded", open);
+      button.textContent = open ? "Show less" : "Show all of it";
+    });
+    return [text, button];
+  };
+
   const completion = (row) => {
     const kind = Object.hasOwn(GLYPHS, row.v) ? row.v : "other";
-    const text = make("p", { class: "text", dir: "auto" }, row.t);
     const meta = make("p", { class: "meta" }, make("strong", {}, `${kind === "other" ? "·" : GLYPHS[kind]} ${row.v}`));
     if (row.k) meta.append(make("span", {}, `× ${row.k}`));
     if (row.x) meta.append(make("span", {}, `answer ${row.x}`));
     if (row.r !== undefined) meta.append(make("span", {}, `reward ${row.r}`));
     if (row.n) meta.append(make("span", {}, `${row.n} tokens`));
     if (row.c) meta.append(make("span", {}, "cut off"));
-    const node = make("div", { class: `completion v-${kind}` }, meta, text);
-    if (row.t.length > 420 || row.t.split("\n").length > 6) {
-      text.classList.add("clamp");
-      const button = make("button", { class: "more", type: "button", "aria-expanded": "false" }, "Show all of it");
-      button.addEventListener("click", () => {
-        const open = !text.classList.toggle("clamp");
-        button.setAttribute("aria-expanded", open);
-        button.textContent = open ? "Show less" : "Show all of it";
-      });
-      node.append(button);
-    }
-    return node;
+    return make("div", { class: `completion v-${kind}` }, meta, ...clamped(row.t, 6));
   };
 
   // One completion of every verdict first, then the others.
@@ -166,7 +169,7 @@ if (data) {
   const draw = ({ card, keep, groups }) => {
     const head = make("header", {}, make("h4", {}, card.id), card.f ? make("span", { class: "quiet" }, card.f) : null);
     const node = make("article", { class: "card" }, head);
-    if (card.p) node.append(make("p", { class: "text", dir: "auto" }, card.p));
+    if (card.p) node.append(...clamped(card.p, 12));
     if (card.s) {
       node.append(make("details", {}, make("summary", {}, "Prompt with the strategy"), make("p", { class: "text block", dir: "auto" }, card.s)));
     }
@@ -186,6 +189,13 @@ if (data) {
     shown += next.length;
     more.hidden = shown >= matches.length;
     return next;
+  };
+
+  // Where training met every problem once, only an evaluation has a before and an after.
+  const hint = (all) => {
+    const evaluations = parts.filter((one) => String(one.run) === field("run").value && one.source !== "training");
+    if (field("source").value !== "training" || !evaluations.length || all.some((card) => card.visits.length > 1)) return "";
+    return ` Training met each of them once; for before and after, see ${evaluations.map((one) => one.source).join(", ")} under From.`;
   };
 
   const update = () => {
@@ -211,7 +221,8 @@ if (data) {
       const keys = new Map(matches.map((match) => [match, key(match)]));
       matches.sort((a, b) => (keys.get(b) === keys.get(a) ? 0 : keys.get(b) - keys.get(a)));
     }
-    found.textContent = `${matches.length} of ${all.length} problems, ${completions} completions.`;
+    const [some, every, rows] = [matches.length, all.length, completions].map((number) => number.toLocaleString("en"));
+    found.textContent = `${some} of ${every} problems, ${rows} completions.${hint(all)}`;
     cards.replaceChildren();
     shown = 0;
     showMore();

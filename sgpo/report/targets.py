@@ -104,13 +104,13 @@ def _target(step: int, row: Mapping[str, Any], found: Targets) -> Target | None:
         found.capped_divergence += sum(value for value in divergences if value > cap)
     tokens = [
         Token(
-            space=space,
+            space=space if index else "",  # many tokenizers put a space before the first
             text=text,
             divergence=value,
             shade=shade(value, cap),
             capped=kl_clip is not None and value > cap,
         )
-        for (space, text), value in zip(map(_split, texts[:MAX_TOKENS]), divergences, strict=False)
+        for index, ((space, text), value) in enumerate(zip(map(_split, texts[:MAX_TOKENS]), divergences, strict=False))
     ]
     return Target(
         step=step,
@@ -119,7 +119,7 @@ def _target(step: int, row: Mapping[str, Any], found: Targets) -> Target | None:
         weight=number_of(row, "weight"),
         guided_pass_rate=number_of(row, "guided_pass_rate"),
         autonomous_pass_rate=number_of(row, "autonomous_pass_rate"),
-        prompt=shorten(text_of(row, "prompt"), head=HEAD, tail=TAIL),
+        prompt=shorten(text_of(row, "prompt").lstrip(" "), head=HEAD, tail=TAIL),
         tokens=tokens,
         left_out=len(divergences) - len(tokens),
         mean_divergence=sum(divergences) / len(divergences),

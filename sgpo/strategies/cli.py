@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from sgpo.console import one_line_errors
 
 if TYPE_CHECKING:
     from sgpo.strategies.bank import StrategyBank
     from sgpo.strategies.strategy import Strategy
 
-P = ParamSpec("P")
-T = TypeVar("T")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Strategies: extract them, keep them in a bank, read and mend them.
 
-app = typer.Typer(no_args_is_help=True, help="Strategies: extract them, keep them in a bank, read and mend them.")
+    Example: sgpo strategies list --bank runs/quickstart/bank.db
+    """,
+)
 
 Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its problem's.")]
-
-
-def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """A user's mistake (ValueError) ends the command with one line on standard error and exit code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except ValueError as error:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            print("interrupted; what was finished is kept", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    return wrapped
 
 
 @app.command("import")
@@ -52,7 +38,7 @@ def import_(
     """Read strategies from JSON Lines into a bank, making it where there is none: all of them or, where a row is bad,
     none.
 
-    Example: sgpo strategies import strategies.jsonl --bank bank.db
+    Example: sgpo strategies import examples/gsm8k_strategies.jsonl --bank bank.db
     """
     from sgpo.strategies.bank import StrategyBank
     from sgpo.strategies.strategy import read_strategy_file
@@ -264,7 +250,7 @@ def review(bank: Bank, as_json: AsJson = False) -> None:
 def drop(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
     """Delete a strategy. Its problem is then trained without guidance, unless another one is added.
 
-    Example: sgpo strategies drop s-9f62fa42043552b6 --bank bank.db
+    Example: sgpo strategies drop gsm8k-train-0 --bank bank.db
     """
     with _open(bank) as opened:
         strategy = _find(opened, id_)

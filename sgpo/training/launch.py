@@ -33,7 +33,8 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         raise ValueError("--stage warmup: this recipe has no 'warmup' section")
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     problems = recipe.problems.load()
-    evaluation = recipe.evaluation.load() if recipe.evaluation else None
+    # Named as its file, so that runs of other recipes on the same file can be compared.
+    evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
     bank = StrategyBank(recipe.bank, create=False) if recipe.bank else None
     model = recipe.model
     if recipe.warmup is not None:

@@ -39,6 +39,7 @@ def make_run(
             "num_autonomous": 8 if guided else 12,
             "num_guided": 4 if guided else 0,
             "learning_rate": 1e-4,
+            "max_steps": steps,
             "seed": seed,
         },
         "problems": {"count": problems, "sha256": "ab" * 32},
@@ -71,6 +72,7 @@ def make_run(
                 metrics.append(
                     _write_evaluation(path, rng, name, step=step, completions=step * batch * 12, level=level)
                 )
+    metrics.append({"step": steps, "train_runtime": 30.0, "epoch": steps / 5})
     write_lines(path / "metrics.jsonl", metrics)
     if guided:
         alarm = {"step": steps // 2, "alarm": "entropy", "message": "Entropy fell below a third of its first value."}

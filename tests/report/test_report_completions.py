@@ -59,6 +59,15 @@ def test_a_strategy_is_set_against_the_autonomous_rows_of_its_problem_and_step(t
     assert (tally.guided, tally.guided_passed, tally.autonomous, tally.autonomous_passed) == (1, 1, 2, 1)
 
 
+def test_a_completion_whose_judging_timed_out_has_no_part_in_uplift(tmp_path: Path) -> None:
+    groups = [(group, verdict) for group in ("guided", "autonomous") for verdict in ("correct", "timeout")]
+    rows = [row("a", group=group, verdict=verdict) for group, verdict in groups]
+    own_rewards = [row("b", group=group, verdict=None, reward=reward) for group, _ in groups for reward in (0.8, None)]
+    found = read_completions(run_of(tmp_path, {1: rows + own_rewards})).strategies["s"]
+    assert (found["a"].guided, found["a"].guided_passed, found["a"].autonomous) == (1, 1, 1)
+    assert (found["b"].guided, found["b"].guided_passed, found["b"].autonomous) == (2, 2, 2)
+
+
 def test_the_first_and_the_last_visit_are_kept(tmp_path: Path) -> None:
     found = read_completions(run_of(tmp_path, {step: [row("a", step=step)] for step in (3, 7, 11)}))
     assert [visit["step"] for visit in found.cards[0].visits] == [3, 11]

@@ -44,6 +44,8 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
             self.errors.append(f"{tag} at {self.getpos()}")
+        if tag in ("td", "th"):
+            self.text += " "
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "script":
@@ -132,7 +134,103 @@ def test_what_was_run_and_how_to_do_it_again(report: Path) -> None:
     assert "git checkout 0123abcd4567ef890123abcd4567ef890123abcd" in text
     assert "torch 2.13.0" in text
     assert "num_autonomous" in text
-    assert "3 options differ between the runs; 1 are the same" in text
+    assert "3 options differ between the runs" in text
+    assert "2 options are the same" in text
+
+
+def test_one_command_that_made_several_runs_stands_once(runs: list[Path], tmp_path: Path) -> None:
+    copies = [copied(run, tmp_path / run.name) for run in runs]
+    for run in copies:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        (run / "config.json").write_text(json.dumps(config | {"command": "sgpo quickstart --seed 3"}))
+    text = words(read(write_report(copies, tmp_path / "report.html")))
+    assert text.count("sgpo quickstart --seed 3") == 1
+
+
+def test_alarms_stand_above_everything_each_kind_once(runs: list[Path], tmp_path: Path) -> None:
+    copies = [copied(run, tmp_path / run.name) for run in runs]
+    rows = [
+        {"step": step, "alarm": "entropy", "message": f"Entropy fell <at {step}>.", "value": 0.012, "threshold": 0.1}
+        for step in range(7, 19)
+    ]
+    write_lines(copies[1] / "alarms.jsonl", [*rows, {"step": 9, "alarm": "all_fail"}])
+    text = words(read(write_report(copies, tmp_path / "report.html")))
+    before, overview = text.split("Last scores on fresh")
+    assert (
+        "2 alarms sgpo entropy at step 7 (value 0.012, threshold 0.1). Entropy fell <at 7>. Raised 12 times" in before
+    )
+    assert "last at step 18" in before
+    assert "Alarms none entropy ×12, all_fail ×1" in overview
+
+
+def test_a_run_that_broke_off_is_told_with_where_it_stands(runs: list[Path], tmp_path: Path) -> None:
+    run = copied(runs[1], tmp_path / "sgpo")
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[:20]) + '\n{"step": 1')
+    text = words(read(write_report([runs[0], run], tmp_path / "report.html")))
+    assert "Not ended: sgpo (step 19 of 60)." in text
+    assert "Steps 60 19 of 60, not ended" in text
+
+
+def test_single_evaluations_have_no_curve(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, steps=1, seed=seed) for seed, name in enumerate(("one", "other"))]
+    text = words(read(write_report(runs, tmp_path / "report.html")))
+    assert "other minus one" in text
+    for curve in ("Learning curves", "Over the curve ", "avg@4 before"):
+        assert curve not in text
+
+
+def test_many_runs_of_all_kinds_make_one_page(runs: list[Path], tmp_path: Path) -> None:
+    short = make_run(tmp_path / "short", seed=3, steps=30, evaluations=("fresh", "retention"))
+    unevaluated = make_run(tmp_path / "unevaluated", seed=4, steps=10, evaluations=())
+    page = read(write_report([unevaluated, *runs, short, warmup_alone(tmp_path / "warm")], tmp_path / "report.html"))
+    text = words(page)
+    assert page.errors == []
+    assert "sgpo minus grpo: " in text  # the first that was evaluated is the baseline
+    assert "short minus grpo: " in text
+    assert "curves up to 2,880 completions" in text  # what the shortest reached
+    assert "unevaluated minus" not in text
+    assert "Last scores on retention" in text
+    assert "the runs are not compared" not in text
+
+
+def warmup_alone(path: Path) -> Path:
+    """What `sgpo train --stage warmup` leaves."""
+    path.mkdir()
+    document = {"model": "some/model", "sft": {"learning_rate": 1e-5}, "problems": 90, "without_solution": 3}
+    (path / "warmup.json").write_text(json.dumps(document | {"command": "sgpo train recipe.yaml --stage warmup"}))
+    steps = [{"step": step, "loss": 3 / step, "mean_token_accuracy": 0.5} for step in range(10, 60, 10)]
+    write_lines(path / "warmup.jsonl", [*steps, {"step": 50, "train_runtime": 61.0}])
+    return path
+
+
+def test_a_warm_up_alone_is_shown(tmp_path: Path) -> None:
+    page = read(write_report([warmup_alone(tmp_path / "warm")], tmp_path / "report.html"))
+    text = words(page)
+    assert page.errors == []
+    assert "SFT warm-up" in text
+    assert "90 problems · 3 without solution" in text
+    assert "Warm-up loss" in text
+    assert "warm-up 1 min 01 s, 100 %" in text
+    assert "sgpo train recipe.yaml --stage warmup" in text
+    assert "only the warm-up was run" in text
+    assert "Not logged by any" not in text
+
+
+def test_plots_of_nothing_but_zeros_are_named_instead(tmp_path: Path) -> None:
+    rows = [{"step": step, "clipped_share": 0.0, "truncated/guided": 0.0, "entropy": 0.1} for step in (1, 2)]
+    write_lines(tmp_path / "run" / "metrics.jsonl", rows)
+    text = words(read(write_report([tmp_path / "run"], tmp_path / "report.html")))
+    assert "Zero at every step: Cut off, Clipped ratios." in text
+    assert "Share of completions that reached the length limit" not in text
+
+
+def test_a_folder_of_runs_is_refused_with_their_names(tmp_path: Path) -> None:
+    for name in ("grpo", "sgpo"):
+        make_run(tmp_path / name, steps=1)
+    (tmp_path / "warmup.jsonl").write_text("")  # as a quickstart leaves it
+    with pytest.raises(ValueError, match="it holds 2 run directories, give these: grpo, sgpo"):
+        write_report([tmp_path], tmp_path / "report.html")
 
 
 def test_targets_are_shaded_by_divergence(tmp_path: Path) -> None:
@@ -200,7 +298,7 @@ def poisoned(value: object, key: str = "") -> object:
     [
         (["config.json"], ["config.json is missing", "the runs are not compared"]),
         (["metrics.jsonl"], ["metrics.jsonl is missing: no training curves"]),
-        (["eval", "alarms.jsonl"], ["eval/ holds no scores: no learning curve", "None was raised"]),
+        (["eval", "alarms.jsonl"], ["eval/ holds no scores: no learning curve", "Alarms none"]),
         (["rollouts", "targets"], ["no targets", "no problem was sampled both with and without a strategy"]),
         (["eval/fresh-step-000060.jsonl", "targets/step-000001.jsonl"], []),
     ],

@@ -99,3 +99,11 @@ def test_thinning_keeps_the_mean_and_the_last_point() -> None:
 )
 def test_numbers_on_axes_are_short(value: float, text: str) -> None:
     assert short_number(value) == text
+
+
+def test_the_axis_of_differences_says_halves_of_points() -> None:
+    estimate = Estimate(label="a", run=0, value=Interval(0.01, -0.03, 0.05))
+    figure = forest_figure([estimate], palette=PAGE, width=340, x_label="difference, points", zero=True)
+    svg = to_svg(figure, name="a", label="a")
+    texts = {"".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("text")}
+    assert {"−2.5", "0", "+2.5", "+5"} <= texts

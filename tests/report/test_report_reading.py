@@ -52,7 +52,7 @@ def test_only_finite_numbers_count(value: object, number: float | None) -> None:
 def test_a_step_logged_twice_keeps_the_last_value(tmp_path: Path) -> None:
     logged = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}, {"step": 3}, {"step": 2, "loss": 0.3}, {"loss": 9.0}]
     write_lines(tmp_path / "metrics.jsonl", logged)
-    assert series(read_run(tmp_path, "run"), "loss") == [(1, 0.5), (2, 0.3)]
+    assert series(read_run(tmp_path, "run").metrics, "loss") == [(1, 0.5), (2, 0.3)]
 
 
 def test_steps_are_read_in_order_of_their_number(tmp_path: Path) -> None:

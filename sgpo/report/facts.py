@@ -1,0 +1,165 @@
+"""What a run says of itself: what was run and from what, with which options, where time went, how to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sgpo.evaluation.settings import evaluation_settings
+from sgpo.report.alarms import gather_alarms
+from sgpo.report.reading import Run, number_of, series, text_of
+from sgpo.report.text import visible_text
+
+Fact = tuple[str, list[str]]  # a name, and its value in each run
+
+
+def run_facts(runs: Sequence[Run]) -> list[Fact]:
+    """What was run, in the order of reading; what no run says is left out."""
+    return _table([_facts(run) for run in runs])
+
+
+def origin_facts(runs: Sequence[Run]) -> list[Fact]:
+    """Where and from what it was run; what no run says is left out."""
+    return _table([_origin(run) for run in runs])
+
+
+def options_table(runs: Sequence[Run]) -> tuple[list[Fact], list[Fact]]:
+    """The options in which the runs differ, and those they share, each with its value per run."""
+    args = [_mapping(run.config, "args") for run in runs]
+    names = sorted({name for one in args for name in one})
+    table = [(name, [_option(one[name]) if name in one else "not set" for one in args]) for name in names]
+    differing = [(name, values) for name, values in table if len(set(values)) > 1]
+    return differing, [(name, values) for name, values in table if len(set(values)) == 1]
+
+
+def phases(run: Run) -> list[tuple[str, float, float]]:
+    """`(phase, seconds, share)` of the time of warm-up, training and evaluation, longest first."""
+    keys = {key for row in run.metrics for key in row if key.startswith("time/")}
+    seconds = {key.removeprefix("time/"): sum(value for _, value in series(run.metrics, key)) for key in keys}
+    seconds["evaluate"] = sum(value for _, value in series(run.metrics, "eval/runtime"))
+    seconds["warm-up"] = sum(value for _, value in series(run.warmup, "train_runtime"))
+    total = sum(seconds.values())
+    return [
+        (phase, value, value / total)
+        for phase, value in sorted(seconds.items(), key=lambda part: -part[1])
+        if value > 0
+    ]
+
+
+def wall_seconds(run: Run) -> float:
+    """Seconds over all phases."""
+    return sum(seconds for _, seconds, _ in phases(run))
+
+
+def steps_done(run: Run) -> str:
+    """`120`, or `17 of 30` for a run that is still going or died."""
+    rows = run.metrics or run.warmup
+    steps = max((int(step) for row in rows if (step := number_of(row, "step")) is not None), default=None)
+    if steps is None:
+        return ""
+    planned = number_of(_mapping(run.config, "args"), "max_steps") or 0.0
+    return f"{steps:,} of {planned:,g}" if run.broken_off and planned > 0 else f"{steps:,}"
+
+
+def commands(runs: Sequence[Run]) -> list[tuple[list[int], str]]:
+    """How to do the runs again: shell lines, and which runs they make (one command may make several)."""
+    by_lines: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        if lines := _command(run):
+            by_lines.setdefault(lines, []).append(index)
+    return [(indices, lines) for lines, indices in by_lines.items()]
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `17 h 02 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _command(run: Run) -> str:
+    """Shell lines that do the run again, as far as the run says how."""
+    lines = []
+    commit, changed = _commit(run.config)
+    if commit:
+        lines.append(f"git checkout {shlex.quote(commit)}" + ("  # and its uncommitted changes" if changed else ""))
+    versions = _mapping(run.config, "versions")
+    # A local label (2.13.0+cpu) says which index the wheel came from; no index offers it under that name.
+    pins = [
+        shlex.quote(f"{name}=={str(version).partition('+')[0]}")
+        for name, version in versions.items()
+        if name not in ("sgpo", "python")
+    ]
+    if pins:
+        lines.append(f"pip install {' '.join(pins)} --editable .")
+    if command := text_of(run.config, "command"):
+        lines.append(command)
+    return "\n".join(lines)
+
+
+def _table(facts: Sequence[Mapping[str, str]]) -> list[Fact]:
+    table = [(name, [one[name] for one in facts]) for name in facts[0]]
+    return [(name, values) for name, values in table if any(values)]
+
+
+def _facts(run: Run) -> dict[str, str]:
+    config = run.config
+    sampled = [count for row in run.metrics if (count := number_of(row, "completions")) is not None]
+    sampled += [evaluation.completions for evaluation in run.evaluations if evaluation.completions is not None]
+    return {
+        "Algorithm": text_of(config, "algorithm"),
+        "Model": text_of(config, "model"),
+        "Problems": _summary(config, "problems"),
+        "Strategies": _summary(config, "strategies"),
+        "Evaluated with": ", ".join(
+            visible_text(f"{name} {value}") for name, value in evaluation_settings(config).items()
+        )
+        if run.evaluations
+        else "",
+        "Steps": steps_done(run) + (", not ended" if run.broken_off else ""),
+        "Completions": f"{int(max(sampled)):,}" if sampled else "",
+        "Time": duration(seconds) if (seconds := wall_seconds(run)) else "",
+        "Alarms": ", ".join(f"{alarm.kind} ×{alarm.count}" for alarm in gather_alarms(run)) or "none",
+    }
+
+
+def _origin(run: Run) -> dict[str, str]:
+    config = run.config
+    return {
+        "Prompts": _summary(config, "prompts"),
+        "Started": text_of(config, "started").replace("T", " ").replace("+00:00", " UTC"),
+        "Machine": _summary(config, "machine"),
+        "Commit": _commit(config)[0][:12] + (" with uncommitted changes" if _commit(config)[1] else ""),
+        "Versions": ", ".join(f"{name} {value}" for name, value in _mapping(config, "versions").items()),
+        "Directory": visible_text(str(run.path)),
+    }
+
+
+def _summary(config: Mapping[str, Any], key: str) -> str:
+    """An object of config.json in a line: `400 problems · 0 too long · bank.db`; a hash is cut short."""
+    parts = []
+    for name, value in _mapping(config, key).items():
+        if isinstance(value, str):
+            parts.append(f"{name} {value[:12]}" if name == "sha256" else value)
+        elif (number := number_of({name: value}, name)) is not None:
+            parts.append(f"{number:,g} {name.replace('_', ' ')}".removesuffix(" count"))
+    return " · ".join(parts)
+
+
+def _commit(config: Mapping[str, Any]) -> tuple[str, bool]:
+    """The commit, and whether the tree had changes that are not in it."""
+    commit = text_of(config, "git_commit")
+    return commit.removesuffix("+"), commit.endswith("+")
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _option(value: Any) -> str:
+    return "none" if value is None else str(value)
