@@ -35,7 +35,8 @@ class TrainingRow:
 
     `advantage`: the policy gradient (None: not in it). `cross_entropy`: the weight in the cross-entropy (0: not in it).
     `target`: the divergence from the guided branch (None: not in it). `old_logprobs`: its tokens' log-probabilities
-    at the time of sampling, where several updates follow one sampling.
+    at the time of sampling, where several updates follow one sampling; `sampling_logprobs`: those that the engine
+    gave, for a row of the policy gradient.
     """
 
     problem_index: int
@@ -45,6 +46,7 @@ class TrainingRow:
     cross_entropy: float = 0.0
     target: Target | None = None
     old_logprobs: Tensor | None = None
+    sampling_logprobs: list[float] | None = None
 
     @property
     def pulls(self) -> bool:
@@ -70,7 +72,12 @@ class Algorithm(Protocol):
 def policy_gradient_rows(
     groups: Sequence[RolloutGroup], *, scale_advantages: bool, mask_truncated_completions: bool
 ) -> list[TrainingRow]:
-    """The autonomous completions with their group-relative advantages."""
+    """The autonomous completions with their group-relative advantages.
+
+    `mask_truncated_completions` leaves those that were cut off out of the loss, though not out of their group: their
+    reward says nothing of a reasoning that had not ended (overlong filtering, DAPO, arXiv 2503.14476, section 3.4).
+    `scale_advantages=False` is Dr. GRPO's choice (arXiv 2503.20783).
+    """
     size = max((len(group.autonomous) for group in groups), default=0)
     rewards_PG = torch.full((len(groups), size), torch.nan)
     for p, group in enumerate(groups):
@@ -83,6 +90,7 @@ def policy_gradient_rows(
             prompt=group.prompt,
             completion_ids=rollout.completion_ids,
             advantage=None if rollout.truncated and mask_truncated_completions else advantages_PG[p][g],
+            sampling_logprobs=rollout.logprobs or None,
         )
         for p, group in enumerate(groups)
         for g, rollout in enumerate(group.autonomous)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+LossMean = Literal["token", "sequence"]
 
 
 def policy_loss(
@@ -14,11 +18,18 @@ def policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
+    loss_mean: LossMean = "token",
+    importance_BT: Tensor | None = None,
 ) -> Tensor:
-    """The mean over all completion tokens of `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`.
+    """The mean over completion tokens of `-w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`.
 
     `rho = exp(logprobs - old_logprobs)` is the importance ratio of a token, `A` its completion's advantage. The mask
     is bool or 0/1; what lies outside it, NaN included, has no effect. Without a single token the loss is 0.
+
+    `loss_mean`: `token` is the mean over all tokens of the batch, so that a long completion weighs more (DAPO,
+    arXiv 2503.14476, section 3.3); `sequence` is the mean over completions of the mean over their tokens, so that each
+    completion weighs the same (the original GRPO, arXiv 2402.03300, eq. 3). A completion without a token counts
+    nowhere. `importance_BT`: the weights `w` of `importance_weights`; 1 if not given.
 
     Returns a scalar.
     """
@@ -28,5 +39,25 @@ def policy_loss(
     advantages_B1 = advantages_B.unsqueeze(-1)
     unclipped_BT = ratio_BT * advantages_B1
     clipped_BT = ratio_BT.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages_B1
-    loss_BT = -torch.minimum(unclipped_BT, clipped_BT).where(mask_BT, 0.0)
-    return loss_BT.sum() / mask_BT.sum().clamp(min=1)
+    loss_BT = -torch.minimum(unclipped_BT, clipped_BT)
+    if importance_BT is not None:
+        loss_BT = loss_BT * importance_BT
+    loss_BT = loss_BT.where(mask_BT, 0.0)
+    if loss_mean == "token":
+        return loss_BT.sum() / mask_BT.sum().clamp(min=1)
+    lengths_B = mask_BT.sum(-1)
+    return (loss_BT.sum(-1) / lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum().clamp(min=1)
+
+
+def importance_weights(old_logprobs_BT: Tensor, sampling_logprobs_BT: Tensor, *, clip_max: float) -> Tensor:
+    """What makes up for completions that another engine sampled: `w = min(pi_old / pi_sampling, clip_max)` per token.
+
+    The engine that samples (vLLM) and the trainer that takes the gradient compute the same policy with other kernels,
+    so tokens come from a slightly different distribution; the truncated importance weight corrects for that with
+    bounded variance ("Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", Yao et al. 2025; TRL's
+    `vllm_importance_sampling_mode="token_truncate"`). A token whose sampling log-probability is NaN gets the weight 1.
+
+    Returns `w_BT`, through which no gradient flows.
+    """
+    difference_BT = (old_logprobs_BT - sampling_logprobs_BT).detach()
+    return difference_BT.nan_to_num(nan=0.0).exp().clamp(max=clip_max)

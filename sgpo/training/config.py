@@ -44,7 +44,8 @@ class SGPOConfig(TrainingArguments):
     )
     max_completion_length: int = field(default=2048, metadata={"help": "Tokens, the end token included."})
     mask_truncated_completions: bool = field(
-        default=False, metadata={"help": "Leave completions cut off at the limit out of the policy loss."}
+        default=False,
+        metadata={"help": "Leave completions cut off at the limit out of the policy loss (DAPO, arXiv 2503.14476)."},
     )
     temperature: float = field(default=1.0, metadata={"help": "Of sampling; all logits are divided by it."})
     top_p: float = field(default=1.0, metadata={"help": "Must stay 1: a cut biases the importance ratio."})
@@ -61,7 +62,16 @@ class SGPOConfig(TrainingArguments):
     # The loss.
     clip_low: float = field(default=0.2, metadata={"help": "The importance ratio is clipped below 1 - clip_low."})
     clip_high: float = field(default=0.28, metadata={"help": "The importance ratio is clipped above 1 + clip_high."})
-    scale_advantages: bool = field(default=True, metadata={"help": "Divide advantages by the group's std."})
+    scale_advantages: bool = field(
+        default=True, metadata={"help": "Divide advantages by the group's std; Dr. GRPO does not (arXiv 2503.20783)."}
+    )
+    loss_mean: Literal["token", "sequence"] = field(
+        default="token",
+        metadata={
+            "help": "The policy loss is the mean over all tokens (DAPO, arXiv 2503.14476), or over completions of the "
+            "mean over their tokens (GRPO, arXiv 2402.03300)."
+        },
+    )
     kl_clip: float | None = field(default=1.0, metadata={"help": "Cap on the divergence of a token; null for none."})
     kl_clip_mode: Literal["scale", "clamp"] = field(
         default="scale", metadata={"help": "`scale` keeps a capped token's gradient, `clamp` drops it."}

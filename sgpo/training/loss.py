@@ -1,7 +1,8 @@
 """The loss of a micro-batch: the sum of three components, each normalised over the *global* batch.
 
-Policy gradient and cross-entropy are sums over their tokens, divided by that component's tokens in the global batch;
-the divergence is `(1/P) sum_q w_q (1/T_q) sum_t cap(KL_t)` over all P problems of the global batch, where a problem
+Policy gradient and cross-entropy are sums over their tokens, divided by that component's tokens in the global batch
+(with `loss_mean="sequence"` the policy gradient is a sum of means over each completion, divided by their number); the
+divergence is `(1/P) sum_q w_q (1/T_q) sum_t cap(KL_t)` over all P problems of the global batch, where a problem
 without a target counts 0. So the sum over micro-batches, however the batch is split, is the loss of one pass.
 """
 
@@ -27,15 +28,17 @@ from sgpo.training.metrics import Averages
 class Totals:
     """What the components are divided by: counts over the global batch, all processes together."""
 
-    problems: int
-    policy_tokens: int
-    cross_entropy_tokens: int
+    problems: int = 0
+    policy_sequences: int = 0
+    policy_tokens: int = 0
+    cross_entropy_tokens: int = 0
 
     @classmethod
     def of(cls, rows: Sequence[TrainingRow], *, problems: int) -> Totals:
         """The totals of these rows."""
         return cls(
             problems=problems,
+            policy_sequences=sum(row.advantage is not None for row in rows),
             policy_tokens=sum(len(row.completion_ids) for row in rows if row.advantage is not None),
             cross_entropy_tokens=sum(len(row.completion_ids) for row in rows if row.cross_entropy),
         )
@@ -97,8 +100,12 @@ def _policy_component(
         mask_BT,
         clip_low=options.clip_low,
         clip_high=options.clip_high,
+        loss_mean=options.loss_mean,
     )
-    component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
+    if options.loss_mean == "token":
+        component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
+    else:
+        component = loss * (len(rows) / max(totals.policy_sequences, 1))
     averages.add_sum("loss/policy", component)
     with torch.no_grad():
         ratio_N = (logprobs_BT - old_logprobs_BT)[mask_BT].exp()

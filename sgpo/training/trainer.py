@@ -152,7 +152,7 @@ class SGPOTrainer(Trainer):
         self.completions = 0  # sampled for training so far, by all processes: the budget axis of a comparison
         self._groups: list[RolloutGroup] = []  # the rollouts in use
         self._rows: list[TrainingRow] = []
-        self._totals = Totals(0, 0, 0)
+        self._totals = Totals()
 
     # -- problems and their prompts
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sgpo.objective import policy_loss
+from sgpo.objective import importance_weights, policy_loss
 
 
 def test_worked_by_hand():
@@ -83,3 +83,53 @@ def test_without_a_token_the_loss_is_zero():
     loss.backward()
     assert loss.item() == 0.0
     assert not logprobs.grad.any()
+
+
+def test_means_by_token_and_by_sequence_worked_by_hand():
+    # On policy, rho = 1: a token's loss is -A. Completions of 3, 1 and 0 tokens with A = 1, -2 and 5.
+    # By token: -(3 * 1 + 1 * -2) / 4 = -0.25. By sequence: (-(1) + 2) / 2 = 0.5: the third has no token.
+    logprobs = torch.tensor([[-1.0, -2.0, -0.5], [-0.3, float("nan"), 0.0], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
+    advantages = torch.tensor([1.0, -2.0, 5.0])
+    losses = {
+        mean: policy_loss(logprobs, logprobs, advantages, mask, loss_mean=mean).item() for mean in ("token", "sequence")
+    }
+    assert losses == {"token": pytest.approx(-0.25), "sequence": pytest.approx(0.5)}
+
+
+def test_by_sequence_a_long_completion_pulls_no_more_than_a_short_one():
+    logprobs = torch.zeros(2, 3, requires_grad=True)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    policy_loss(logprobs, logprobs.detach(), torch.tensor([3.0, 6.0]), mask, loss_mean="sequence").backward()
+    # Each completion has half of the weight: 3 / 2 shared by three tokens, 6 / 2 on one.
+    assert logprobs.grad.tolist() == [pytest.approx([-0.5] * 3), pytest.approx([-3.0, 0.0, 0.0])]
+
+
+def test_without_a_token_the_mean_by_sequence_is_zero():
+    logprobs = torch.zeros(2, 3, requires_grad=True)
+    loss = policy_loss(logprobs, torch.zeros(2, 3), torch.ones(2), torch.zeros(2, 3), loss_mean="sequence")
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not logprobs.grad.any()
+
+
+def test_importance_weights_worked_by_hand():
+    # The trainer finds the tokens 1.5, 4 and 0.5 times as likely as the engine that sampled them; the fourth has no
+    # log-probability. Capped at 2: 1.5, 2, 0.5, 1.
+    old = torch.log(torch.tensor([[0.3, 0.4, 0.1, 0.2]])).requires_grad_()
+    sampling = torch.log(torch.tensor([[0.2, 0.1, 0.2, float("nan")]]))
+    weights = importance_weights(old, sampling, clip_max=2.0)
+    assert weights.tolist() == [pytest.approx([1.5, 2.0, 0.5, 1.0])]
+    assert not weights.requires_grad
+
+
+def test_importance_weights_multiply_a_tokens_loss():
+    # Two tokens, rho = 1 and A = -1: losses 1 and 1, weighed 1.5 and 0.5; padding is poisoned.
+    logprobs = torch.tensor([[-1.0, -2.0, 0.0]], requires_grad=True)
+    weights = torch.tensor([[1.5, 0.5, float("nan")]])
+    loss = policy_loss(
+        logprobs, logprobs.detach(), torch.tensor([-1.0]), torch.tensor([[1, 1, 0]]), importance_BT=weights
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0)
+    assert logprobs.grad.tolist() == [pytest.approx([0.75, 0.25, 0.0])]

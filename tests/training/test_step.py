@@ -42,8 +42,8 @@ def groups_of(trainer, call=0):
 # -- how a batch is split
 
 
-@pytest.mark.parametrize("guided", [6, 2])
-def test_the_split_of_a_batch_changes_nothing(tmp_path, tokenizer, guided):
+@pytest.mark.parametrize(("guided", "loss_mean"), [(6, "token"), (2, "token"), (2, "sequence")])
+def test_the_split_of_a_batch_changes_nothing(tmp_path, tokenizer, guided, loss_mean):
     """Two steps, in one, two, three and six parts; with strategies for all and for two of the problems."""
     bank = bank_of(tmp_path / "bank.db", PROBLEMS[:guided])
     ends, rows = [], []
@@ -54,6 +54,7 @@ def test_the_split_of_a_batch_changes_nothing(tmp_path, tokenizer, guided):
             bank=bank,
             max_steps=2,
             learning_rate=0.1,
+            loss_mean=loss_mean,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=parts,
         )

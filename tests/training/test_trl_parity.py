@@ -49,14 +49,14 @@ def trl_trainer(tmp_path, tokenizer, rollouts, monkeypatch):
     monkeypatch.setitem(os.environ, "TRL_EXPERIMENTAL_SILENCE", "1")
     from trl import GRPOConfig, GRPOTrainer
 
-    def build(**options):
+    def build(loss_type="dapo", **options):
         prompts, completions = rollouts
         config = GRPOConfig(
             output_dir=str(tmp_path / "trl"),
             per_device_train_batch_size=len(prompts),
             num_generations=GROUP,
             max_completion_length=LIMIT,
-            loss_type="dapo",
+            loss_type=loss_type,
             epsilon=0.2,
             epsilon_high=0.28,
             beta=0.0,
@@ -152,8 +152,9 @@ def moved():
         ({}, {}),
         ({"temperature": 0.7}, {"temperature": 0.7}),
         ({"scale_rewards": "none"}, {"scale_advantages": False}),
+        ({"loss_type": "grpo"}, {"loss_mean": "sequence"}),
     ],
-    ids=["default", "temperature", "unscaled"],
+    ids=["default", "temperature", "unscaled", "by sequence"],
 )
 @pytest.mark.parametrize("on_policy", [True, False], ids=["on-policy", "off-policy"])
 def test_loss_and_gradient_are_those_of_trl(tmp_path, tokenizer, rollouts, trl_trainer, moved, theirs, ours, on_policy):
