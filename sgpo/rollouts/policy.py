@@ -74,3 +74,13 @@ def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> s
     first = next(iter(str(error).strip().splitlines()), "no message")
     where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
     return f"{name}: no {what} that could be loaded ({where}): {first}"
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Dropout would make the importance ratio of an unchanged policy differ from 1."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Many models keep a rate as a number (attention_dropout, layerdrop) and apply it in training mode.
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)

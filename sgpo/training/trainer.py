@@ -7,7 +7,6 @@ the Trainer calls once per optimizer step, is where problems become rollouts and
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,43 +18,36 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
 from transformers.trainer_utils import speed_metrics
 
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.evaluation.evaluate import evaluate
 from sgpo.problems import Problem
-from sgpo.prompts import autonomous_prompt, guided_prompt, prompt_style
-from sgpo.rollouts.engine import Engine, Sampling, encode_prompt, end_token_ids
+from sgpo.prompts import prompt_style
+from sgpo.rollouts.engine import Engine, Sampling, end_token_ids
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
 from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.logprobs import Predictor, token_logprobs
-from sgpo.rollouts.policy import check_tokenizer, load_policy, load_tokenizer
+from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.strategy import Strategy
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
+from sgpo.training.effects import record_effects
 from sgpo.training.loss import Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
-from sgpo.training.records import new_counts, rollout_records, strategy_effects, target_records
+from sgpo.training.preparing import prepare_problems
+from sgpo.training.records import rollout_records, target_records
+from sgpo.training.resumable import ResumableTrainer
 from sgpo.training.rows_in_use import load_rows, save_rows
-from sgpo.training.run_directory import (
-    RunDirectory,
-    check_checkpoint,
-    checkpoint_step,
-    read_json,
-    write_json,
-    write_jsonl,
-)
+from sgpo.training.run_directory import RunDirectory, write_json, write_jsonl
 from sgpo.verifier import Verifier
-
-logger = logging.getLogger("sgpo")
 
 Problems = Sequence[Problem]
 
 
-class SGPOTrainer(Trainer):
+class SGPOTrainer(ResumableTrainer):
     """Trains a policy on problems, guided by the strategies of a bank.
 
     `model`: a causal language model, its path or its hub id. `train_dataset`, `eval_dataset`: `Problem`s (a list, a
@@ -98,7 +90,7 @@ class SGPOTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        _disable_dropout(model)
+        disable_dropout(model)
         args._n_gpu = min(args.n_gpu, 1)  # one process, one device: no DataParallel; several start by accelerate launch
 
         self.algorithm = build_algorithm(args.algorithm, vars(args))
@@ -108,12 +100,13 @@ class SGPOTrainer(Trainer):
         self.verifier = verifier or Verifier(
             workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy
         )
-        self.counts: dict[str, int] = {}
-        self.groups: dict[str, RolloutGroup] = {}
-        self.strategies: dict[str, Strategy] = {}
         prompt_style(args.prompt_style)
         self._tokenizer = processing_class
-        problems = self._prepare_problems(as_problems(train_dataset, "train_dataset"), args)
+        guides = self.algorithm.num_guided > 0
+        self.prepared = prepare_problems(
+            as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, guides=guides
+        )
+        problems = self.prepared.problems
         self.eval_problems = evaluation_sets(eval_dataset)
         if train_dataset is not None and len(problems) < args.window:
             raise ValueError(
@@ -154,51 +147,6 @@ class SGPOTrainer(Trainer):
         self._rows: list[TrainingRow] = []
         self._totals = Totals()
 
-    # -- problems and their prompts
-
-    def _prepare_problems(self, problems: Problems, args: SGPOConfig) -> list[Problem]:
-        """Encode every prompt once; leave out what is too long, and count it."""
-        names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
-        counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
-        kept = []
-        for problem in problems:
-            prompt = self._encode(autonomous_prompt(problem.problem, style=args.prompt_style))
-            if len(prompt.ids) > args.max_prompt_length:
-                counts["too_long"] += 1
-                continue
-            group = RolloutGroup(problem, prompt)
-            if self.algorithm.num_guided:
-                strategy = self.bank.for_problem(problem, use=args.strategies) if self.bank is not None else None
-                if strategy is None:
-                    counts["without_strategy"] += 1
-                else:
-                    guided = self._encode(guided_prompt(problem.problem, strategy, style=args.prompt_style))
-                    if len(guided.ids) > args.max_prompt_length:
-                        counts["guided_prompt_too_long"] += 1
-                    else:
-                        counts["retrieved"] += strategy.problem_id != problem.id
-                        group.guided_prompt, group.strategy_id = guided, strategy.id
-                        self.strategies[strategy.id] = strategy
-            kept.append(problem)
-            self.groups[problem.id] = group
-        if problems and not kept:
-            raise ValueError(
-                f"all {len(problems)} problems have prompts longer than max_prompt_length={args.max_prompt_length}; "
-                "raise it"
-            )
-        self.counts = counts
-        if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
-            logger.warning(
-                "of %d problems %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
-                "%d that have no strategy, %d with a guided prompt that is too long",
-                *(counts["problems"], counts["too_long"], args.max_prompt_length),
-                *(counts["without_strategy"], counts["guided_prompt_too_long"]),
-            )
-        return kept
-
-    def _encode(self, text: str) -> PromptIds:
-        return PromptIds(text, encode_prompt(self._tokenizer, text))
-
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return WindowSampler(
             len(self.train_dataset),
@@ -238,7 +186,7 @@ class SGPOTrainer(Trainer):
         groups = [
             RolloutGroup(problem, prepared.prompt, prepared.strategy_id, prepared.guided_prompt)
             for problem in problems
-            for prepared in (self.groups[problem.id],)
+            for prepared in (self.prepared.groups[problem.id],)
         ]
         with self.averages.timed("generate"):
             self.engine.sync_weights(self.accelerator.unwrap_model(self.model))
@@ -386,84 +334,48 @@ class SGPOTrainer(Trainer):
             write_json(path, evaluation.to_json(name=name, step=step, completions=self.completions))
         return evaluation.scores
 
+    # -- the run as a whole
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train, and leave the model in the run directory's `checkpoints/final`.
+        """Train, leave the model in the run directory's `checkpoints/final`, and tell the bank what its strategies did.
 
         `resume_from_checkpoint`: a checkpoint, or True for the run's last one. Raises ValueError where the run
         directory holds another run, or the checkpoint is none.
         """
-        checkpoint: Path | None = None
-        if resume_from_checkpoint:
-            # A run that was killed before its first checkpoint starts again from the beginning.
-            checkpoint = self.run.last_checkpoint() if resume_from_checkpoint is True else Path(resume_from_checkpoint)
-            if checkpoint is not None:
-                check_checkpoint(checkpoint)
-                self.args.eval_on_start = False  # it was done when the run started
-                if self._rows_file(checkpoint).exists():
-                    ids, self._rows, self._totals = load_rows(self._rows_file(checkpoint))
-                    self._groups = [self.groups[id_] for id_ in ids if id_ in self.groups]
-            if self.is_world_process_zero():
-                self.run.cut_after(checkpoint_step(checkpoint) if checkpoint else -1)
-        else:
-            self.run.check_unused()
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero() and not self.run.config_file.exists():
-            write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.strategies.values()))
-            self.run.write_config(self._describe())
-        self.completions = self.run.completions()
-        self.accelerator.wait_for_everyone()
-        output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
-        self.save_model()
+        output = super().train(resume_from_checkpoint, **kwargs)
         if self.bank is not None and self.is_world_process_zero():
-            self._record_effects(self.bank)
+            used = {
+                id_: group.strategy_id for id_, group in self.prepared.groups.items() if group.strategy_id is not None
+            }
+            record_effects(self.run, self.bank, used)
         return output
 
-    def _record_effects(self, bank: StrategyBank) -> None:
-        """Add what the run measured of each strategy to the bank; a run that goes on later adds only what is new."""
-        used = {id_: group.strategy_id for id_, group in self.groups.items() if group.strategy_id is not None}
-        effects = strategy_effects(self.run.read_rows("rollouts"), used)
-        file = self.run.path / "effects.json"
-        recorded = read_json(file) if file.exists() else {}
-        for strategy_id, counts in effects.items():
-            old = recorded.get(strategy_id, [0, 0, 0, 0])
-            if counts != old and bank.by_id(strategy_id) is not None:  # someone may have dropped it meanwhile
-                bank.record_effect(strategy_id, *new_counts(counts, old))
-        write_json(file, effects)
+    def _begin_run(self) -> None:
+        write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.prepared.strategies.values()))
+        self.run.write_config(self._describe())
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_in_hand(self, checkpoint: Path) -> None:
         if self.state.global_step % self.args.num_iterations:
-            # First of all: a checkpoint is whole once it has its trainer_state.json, which comes last.
-            file = self._rows_file(self.run.checkpoints / f"checkpoint-{self.state.global_step}")
-            save_rows(file, [group.problem.id for group in self._groups], self._rows, self._totals)
-        super()._save_checkpoint(model, trial)
+            save_rows(self._rows_file(checkpoint), [g.problem.id for g in self._groups], self._rows, self._totals)
+
+    def _load_in_hand(self, checkpoint: Path) -> None:
+        if self._rows_file(checkpoint).exists():
+            ids, self._rows, self._totals = load_rows(self._rows_file(checkpoint))
+            self._groups = [self.prepared.groups[id_] for id_ in ids if id_ in self.prepared.groups]
+        self.completions = self.run.completions()
 
     def _rows_file(self, checkpoint: Path) -> Path:
         return checkpoint / f"rows-{self.args.process_index}.pt"
 
     def _describe(self) -> dict[str, Any]:
-        strategies = {key: self.counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")}
+        strategies = {
+            key: self.prepared.counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")
+        }
         return {
             "algorithm": self.args.algorithm,
             "model": self.model_name,
             "args": self.args.to_dict(),
-            "problems": {key: self.counts[key] for key in ("problems", "too_long")},
+            "problems": {key: self.prepared.counts[key] for key in ("problems", "too_long")},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
             "prompts": {"style": self.args.prompt_style, "version": prompt_style(self.args.prompt_style).version},
         }
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`."""
-        super().save_model(output_dir or str(self.run.final_model), _internal_call)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.run.checkpoints)
-
-
-def _disable_dropout(model: torch.nn.Module) -> None:
-    """Dropout would make the importance ratio of an unchanged policy differ from 1."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        # Many models keep a rate as a number (attention_dropout, layerdrop) and apply it in training mode.
-        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
-            setattr(module, name, 0.0)

@@ -81,8 +81,8 @@ def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, 
 def test_a_prompt_of_just_the_limit_is_kept(tmp_path, tokenizer):
     problem = Problem(id="edge", problem="?" * 63, answer="1")  # and a space before it
     trainer = build_trainer(tmp_path / "run", tokenizer, problems=[problem], per_device_train_batch_size=1)
-    assert trainer.counts["too_long"] == 0
-    assert trainer.counts["guided_prompt_too_long"] == 1
+    assert trainer.prepared.counts["too_long"] == 0
+    assert trainer.prepared.counts["guided_prompt_too_long"] == 1
 
 
 def test_a_truncated_completion_is_never_a_target(tmp_path, tokenizer):

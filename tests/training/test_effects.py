@@ -1,4 +1,4 @@
-from sgpo.training.records import strategy_effects
+from sgpo.training.effects import strategy_effects
 
 
 def row(problem, group, reward):

@@ -1,0 +1,84 @@
+"""Problems made ready for training: every prompt encoded once, what is too long left out and counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from sgpo.problems import Problem
+from sgpo.prompts import autonomous_prompt, guided_prompt
+from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.groups import PromptIds, RolloutGroup
+from sgpo.strategies.bank import StrategyBank
+from sgpo.strategies.strategy import Strategy
+from sgpo.training.config import SGPOConfig
+
+logger = logging.getLogger("sgpo")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """The problems to train on, the prompts of each by its id, the strategies in them by theirs, and counts."""
+
+    problems: list[Problem] = field(default_factory=list)
+    groups: dict[str, RolloutGroup] = field(default_factory=dict)
+    strategies: dict[str, Strategy] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def prepare_problems(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    args: SGPOConfig,
+    *,
+    bank: StrategyBank | None,
+    guides: bool,
+) -> Prepared:
+    """Encode every prompt; leave out what is too long, and count it. `guides`: whether the algorithm guides at all.
+
+    Raises ValueError where nothing is left.
+    """
+
+    def encode(text: str) -> PromptIds:
+        return PromptIds(text, encode_prompt(tokenizer, text))
+
+    names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
+    counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
+    prepared = Prepared(counts=counts)
+    for problem in problems:
+        prompt = encode(autonomous_prompt(problem.problem, style=args.prompt_style))
+        if len(prompt.ids) > args.max_prompt_length:
+            counts["too_long"] += 1
+            continue
+        group = RolloutGroup(problem, prompt)
+        prepared.problems.append(problem)
+        prepared.groups[problem.id] = group
+        if not guides:
+            continue
+        strategy = bank.for_problem(problem, use=args.strategies) if bank is not None else None
+        if strategy is None:
+            counts["without_strategy"] += 1
+            continue
+        guided = encode(guided_prompt(problem.problem, strategy, style=args.prompt_style))
+        if len(guided.ids) > args.max_prompt_length:
+            counts["guided_prompt_too_long"] += 1
+            continue
+        counts["retrieved"] += strategy.problem_id != problem.id
+        group.guided_prompt, group.strategy_id = guided, strategy.id
+        prepared.strategies[strategy.id] = strategy
+    if problems and not prepared.problems:
+        raise ValueError(
+            f"all {len(problems)} problems have prompts longer than max_prompt_length={args.max_prompt_length}; "
+            "raise it"
+        )
+    if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
+        logger.warning(
+            "of %d problems %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
+            "%d that have no strategy, %d with a guided prompt that is too long",
+            *(counts["problems"], counts["too_long"], args.max_prompt_length),
+            *(counts["without_strategy"], counts["guided_prompt_too_long"]),
+        )
+    return prepared
