@@ -10,17 +10,21 @@ vocabulary of 152K, two fp32 T x V matrices take 1.2 MB per token).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Direction = Literal["forward", "reverse"]
+from sgpo.objective.tiles import (
+    RunningSoftmax,
+    add_product,
+    tile_logits,
+    token_blocks,
+    vocabulary_blocks,
+)
 
-# The chunked form works on so many logits of each branch at a time: 80 MB in float32, 138 tokens of a 152K vocabulary.
-CHUNK_LOGITS = 21_000_000
+Direction = Literal["forward", "reverse"]
 
 
 def token_divergence(
@@ -51,7 +55,7 @@ def chunked_token_divergence(
     direction: Direction = "forward",
     temperature: float = 1.0,
 ) -> Tensor:
-    """`token_divergence` of `hidden @ lm_head.T`, chunk by chunk: same values and gradients, less memory.
+    """`token_divergence` of `hidden @ lm_head.T`, tile by tile: same values and gradients, a fraction of the memory.
 
     The gradients reach `unguided_hidden_TH` and, where it is trained, `lm_head_VH`. With a frozen head (LoRA) they are
     computed in the forward pass, so that backward costs nothing; with a trained one the logits are computed again.
@@ -120,25 +124,23 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
         temperature: float,
     ) -> Tensor:
         ctx.direction, ctx.temperature = direction, temperature
-        dtype = torch.float64 if unguided_TH.dtype == torch.float64 else torch.float32
-        divergence_T = unguided_TH.new_empty(unguided_TH.shape[0], dtype=dtype)
         ctx.head_is_frozen = not ctx.needs_input_grad[2]
-        ctx.needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
         # A token's gradient is its slope times one number that only backward knows, so with a frozen head the slopes
         # can be kept (T x H) in place of a second pass over the logits.
-        keep_slopes = ctx.head_is_frozen and ctx.needs_grad
-        slope_TH = torch.empty_like(unguided_TH) if keep_slopes else unguided_TH.new_empty(0)
-        for rows in _chunks(unguided_TH.shape[0], head_VH.shape[0]):
-            divergence_C, slope_CV = _chunk(
-                unguided_TH[rows], guided_TH[rows], head_VH, direction, temperature, with_slope=keep_slopes
-            )
-            divergence_T[rows] = divergence_C
-            if slope_CV is not None:
-                torch.mm(slope_CV.to(head_VH.dtype), head_VH, out=slope_TH[rows])
+        keeps_slopes = ctx.head_is_frozen and ctx.needs_input_grad[0]
+        blocks = [
+            _block(unguided_TH[rows], guided_TH[rows], head_VH, direction, temperature, with_slope=keeps_slopes)
+            for rows in token_blocks(unguided_TH.shape[0])
+        ]
+        divergence_T, unguided_logsumexp_T, guided_logsumexp_T, slope_TH = (
+            torch.cat(parts) for parts in zip(*blocks, strict=True)
+        )
         if ctx.head_is_frozen:
             ctx.save_for_backward(slope_TH)
         else:
-            ctx.save_for_backward(unguided_TH, guided_TH, head_VH)
+            ctx.save_for_backward(
+                unguided_TH, guided_TH, head_VH, divergence_T, unguided_logsumexp_T, guided_logsumexp_T
+            )
         return divergence_T
 
     @staticmethod
@@ -147,32 +149,29 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
         if ctx.head_is_frozen:
             (slope_TH,) = ctx.saved_tensors
             return slope_TH * grad_T.unsqueeze(-1).to(slope_TH.dtype), None, None, None, None
-        unguided_TH, guided_TH, head_VH = ctx.saved_tensors
-        grad_TH = torch.empty_like(unguided_TH)
-        # A bf16 sum over many chunks would lose small contributions.
+        unguided_TH, guided_TH, head_VH, divergence_T, unguided_logsumexp_T, guided_logsumexp_T = ctx.saved_tensors
+        # Wide sums: a bf16 sum over many tiles would lose small contributions.
+        grad_TH = torch.zeros_like(unguided_TH, dtype=grad_T.dtype)
         grad_VH = torch.zeros_like(head_VH, dtype=grad_T.dtype)
-        for rows in _chunks(unguided_TH.shape[0], head_VH.shape[0]):
-            _, slope_CV = _chunk(
-                unguided_TH[rows], guided_TH[rows], head_VH, ctx.direction, ctx.temperature, with_slope=True
-            )
-            assert slope_CV is not None
-            slope_CV.mul_(grad_T[rows].unsqueeze(-1))
-            slope_CV = slope_CV.to(head_VH.dtype)
-            torch.mm(slope_CV, head_VH, out=grad_TH[rows])
-            if grad_VH.dtype == slope_CV.dtype:
-                grad_VH.addmm_(slope_CV.T, unguided_TH[rows])
-            else:
-                grad_VH += slope_CV.T @ unguided_TH[rows]
-        return grad_TH, None, grad_VH.to(head_VH.dtype), None, None
+        for rows in token_blocks(unguided_TH.shape[0]):
+            pull_C1 = grad_T[rows].unsqueeze(-1) / ctx.temperature
+            for columns in vocabulary_blocks(rows.stop - rows.start, head_VH.shape[0]):
+                unguided_CW = tile_logits(unguided_TH[rows], head_VH[columns], ctx.temperature)
+                guided_CW = tile_logits(guided_TH[rows], head_VH[columns], ctx.temperature)
+                unguided_CW.sub_(unguided_logsumexp_T[rows].unsqueeze(-1))
+                guided_CW.sub_(guided_logsumexp_T[rows].unsqueeze(-1))
+                if ctx.direction == "forward":  # dKL/dlogit = u - p
+                    slope_CW = unguided_CW.exp_().sub_(guided_CW.exp_())
+                else:  # dKL/dlogit = u ((log u - log p) - KL)
+                    slope_CW = torch.sub(unguided_CW, guided_CW, out=guided_CW).sub_(divergence_T[rows].unsqueeze(-1))
+                    slope_CW.mul_(unguided_CW.exp_())
+                slope_CW.mul_(pull_C1)
+                add_product(grad_TH[rows], slope_CW, head_VH[columns])
+                add_product(grad_VH[columns], slope_CW.T, unguided_TH[rows])
+        return grad_TH.to(unguided_TH.dtype), None, grad_VH.to(head_VH.dtype), None, None
 
 
-def _chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
-    size = max(1, CHUNK_LOGITS // vocabulary)
-    for start in range(0, tokens, size):
-        yield slice(start, min(start + size, tokens))
-
-
-def _chunk(
+def _block(
     unguided_CH: Tensor,
     guided_CH: Tensor,
     head_VH: Tensor,
@@ -180,29 +179,42 @@ def _chunk(
     temperature: float,
     *,
     with_slope: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The divergence of a chunk's tokens and, if asked for, its derivative by the unguided logits (`C x V`)."""
-    unguided_CV = _log_probabilities(unguided_CH, head_VH, temperature)
-    guided_CV = _log_probabilities(guided_CH, head_VH, temperature)
-    if direction == "forward":
-        # dKL/dz = (u - p) / temperature
-        guided_probs_CV = guided_CV.exp()
-        divergence_C = torch.linalg.vecdot(guided_probs_CV, guided_CV.sub_(unguided_CV))
-        slope_CV = unguided_CV.exp_().sub_(guided_probs_CV) if with_slope else None
-    else:
-        # dKL/dz = u ((log u - log p) - KL) / temperature
-        unguided_probs_CV = unguided_CV.exp()
-        difference_CV = unguided_CV.sub_(guided_CV)
-        divergence_C = torch.linalg.vecdot(unguided_probs_CV, difference_CV)
-        slope_CV = difference_CV.sub_(divergence_C.unsqueeze(-1)).mul_(unguided_probs_CV) if with_slope else None
-    if slope_CV is not None and temperature != 1.0:
-        slope_CV.div_(temperature)
-    return divergence_C, slope_CV
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a block of tokens: `divergence_C`, both branches' logsumexp, and if asked for the slope by the hidden states.
 
-
-def _log_probabilities(hidden_CH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    logits_CV = hidden_CH @ head_VH.T
-    logits_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
-    if temperature != 1.0:
-        logits_CV.div_(temperature)
-    return logits_CV.sub_(logits_CV.logsumexp(-1, keepdim=True))
+    One pass over the vocabulary, with `gap = +-(guided - unguided)` the difference of the logits and `E` the mean under
+    the branch that the divergence averages over: `KL = E[gap] + the difference of the logsumexps`.
+    """
+    tokens = unguided_CH.shape[0]
+    unguided, guided = RunningSoftmax(tokens, unguided_CH), RunningSoftmax(tokens, guided_CH)
+    gap_C = torch.zeros_like(unguided.sum_C)
+    # The head's rows summed by the unguided weights; and by the guided ones (forward) or by unguided x gap (reverse).
+    first_CH = unguided_CH.new_zeros(unguided_CH.shape if with_slope else (0, 1), dtype=gap_C.dtype)
+    second_CH = torch.zeros_like(first_CH)
+    for columns in vocabulary_blocks(tokens, head_VH.shape[0]):
+        head_WH = head_VH[columns]
+        unguided_CW = tile_logits(unguided_CH, head_WH, temperature)
+        guided_CW = tile_logits(guided_CH, head_WH, temperature)
+        gap_CW = guided_CW - unguided_CW if direction == "forward" else unguided_CW - guided_CW
+        unguided_CW, unguided_rescale_C = unguided.weights(unguided_CW)
+        guided_CW, guided_rescale_C = guided.weights(guided_CW)
+        averaging_CW, rescale_C = (
+            (guided_CW, guided_rescale_C) if direction == "forward" else (unguided_CW, unguided_rescale_C)
+        )
+        gap_C = gap_C * rescale_C + torch.linalg.vecdot(averaging_CW, gap_CW)
+        if with_slope:
+            second_CW = guided_CW if direction == "forward" else gap_CW.mul_(unguided_CW)
+            add_product(first_CH.mul_(unguided_rescale_C.unsqueeze(-1)), unguided_CW, head_WH)
+            add_product(second_CH.mul_(rescale_C.unsqueeze(-1)), second_CW, head_WH)
+    averaging, other = (guided, unguided) if direction == "forward" else (unguided, guided)
+    gap_C = gap_C / averaging.sum_C
+    divergence_C = gap_C - averaging.logsumexp_C + other.logsumexp_C
+    if with_slope:
+        first_CH.div_(unguided.sum_C.unsqueeze(-1))
+        second_CH.div_(averaging.sum_C.unsqueeze(-1))
+        if direction == "forward":  # E_u[head] - E_p[head]
+            first_CH.sub_(second_CH)
+        else:  # E_u[gap head] - E_u[gap] E_u[head]
+            first_CH.mul_(-gap_C.unsqueeze(-1)).add_(second_CH)
+        first_CH.div_(temperature)
+    return divergence_C, unguided.logsumexp_C, guided.logsumexp_C, first_CH.to(unguided_CH.dtype)

@@ -2,7 +2,7 @@
 
 A causal language model's hidden state at position i predicts token i + 1. `Predictor` runs the model over prompts and
 completions and returns the states that predict the completion tokens, packed without padding: `_N` is all completion
-tokens of the batch, row after row. Logits over the vocabulary are then made a chunk at a time, never `N x V` at once.
+tokens of the batch, row after row. Of a large vocabulary's logits only a tile exists at a time, never `N x V`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from sgpo.objective.divergence import CHUNK_LOGITS, Direction, chunked_token_divergence, token_divergence
+from sgpo.objective.divergence import Direction, chunked_token_divergence, token_divergence
+from sgpo.objective.logprobs import chunked_token_logprobs
+from sgpo.objective.tiles import TILE_LOGITS
 
 
 @dataclass(slots=True)
@@ -26,13 +27,9 @@ class Predictions:
     head_VH: Tensor | None
     states: Tensor  # (N, H) with a head, (N, V) without
 
-    def rows(self, rows: slice) -> Predictions:
-        """Those of some tokens."""
-        return Predictions(self.head_VH, self.states[rows])
-
-    def logits(self) -> Tensor:
-        """The logits, `N x V`."""
-        return self.states if self.head_VH is None else self.states @ self.head_VH.T
+    def of(self, tokens_N: Tensor) -> Predictions:
+        """Those of some tokens, chosen by a mask."""
+        return Predictions(self.head_VH, self.states[tokens_N])
 
 
 class Predictor:
@@ -110,29 +107,11 @@ class Predictor:
 
 def token_logprobs(predictions: Predictions, ids_N: Tensor, *, temperature: float) -> Tensor:
     """The log-probability of each completion token (`N`, float32, in nats); logits are divided by the temperature."""
-    vocabulary = predictions.states.shape[-1] if predictions.head_VH is None else predictions.head_VH.shape[0]
-    size = max(1, CHUNK_LOGITS // vocabulary)
-    chunks = [slice(start, start + size) for start in range(0, len(ids_N), size)] or [slice(0, 0)]
-    if len(chunks) == 1 or not torch.is_grad_enabled():
-        return torch.cat([_chunk_logprobs(predictions.rows(c), ids_N[c], temperature) for c in chunks])
-    # Keep no chunk's logits for backward: compute them again.
-    return torch.cat(
-        [
-            checkpoint(
-                lambda states, head, ids: _chunk_logprobs(Predictions(head, states), ids, temperature),
-                predictions.states[c],
-                predictions.head_VH,
-                ids_N[c],
-                use_reentrant=False,
-            )
-            for c in chunks
-        ]
-    )
-
-
-def _chunk_logprobs(predictions: Predictions, ids_C: Tensor, temperature: float) -> Tensor:
-    all_CV = (predictions.logits().float() / temperature).log_softmax(-1)
-    return all_CV.gather(-1, ids_C.unsqueeze(-1)).squeeze(-1)
+    head_VH = predictions.head_VH
+    if head_VH is not None and len(ids_N) * head_VH.shape[0] > TILE_LOGITS:
+        return chunked_token_logprobs(predictions.states, head_VH, ids_N, temperature=temperature)
+    logits_NV = predictions.states if head_VH is None else predictions.states @ head_VH.T
+    return (logits_NV.float() / temperature).log_softmax(-1).gather(-1, ids_N.unsqueeze(-1)).squeeze(-1)
 
 
 def predicted_divergence(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -124,24 +123,22 @@ def _distillation_component(
     options: SGPOConfig,
     averages: Averages,
 ) -> Tensor:
-    ends = list(accumulate(len(row.completion_ids) for row in rows))
-    component = logprobs[0].new_zeros(())
     targets = [(i, row.target) for i, row in enumerate(rows) if row.target is not None]
     with torch.no_grad():
         guided = predictor(
             model, [target.guided_prompt.ids for _, target in targets], [rows[i].completion_ids for i, _ in targets]
         )
-    start = 0
-    for i, target in targets:
-        length = len(rows[i].completion_ids)
-        unguided_rows, guided_rows = slice(ends[i] - length, ends[i]), slice(start, start + length)
-        start += length
-        divergence_T = predicted_divergence(
-            predictions.rows(unguided_rows),
-            guided.rows(guided_rows),
-            direction="reverse" if options.distill_loss == "reverse_kl" else "forward",
-            temperature=options.temperature,
-        )
+    is_target_N = torch.tensor(
+        [row.target is not None for row in rows for _ in row.completion_ids], device=predictions.states.device
+    )
+    divergences = predicted_divergence(
+        predictions.of(is_target_N),
+        guided,
+        direction="reverse" if options.distill_loss == "reverse_kl" else "forward",
+        temperature=options.temperature,
+    ).split([len(rows[i].completion_ids) for i, _ in targets])
+    component = logprobs[0].new_zeros(())
+    for (i, target), divergence_T in zip(targets, divergences, strict=True):
         capped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
         pull_T = -logprobs[i] if options.distill_loss == "sft" else capped_T
         component = component + target.weight * pull_T.mean() / totals.problems

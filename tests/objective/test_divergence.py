@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sgpo.objective import chunked_token_divergence, clip_divergence, divergence, token_divergence
+from sgpo.objective import chunked_token_divergence, clip_divergence, divergence, tiles, token_divergence
 
 
 def loop_divergence(unguided, guided, *, direction, temperature):
@@ -93,15 +93,16 @@ def hidden_and_head(*, seed, tokens=7, hidden=5, vocabulary=11, dtype=torch.floa
     return unguided.requires_grad_(), guided, head
 
 
-@pytest.fixture(params=[1, 2, 3, 100], ids="chunks of {}".format)
-def chunk_tokens(request, monkeypatch):
-    monkeypatch.setattr(divergence, "CHUNK_LOGITS", 11 * request.param)
+@pytest.fixture(params=[(1, 1), (2, 6), (3, 33), (100, 10_000)], ids="tiles of {0[0]} tokens, {0[1]} logits".format)
+def tile_size(request, monkeypatch):
+    monkeypatch.setattr(tiles, "TILE_TOKENS", request.param[0])
+    monkeypatch.setattr(tiles, "TILE_LOGITS", request.param[1])
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize("frozen_head", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_chunked_equals_full(chunk_tokens, direction, frozen_head, temperature):
+def test_chunked_equals_full(tile_size, direction, frozen_head, temperature):
     unguided, guided, head = hidden_and_head(seed=0)
     head.requires_grad_(not frozen_head)
     inputs = [unguided] if frozen_head else [unguided, head]
@@ -117,7 +118,7 @@ def test_chunked_equals_full(chunk_tokens, direction, frozen_head, temperature):
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_chunked_gradient_by_finite_differences(chunk_tokens, direction):
+def test_chunked_gradient_by_finite_differences(tile_size, direction):
     unguided, guided, head = hidden_and_head(seed=1, tokens=4)
     assert torch.autograd.gradcheck(
         lambda hidden: chunked_token_divergence(hidden, guided, head, direction=direction, temperature=0.8), unguided
@@ -137,7 +138,7 @@ def test_no_gradient_reaches_the_guided_branch_of_the_chunked_form():
 
 
 @pytest.mark.parametrize("frozen_head", [False, True])
-def test_chunked_in_bfloat16_follows_the_full_form(chunk_tokens, frozen_head):
+def test_chunked_in_bfloat16_follows_the_full_form(tile_size, frozen_head):
     unguided, guided, head = hidden_and_head(seed=3, tokens=9, hidden=64, dtype=torch.bfloat16)
     head.requires_grad_(not frozen_head)
     inputs = [unguided] if frozen_head else [unguided, head]
@@ -153,15 +154,15 @@ def test_chunked_in_bfloat16_follows_the_full_form(chunk_tokens, frozen_head):
 
 
 def test_chunked_never_holds_all_logits(monkeypatch):
-    monkeypatch.setattr(divergence, "CHUNK_LOGITS", 11 * 2)
+    monkeypatch.setattr(tiles, "TILE_TOKENS", 3)
+    monkeypatch.setattr(tiles, "TILE_LOGITS", 12)
     seen = []
-    original = divergence._log_probabilities
-    monkeypatch.setattr(
-        divergence, "_log_probabilities", lambda hidden, *rest: seen.append(len(hidden)) or original(hidden, *rest)
-    )
+    original = divergence.tile_logits
+    monkeypatch.setattr(divergence, "tile_logits", lambda *args: seen.append((made := original(*args)).shape) or made)
     unguided, guided, head = hidden_and_head(seed=4)
     chunked_token_divergence(unguided, guided, head.requires_grad_()).sum().backward()
-    assert max(seen) == 2
+    assert seen
+    assert all(rows <= 3 and rows * columns <= 12 for rows, columns in seen)
 
 
 def test_no_tokens():

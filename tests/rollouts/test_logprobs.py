@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sgpo.objective import divergence
+from sgpo.objective import tiles
 from sgpo.rollouts import logprobs
 from sgpo.rollouts.logprobs import Predictor, predicted_divergence, token_logprobs
 from tests.conftest import tiny_qwen2
@@ -79,9 +79,10 @@ def test_the_head_is_only_applied_to_completion_tokens():
     assert seen == [1]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_gradients_do_not_depend_on_the_chunk_size(monkeypatch, chunk):
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 258 * chunk)
+@pytest.mark.parametrize("tile_logits", [100, 1000, 1_000_000])
+def test_gradients_do_not_depend_on_the_tile_size(monkeypatch, tile_logits):
+    monkeypatch.setattr(logprobs, "TILE_LOGITS", tile_logits)
+    monkeypatch.setattr(tiles, "TILE_LOGITS", tile_logits)
     model = tiny_qwen2()
     weights = torch.arange(1.0, 8.0)
     (token_logprobs(predict(model), IDS, temperature=0.7) @ weights).backward()
@@ -116,4 +117,3 @@ def test_divergence_between_two_prompts(make, direction):
     first, second = (p, u) if direction == "forward" else (u, p)
     expected = [sum(a * (a / b).log() for a, b in zip(x, y, strict=True)) for x, y in zip(first, second, strict=True)]
     assert values.tolist() == pytest.approx([float(e) for e in expected], rel=1e-3, abs=1e-5)
-    assert divergence.CHUNK_LOGITS == logprobs.CHUNK_LOGITS

@@ -1,0 +1,83 @@
+"""Log-probabilities of given tokens from hidden states and the head, without ever holding a `T x V` matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sgpo.objective.tiles import (
+    RunningSoftmax,
+    add_product,
+    tile_logits,
+    token_blocks,
+    vocabulary_blocks,
+    wide_dtype,
+)
+
+
+def chunked_token_logprobs(hidden_TH: Tensor, lm_head_VH: Tensor, ids_T: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """`log softmax(hidden @ lm_head.T / temperature)` of each token's id, in nats (`logprobs_T`, float32 or float64).
+
+    The same values and gradients (to the hidden states and, where it is trained, to the head) as from full logits.
+    With a frozen head (LoRA) the gradient is computed in the forward pass and backward costs nothing; with a trained
+    one the logits are computed again. Raises ValueError for shapes that do not fit or a temperature that is not
+    positive.
+    """
+    if hidden_TH.dim() != 2 or ids_T.shape != hidden_TH.shape[:1]:
+        raise ValueError(
+            f"got hidden states {tuple(hidden_TH.shape)} for ids {tuple(ids_T.shape)}: one of each a token"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    logprobs_T: Tensor = _ChunkedTokenLogprobs.apply(hidden_TH, lm_head_VH, ids_T, temperature)
+    return logprobs_T
+
+
+class _ChunkedTokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_TH: Tensor, head_VH: Tensor, ids_T: Tensor, temperature: float) -> Tensor:
+        ctx.temperature = temperature
+        ctx.head_is_frozen = not ctx.needs_input_grad[1]
+        keeps_slopes = ctx.head_is_frozen and ctx.needs_input_grad[0]
+        tokens, wide = hidden_TH.shape[0], wide_dtype(hidden_TH)
+        logsumexp_T = hidden_TH.new_empty(tokens, dtype=wide)
+        chosen_TH = head_VH[ids_T]
+        slope_TH = hidden_TH.new_zeros(hidden_TH.shape if keeps_slopes else (0,), dtype=wide)
+        for rows in token_blocks(tokens):
+            softmax = RunningSoftmax(rows.stop - rows.start, hidden_TH)
+            for columns in vocabulary_blocks(rows.stop - rows.start, head_VH.shape[0]):
+                weights_CW, rescale_C = softmax.weights(tile_logits(hidden_TH[rows], head_VH[columns], temperature))
+                if keeps_slopes:  # d logsumexp / d hidden is the mean of the head's rows under the softmax
+                    slope_TH[rows] *= rescale_C.unsqueeze(-1)
+                    add_product(slope_TH[rows], weights_CW, head_VH[columns])
+            if keeps_slopes:
+                slope_TH[rows] /= softmax.sum_C.unsqueeze(-1)
+            logsumexp_T[rows] = softmax.logsumexp_C
+        if ctx.head_is_frozen:
+            ctx.save_for_backward(chosen_TH.to(wide).sub(slope_TH).div_(temperature) if keeps_slopes else slope_TH)
+        else:
+            ctx.save_for_backward(hidden_TH, head_VH, ids_T, logsumexp_T)
+        # The chosen logit from a product of its own, in the wide type: no tile has to look for it.
+        return torch.linalg.vecdot(hidden_TH.to(wide), chosen_TH.to(wide)) / temperature - logsumexp_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.head_is_frozen:
+            (slope_TH,) = ctx.saved_tensors
+            return slope_TH * grad_T.unsqueeze(-1), None, None, None
+        hidden_TH, head_VH, ids_T, logsumexp_T = ctx.saved_tensors
+        pull_T = grad_T / ctx.temperature
+        grad_TH = pull_T.unsqueeze(-1) * head_VH[ids_T]
+        grad_VH = torch.zeros_like(head_VH, dtype=grad_T.dtype)
+        grad_VH.index_add_(0, ids_T, pull_T.unsqueeze(-1) * hidden_TH)
+        for rows in token_blocks(hidden_TH.shape[0]):
+            for columns in vocabulary_blocks(rows.stop - rows.start, head_VH.shape[0]):
+                logits_CW = tile_logits(hidden_TH[rows], head_VH[columns], ctx.temperature)
+                slope_CW = logits_CW.sub_(logsumexp_T[rows].unsqueeze(-1)).exp_().mul_(-pull_T[rows].unsqueeze(-1))
+                add_product(grad_TH[rows], slope_CW, head_VH[columns])
+                add_product(grad_VH[columns], slope_CW.T, hidden_TH[rows])
+        return grad_TH.to(hidden_TH.dtype), grad_VH.to(head_VH.dtype), None, None
