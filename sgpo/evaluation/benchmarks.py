@@ -1,5 +1,7 @@
 """The benchmarks that `sgpo eval` knows by name: where each comes from, and what it must hold to be that benchmark.
 
+Most are files or datasets (`BENCHMARKS`); some are made by a program, always the same (`MADE_BENCHMARKS`).
+
 A local folder (`--data-dir`) serves all of them; its files are held against a checksum, so that two scores under one
 name are scores on the same problems. k, temperature, top-p and length are those of the paper where it names the
 benchmark; every prompt is the plain one of the style `math`.
@@ -8,6 +10,7 @@ benchmark; every prompt is the plain one of the style `math`.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -45,6 +48,21 @@ class Benchmark:
     hub: HubDataset | None
     style: str = "math"
     about: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeBenchmark:
+    """A benchmark whose problems `function` ("module:name") makes; it is named because the module lies above this."""
+
+    name: str
+    k: int
+    function: str
+
+    def problems(self) -> list[Problem]:
+        """The problems, the same at every call."""
+        module, _, name = self.function.partition(":")
+        made: list[Problem] = getattr(importlib.import_module(module), name)()
+        return made
 
 
 BENCHMARKS = {
@@ -132,14 +150,21 @@ BENCHMARKS = {
     )
 }
 
+MADE_BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (MadeBenchmark(name="strategies", k=4, function="sgpo.puzzles.benchmark:natural_benchmark"),)
+}
+
+ALL_BENCHMARKS: dict[str, Benchmark | MadeBenchmark] = {**BENCHMARKS, **MADE_BENCHMARKS}
+
 
 def benchmark_names(text: str) -> list[str]:
     """The names in `math500,aime24`. Raises ValueError for an unknown one, or one named twice."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in BENCHMARKS:
+        if name not in ALL_BENCHMARKS:
             raise ValueError(
-                f"unknown benchmark {name!r}; there are: {', '.join(BENCHMARKS)} (your own: --problems FILE)"
+                f"unknown benchmark {name!r}; there are: {', '.join(ALL_BENCHMARKS)} (your own: --problems FILE)"
             )
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--benchmarks {text!r}: expected different names, separated by commas")
@@ -147,11 +172,13 @@ def benchmark_names(text: str) -> list[str]:
 
 
 def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Problem]:
-    """The problems of a benchmark, from `data_dir` if given, else from the hub.
+    """The problems of a benchmark, from `data_dir` if given, else from the hub; a made one needs neither.
 
     Raises ValueError for a file that is missing, has another number of rows, or another content.
     """
-    benchmark = BENCHMARKS[name]
+    benchmark = ALL_BENCHMARKS[name]
+    if isinstance(benchmark, MadeBenchmark):
+        return benchmark.problems()
     if data_dir is not None:
         path = Path(data_dir).expanduser() / benchmark.file
         problems = load_problems(path)

@@ -34,7 +34,8 @@ def eval_(
     model: Annotated[str, typer.Option(help="A model's path, hub id or run directory; a served model's name.")],
     problems: Annotated[Path | None, typer.Option(help="A problem file.")] = None,
     benchmarks: Annotated[
-        str | None, typer.Option(help="In place of a file: math500,amc23,olympiadbench,aime24,aime25,minerva,gsm8k.")
+        str | None,
+        typer.Option(help="In place of a file: math500,amc23,olympiadbench,aime24,aime25,minerva,gsm8k,strategies."),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A local folder with the benchmarks' files; else they come from the hub.")
@@ -140,7 +141,7 @@ def problem_sets(
     problems: Path | None, benchmarks: str | None, data_dir: Path | None, samples: int | None
 ) -> list[ProblemSet]:
     """The problem file, or the benchmarks. Raises ValueError where both or neither are given."""
-    from sgpo.evaluation.benchmarks import BENCHMARKS, benchmark_names, load_benchmark
+    from sgpo.evaluation.benchmarks import ALL_BENCHMARKS, benchmark_names, load_benchmark
     from sgpo.evaluation.command import ProblemSet
     from sgpo.problems import load_problems
 
@@ -148,7 +149,7 @@ def problem_sets(
         raise ValueError("give either --problems FILE or --benchmarks NAMES")
     if benchmarks is not None:
         return [
-            ProblemSet(name=name, problems=load_benchmark(name, data_dir), samples=samples or BENCHMARKS[name].k)
+            ProblemSet(name=name, problems=load_benchmark(name, data_dir), samples=samples or ALL_BENCHMARKS[name].k)
             for name in benchmark_names(benchmarks)
         ]
     assert problems is not None

@@ -158,17 +158,19 @@ def _lenient_problem(row: Mapping[str, Any], where: str) -> Problem:
 
 
 def _benchmarks(against: str, data_dir: Path | None) -> dict[str, list[Problem]]:
-    from sgpo.evaluation.benchmarks import BENCHMARKS, load_benchmark
+    from sgpo.evaluation.benchmarks import ALL_BENCHMARKS, load_benchmark
     from sgpo.problems import load_problems
 
     loaded: dict[str, list[Problem]] = {}
     for name in (part.strip() for part in against.split(",") if part.strip()):
-        if name in BENCHMARKS:
+        if name in ALL_BENCHMARKS:
             loaded[name] = load_benchmark(name, data_dir)
         elif Path(name).is_file():
             loaded[Path(name).stem] = load_problems(name)
         else:
-            raise ValueError(f"--against {name!r}: no such file, and no benchmark; there are: {', '.join(BENCHMARKS)}")
+            raise ValueError(
+                f"--against {name!r}: no such file, and no benchmark; there are: {', '.join(ALL_BENCHMARKS)}"
+            )
     if not loaded:
         raise ValueError("--against: name benchmarks or problem files, separated by commas")
     return loaded

@@ -1,6 +1,16 @@
 """The embedded default: procedurally made, exactly verifiable puzzles in which knowing how matters."""
 
-from sgpo.puzzles.base import SPLITS, Family, Form, Puzzle, Wording, Words, draw_puzzles, mix_puzzles
+from sgpo.puzzles.base import (
+    SPLITS,
+    Family,
+    Form,
+    Puzzle,
+    SolutionStyle,
+    Wording,
+    Words,
+    draw_puzzles,
+    mix_puzzles,
+)
 from sgpo.puzzles.families import DEFAULT_FAMILIES, FAMILIES, select_families
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "Family",
     "Form",
     "Puzzle",
+    "SolutionStyle",
     "Wording",
     "Words",
     "draw_puzzles",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
@@ -23,9 +23,13 @@ Form = Literal["compact", "natural"]
 # untaught one is given a meaning at random, so that nothing can be learned about it.
 Words = Literal["all", "taught", "scrambled"]
 
+# How the strong model's solutions are written: in the style that the warm-up teaches the policy; in it, but with every
+# second step left out, as by one who does two at once; or in a notation that the policy knows from another family.
+SolutionStyle = Literal["own", "leap", "foreign"]
+
 # Share of all texts that belongs to each split. A puzzle's split is a hash of its text, so two splits never overlap,
 # whatever the seeds and sizes: fresh puzzles are in no warm-up, not even that of another run.
-SPLITS = {"warmup": 0.5, "train": 0.3, "fresh": 0.2}
+SPLITS = {"warmup": 0.5, "train": 0.3, "validation": 0.1, "fresh": 0.1}
 
 # So many draws in a row without a new puzzle of the split mean that the family's knobs leave too few puzzles.
 MAX_DRAWS = 2000
@@ -33,18 +37,25 @@ MAX_DRAWS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """A puzzle, the expert's solution and its strategy in one form.
+    """A puzzle, the expert's solutions and their strategy in one form.
 
     Example (compact): problem `flip hoist : 3 1 4 2`, solution ` reverse 2 4 1 3 raise 3 5 2 4 answer : 3 5 2 4`,
     problem_type `clues`, approach `name each operation`, steps `("reverse", "raise")`. A compact solution begins with
-    a space, as completions of the tiny policy do: the space belongs to the word's token.
+    a space, as completions of the tiny policy do: the space belongs to the word's token. `reworded` asks the same in
+    other words.
     """
 
     problem: str
-    solution: str
+    reworded: str
+    solutions: Mapping[SolutionStyle, str]
     problem_type: str
     approach: str
     steps: tuple[str, ...]
+
+    @property
+    def solution(self) -> str:
+        """The solution in the policy's own style."""
+        return self.solutions["own"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +88,14 @@ class Puzzle:
         """The puzzle in that form."""
         return self.compact if form == "compact" else self.natural
 
-    def to_problem(self, form: Form = "compact") -> Problem:
-        """The puzzle as a problem, with the expert's solution as the strong model's."""
+    def to_problem(self, form: Form = "compact", style: SolutionStyle = "own") -> Problem:
+        """The puzzle as a problem, with the expert's solution in that style as the strong model's."""
         wording = self.wording(form)
         return Problem(
             id=self.id,
             problem=wording.problem,
             answer=self.answer,
-            solution=wording.solution,
+            solution=wording.solutions[style],
             subject=self.family,
             level=self.level,
             source="sgpo.puzzles",
@@ -119,35 +130,67 @@ class Family(Protocol):
         ...
 
 
-def draw_puzzles(family: Family, count: int, *, split: str, seed: int, words: Words = "all") -> list[Puzzle]:
-    """Draw `count` different puzzles of one split. The same arguments give the same puzzles.
+def tell(
+    own: Sequence[str], foreign: Sequence[str], *, end: str, begin: Sequence[str] = (), separator: str = ""
+) -> dict[SolutionStyle, str]:
+    """The solutions in every style, from the steps in two notations. A leap keeps the last step and every other one."""
+    steps: dict[SolutionStyle, Sequence[str]] = {"own": own, "leap": own[::-1][::2][::-1], "foreign": foreign}
+    return {style: separator.join([*begin, *told, end]) for style, told in steps.items()}
+
+
+def draw_puzzles(
+    family: Family,
+    count: int,
+    *,
+    split: str,
+    seed: int,
+    words: Words = "all",
+    keep: Callable[[Puzzle], bool] = lambda puzzle: True,
+) -> list[Puzzle]:
+    """Draw `count` different puzzles of one split, of those that `keep` is true of.
+
+    The same arguments give the same puzzles.
 
     Raises ValueError for an unknown split, and where the family's knobs leave too few different puzzles.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
     rng = random.Random(f"{family.name}/{split}/{words}/{seed}")
-    return list(islice(_new_puzzles(family, rng, split=split, words=words), count))
+    return list(islice(_new_puzzles(family, rng, split=split, words=words, keep=keep), count))
 
 
-def mix_puzzles(families: Sequence[Family], count: int, *, split: str, seed: int, words: Words = "all") -> list[Puzzle]:
+def mix_puzzles(
+    families: Sequence[Family],
+    count: int,
+    *,
+    split: str,
+    seed: int,
+    words: Words = "all",
+    keep: Callable[[Puzzle], bool] = lambda puzzle: True,
+) -> list[Puzzle]:
     """Draw `count` puzzles in all, an equal share of each family (the first ones get the rest), shuffled."""
-    shares = [count // len(families) + (i < count % len(families)) for i in range(len(families))]
     puzzles = [
         puzzle
-        for family, share in zip(families, shares, strict=True)
-        for puzzle in draw_puzzles(family, share, split=split, seed=seed, words=words)
+        for family, share in zip(families, equal_shares(count, len(families)), strict=True)
+        for puzzle in draw_puzzles(family, share, split=split, seed=seed, words=words, keep=keep)
     ]
     random.Random(seed).shuffle(puzzles)
     return puzzles
 
 
-def _new_puzzles(family: Family, rng: random.Random, *, split: str, words: Words) -> Iterator[Puzzle]:
+def equal_shares(count: int, parts: int) -> list[int]:
+    """`count` divided into so many parts, the first ones getting the rest."""
+    return [count // parts + (i < count % parts) for i in range(parts)]
+
+
+def _new_puzzles(
+    family: Family, rng: random.Random, *, split: str, words: Words, keep: Callable[[Puzzle], bool]
+) -> Iterator[Puzzle]:
     seen: set[str] = set()
     while True:
         for _ in range(MAX_DRAWS):
             puzzle = family.make(rng, words=words)
-            if puzzle.split == split and puzzle.compact.problem not in seen:
+            if puzzle.split == split and puzzle.compact.problem not in seen and keep(puzzle):
                 break
         else:
             raise ValueError(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sgpo.puzzles.base import Puzzle, Wording, Words
+from sgpo.puzzles.base import Puzzle, Wording, Words, tell
 
 Digits = tuple[int, ...]
 
@@ -62,7 +62,8 @@ class Clues:
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        return [*"0123456789", "answer", "clues", *OPERATIONS, *(word for words in WORDS.values() for word in words)]
+        symbols = (*"0123456789", ":", ";", "=", "from")
+        return [*symbols, "answer", "clues", *OPERATIONS, *(word for words in WORDS.values() for word in words)]
 
     def make(self, rng: random.Random, *, words: Words = "all") -> Puzzle:
         chain = [self._draw_clue(rng, words) for _ in range(rng.randint(*self.clues))]
@@ -85,10 +86,9 @@ def clue_puzzle(chain: Sequence[tuple[str, str]], start: Digits, *, level: int) 
     words, operations = [word for word, _ in chain], [operation for _, operation in chain]
     lists = list(accumulate(operations, lambda digits, name: OPERATIONS[name](digits), initial=start))
     answer = spaced(lists[-1])
-    after = [(name, spaced(digits)) for name, digits in zip(operations, lists[1:], strict=True)]
-    clauses = [
-        f"'{word}' stands for '{name}', which gives {digits}."
-        for word, (name, digits) in zip(words, after, strict=True)
+    told = [
+        (word, name, spaced(before), spaced(after))
+        for word, name, before, after in zip(words, operations, lists, lists[1:], strict=False)
     ]
     return Puzzle(
         family="clues",
@@ -96,7 +96,12 @@ def clue_puzzle(chain: Sequence[tuple[str, str]], start: Digits, *, level: int) 
         level=str(level),
         compact=Wording(
             problem=f"{' '.join(words)} : {spaced(start)}",
-            solution="".join(f" {name} {digits}" for name, digits in after) + f" answer : {answer}",
+            reworded=f"from {spaced(start)} : {' '.join(words)}",
+            solutions=tell(
+                [f" {name} {after}" for _, name, _, after in told],
+                [f" {before} {name} = {after} ;" for _, name, before, after in told],
+                end=f" answer : {answer}",
+            ),
             problem_type="clues",
             approach="name the operation behind each clue and carry it out",
             steps=tuple(operations),
@@ -109,7 +114,20 @@ def clue_puzzle(chain: Sequence[tuple[str, str]], start: Digits, *, level: int) 
                 "digits wrap round after 9. Which list is left at the end? Give its digits in order, separated by "
                 "single spaces."
             ),
-            solution="\n".join([f"The list is {spaced(start)}.", *clauses, f"The answer is \\boxed{{{answer}}}."]),
+            reworded=(
+                f"Somebody changes a list of digits step by step and notes one word for each step: {'; '.join(words)}. "
+                "Every word is a hint at one of these: backwards, first digit to the end, ends exchanged, one up, one "
+                "down, twice, half without remainder, nine minus the digit (of results, the last digit counts). The "
+                f"list was {spaced(start)} in the beginning. What is it after the last step? Answer with its digits in "
+                "order, single spaces between them."
+            ),
+            solutions=tell(
+                [f"'{word}' stands for '{name}', which gives {after}." for word, name, _, after in told],
+                [f"{name}({before}) = {after}" for _, name, before, after in told],
+                begin=[f"The list is {spaced(start)}."],
+                end=f"The answer is \\boxed{{{answer}}}.",
+                separator="\n",
+            ),
             problem_type="A chain of list operations, each named by a clue word",
             approach="Find the operation behind each clue, then carry them out one after the other on the whole list.",
             steps=tuple(f"{MEANINGS[name][0].upper()}{MEANINGS[name][1:]}." for name in operations),

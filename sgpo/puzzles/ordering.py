@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sgpo.puzzles.base import Puzzle, Wording, Words
+from sgpo.puzzles.base import Puzzle, Wording, Words, tell
 
 PEOPLE = "abcdefgh"
 
@@ -42,7 +42,16 @@ class Ordering:
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        return [*PEOPLE, ",", "answer", "ordering", *WORDS, *(word for words in WORDS.values() for word in words)]
+        return [
+            *PEOPLE,
+            ",",
+            ";",
+            "=",
+            "answer",
+            "ordering",
+            *WORDS,
+            *(word for words in WORDS.values() for word in words),
+        ]
 
     def make(self, rng: random.Random, *, words: Words = "all") -> Puzzle:
         people = rng.sample(PEOPLE, rng.randint(*self.clues) + 1)
@@ -79,8 +88,10 @@ def ordering_puzzle(clues: Sequence[Clue], style: Style, *, level: int) -> Puzzl
     rows = [[clues[0].known]]
     for clue in clues:
         rows.append(place(clue, rows[-1], style))
-    told = [(clue, " ".join(row)) for clue, row in zip(clues, rows[1:], strict=True)]
-    final = told[-1][1]
+    told = [
+        (clue, " ".join(before), " ".join(after)) for clue, before, after in zip(clues, rows, rows[1:], strict=False)
+    ]
+    final = " ".join(rows[-1])
     return Puzzle(
         family="ordering",
         # What the check reads: every pair that must stand in this order.
@@ -89,7 +100,12 @@ def ordering_puzzle(clues: Sequence[Clue], style: Style, *, level: int) -> Puzzl
         level=str(level),
         compact=Wording(
             problem=" , ".join(f"{clue.newcomer} {clue.word} {clue.known}" for clue in clues),
-            solution="".join(f" {clue.direction} {row}" for clue, row in told) + f" answer : {final}",
+            reworded=" , ".join(f"{clue.newcomer} {clue.known} {clue.word}" for clue in clues),
+            solutions=tell(
+                [f" {clue.direction} {after}" for clue, _, after in told],
+                [f" {before} {clue.direction} = {after} ;" for clue, before, after in told],
+                end=f" answer : {final}",
+            ),
             problem_type="ordering",
             approach="place one newcomer after the other so that each clue holds",
             steps=tuple(clue.direction for clue in clues),
@@ -101,15 +117,21 @@ def ordering_puzzle(clues: Sequence[Clue], style: Style, *, level: int) -> Puzzl
                 f"{'; '.join(f'{clue.newcomer} {clue.word} {clue.known}' for clue in clues)}. Give one order of the "
                 "row, from first to last, that fits all clues, separated by single spaces."
             ),
-            solution="\n".join(
+            reworded=(
+                f"Find a queue for {', '.join(sorted(rows[-1]))}. What is known of pairs, where a word tells on which "
+                "side of the second one the first one is, near or far: "
+                f"{'. '.join(f'{clue.newcomer} is {clue.word} {clue.known}' for clue in clues)}. Answer with any queue "
+                "for which all this is true, from its head to its end, single spaces between the letters."
+            ),
+            solutions=tell(
                 [
-                    f"Begin with {rows[0][0]} alone.",
-                    *(
-                        f"'{clue.word}' means {clue.direction}: placing {clue.newcomer} gives {row}."
-                        for clue, row in told
-                    ),
-                    f"The answer is \\boxed{{{final}}}.",
-                ]
+                    f"'{clue.word}' means {clue.direction}: placing {clue.newcomer} gives {after}."
+                    for clue, _, after in told
+                ],
+                [f"{clue.direction}({before}, {clue.newcomer}) = {after}" for clue, before, after in told],
+                begin=[f"Begin with {rows[0][0]} alone."],
+                end=f"The answer is \\boxed{{{final}}}.",
+                separator="\n",
             ),
             problem_type="A row to be ordered by clues about pairs",
             approach="Start with one and place the newcomer of each clue in turn, so that the clue holds at once.",

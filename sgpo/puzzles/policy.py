@@ -7,11 +7,11 @@ so that a plain puzzle that has some is solved by luck at first.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sgpo.prompts import autonomous_prompt, guided_prompt
-from sgpo.puzzles.base import Family, Words, mix_puzzles
+from sgpo.puzzles.base import Family, Puzzle, Words, equal_shares, mix_puzzles
 from sgpo.puzzles.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -74,23 +74,34 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCa
         return Qwen2ForCausalLM(config)
 
 
-def warmup_rows(families: Sequence[Family], count: int, *, seed: int) -> list[dict[str, str]]:
+def warmup_rows(
+    families: Sequence[Family],
+    count: int,
+    *,
+    seed: int,
+    guided_words: Words = "scrambled",
+    reworded: float = 0.0,
+    keep: Callable[[Puzzle], bool] = lambda puzzle: True,
+) -> list[dict[str, str]]:
     """`count` rows `{"prompt", "completion"}`, shuffled, a third of each of three sorts.
 
     Plain puzzles of taught words teach the skills and those words. Plain and guided ones in which every untaught word
-    has a meaning at random teach to guess and to follow a strategy, and nothing about the words.
+    has a meaning at random teach to guess and to follow a strategy, and nothing about the words; with `guided_words`
+    "all" the guided ones have the true meanings, and so teach some of them on the side. A share `reworded` is asked in
+    the other wording; `keep` says which puzzles may occur.
     """
-    sorts: tuple[tuple[Words, bool], ...] = (("taught", False), ("scrambled", False), ("scrambled", True))
+    rng = random.Random(seed)
+    sorts: tuple[tuple[Words, bool], ...] = (("taught", False), ("scrambled", False), (guided_words, True))
     rows = []
-    for i, (words, guided) in enumerate(sorts):
-        share = count // 3 + (i < count % 3)
-        for puzzle in mix_puzzles(families, share, split="warmup", seed=seed + guided, words=words):
-            problem = puzzle.compact.problem
+    for (words, guided), share in zip(sorts, equal_shares(count, len(sorts)), strict=True):
+        for puzzle in mix_puzzles(families, share, split="warmup", seed=seed + guided, words=words, keep=keep):
+            wording = puzzle.compact
+            problem = wording.reworded if rng.random() < reworded else wording.problem
             prompt = (
-                guided_prompt(problem, puzzle.compact, style="compact")
+                guided_prompt(problem, wording, style="compact")
                 if guided
                 else autonomous_prompt(problem, style="compact")
             )
-            rows.append({"prompt": prompt, "completion": puzzle.compact.solution})
-    random.Random(seed).shuffle(rows)
+            rows.append({"prompt": prompt, "completion": wording.solution})
+    rng.shuffle(rows)
     return rows

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sgpo.puzzles.base import Puzzle, Wording, Words
+from sgpo.puzzles.base import Puzzle, Wording, Words, tell
 
 LETTERS = "abcdefgh"
 
@@ -69,7 +69,7 @@ class Rewriting:
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        return [*LETTERS, ":", "answer", "rewriting", *MOVES, *RULES]
+        return [*LETTERS, ":", ";", "=", "from", "answer", "rewriting", *MOVES, *RULES]
 
     def make(self, rng: random.Random, *, words: Words = "all") -> Puzzle:
         names = list(RULES)[: self.taught if words == "taught" else self.rules]
@@ -86,14 +86,21 @@ def rewriting_puzzle(name: str, moves: Sequence[str], start: str, *, level: int)
     """The puzzle in which the rule `name` makes these `moves`, solved by the expert: one move after the other."""
     words = list(accumulate(moves, lambda word, move: MOVES[move](word), initial=start))
     answer = " ".join(words[-1])
+    told = [
+        (move, " ".join(before), " ".join(after)) for move, before, after in zip(moves, words, words[1:], strict=False)
+    ]
     return Puzzle(
         family="rewriting",
         answer=answer,
         level=str(level),
         compact=Wording(
             problem=f"{name} : {' '.join(start)}",
-            solution="".join(f" {move} {' '.join(word)}" for move, word in zip(moves, words[1:], strict=True))
-            + f" answer : {answer}",
+            reworded=f"from {' '.join(start)} : {name}",
+            solutions=tell(
+                [f" {move} {after}" for move, _, after in told],
+                [f" {before} {move} = {after} ;" for move, before, after in told],
+                end=f" answer : {answer}",
+            ),
             problem_type="rewriting",
             approach="recall the moves of the rule and make them one after the other",
             steps=tuple(moves),
@@ -107,15 +114,19 @@ def rewriting_puzzle(name: str, moves: Sequence[str], start: str, *, level: int)
                 f"other end. What does the {name} rule make of the word {' '.join(start)}? Give its letters in order, "
                 "separated by single spaces."
             ),
-            solution="\n".join(
-                [
-                    f"The word is {' '.join(start)}.",
-                    *(
-                        f"The rule says '{move}', which gives {' '.join(word)}."
-                        for move, word in zip(moves, words[1:], strict=True)
-                    ),
-                    f"The answer is \\boxed{{{answer}}}.",
-                ]
+            reworded=(
+                f"Take the letters {' '.join(start)}, out of the alphabet {' '.join(LETTERS)}, and apply the {name} "
+                "rule to them: it makes two or three moves out of backwards, first letter to the end, ends exchanged, "
+                "inner letters backwards, last letter made equal to the first, and in the circle of the alphabet one "
+                "on, one back, or mirrored. Which letters result? Answer with them in order, single spaces between "
+                "them."
+            ),
+            solutions=tell(
+                [f"The rule says '{move}', which gives {after}." for move, _, after in told],
+                [f"{move}({before}) = {after}" for move, before, after in told],
+                begin=[f"The word is {' '.join(start)}."],
+                end=f"The answer is \\boxed{{{answer}}}.",
+                separator="\n",
             ),
             problem_type="A word rewritten by a named rule",
             approach="A rule is a fixed series of moves: make them one after the other, each on the last result.",

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sgpo.evaluation.benchmarks import BENCHMARKS, benchmark_names, load_benchmark
+from sgpo.evaluation.benchmarks import ALL_BENCHMARKS, BENCHMARKS, benchmark_names, load_benchmark
 from sgpo.prompts import prompt_style
 
 
@@ -28,8 +28,14 @@ def test_a_local_folder_serves_every_benchmark(shared_data, name, rows, k, first
     assert prompt_style(BENCHMARKS[name].style)
 
 
+def test_a_made_benchmark_needs_neither_folder_nor_hub(tmp_path):
+    for folder in (None, tmp_path):
+        problems = load_benchmark("strategies", folder)
+        assert (len(problems), ALL_BENCHMARKS["strategies"].k) == (500, 4)
+
+
 def test_names():
-    assert benchmark_names("math500, aime24") == ["math500", "aime24"]
+    assert benchmark_names("math500, strategies") == ["math500", "strategies"]
     for text, message in [("math5000", "unknown benchmark 'math5000'; there are: math500"), ("", "different names")]:
         with pytest.raises(ValueError, match=message):
             benchmark_names(text)

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from sgpo.cli import app
 from sgpo.evaluation import endpoint
+from sgpo.evaluation.benchmarks import load_benchmark
 from sgpo.evaluation.cli import problem_sets
+from sgpo.prompts import autonomous_prompt
 from tests.conftest import tiny_qwen2
 from tests.strategies.chat_server import ChatServer, Reply, chat, error, html
 
@@ -182,6 +184,26 @@ def test_several_benchmarks_from_an_endpoint(server, shared_data, tmp_path):
     assert (request["max_tokens"], request["temperature"], request["top_p"]) == (32768, 0.6, 0.95)
     assert request["messages"][0]["content"].endswith("put your final answer within \\boxed{}.")
     assert (tmp_path / "run" / "eval" / "aime25-step-000000.json").exists()
+
+
+def test_the_made_benchmark_from_an_endpoint_that_knows_the_expert(server):
+    """Scores by split; a right answer to all but the orderings, which are answered in a wrong form."""
+    solved = {problem.problem: problem for problem in load_benchmark("strategies")}
+    suffix = autonomous_prompt("")
+
+    def script(request, number):
+        problem = solved[request["messages"][0]["content"].removesuffix(suffix)]
+        return chat("\\boxed{a}" if problem.level == "ordering" else problem.solution)
+
+    server.script = script
+    words = ["--model", "m", "--engine", "openai", "--base-url", server.url, "--benchmarks", "strategies"]
+    result = run(*words, "--samples", 1, "--json")
+    assert result.exit_code == 0, result.stderr
+    scores = json.loads(result.stdout)
+    assert scores["problems"] == 500
+    rates = {level: each["avg"]["mean"] for level, each in scores["levels"].items()}
+    assert rates == {"clues": 1.0, "clock": 1.0, "ordering": 0.0}
+    assert scores["subjects"]["recombined"]["problems"] == 83
 
 
 def test_the_k_of_a_benchmark_is_its_own_unless_told(shared_data):

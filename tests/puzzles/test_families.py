@@ -2,14 +2,26 @@
 
 import random
 import re
-from itertools import permutations
+from itertools import combinations, permutations
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgpo.prompts import autonomous_prompt, guided_prompt
-from sgpo.puzzles import FAMILIES, SPLITS, clues, draw_puzzles, mix_puzzles, ordering, rewriting, select_families
+from sgpo.puzzles import (
+    FAMILIES,
+    SPLITS,
+    SolutionStyle,
+    clock,
+    clues,
+    draw_puzzles,
+    mix_puzzles,
+    ordering,
+    rewriting,
+    select_families,
+)
 from sgpo.puzzles.policy import vocabulary
 from sgpo.strategies.leak import find_leaks
 from sgpo.verifier.kinds import judge
@@ -43,7 +55,7 @@ TAUGHT = {
     "clues": {word for words in clues.WORDS.values() for word in words[: FAMILIES["clues"].taught]},
     "rewriting": set(list(rewriting.RULES)[: FAMILIES["rewriting"].taught]),
     "ordering": {word for words in ordering.WORDS.values() for word in words[: FAMILIES["ordering"].taught]},
-    "bases": {"octal", "quaternary", "binary"},
+    "clock": {"later", "earlier"},
 }
 
 
@@ -51,6 +63,8 @@ def clue_words(puzzle):
     """The words of the problem whose meaning is the knowledge, in order."""
     if puzzle.family == "ordering":
         return [clue.split()[1] for clue in puzzle.compact.problem.split(" , ")]
+    if puzzle.family == "clock":
+        return puzzle.compact.problem.split(" : ")[1].split()[::2]
     return puzzle.compact.problem.split(" : ")[0].split()
 
 
@@ -74,15 +88,18 @@ def test_the_expert_is_right_about_chains_of_steps(name, seed):
 
 @many
 @given(seed=seeds)
-def test_the_expert_is_right_about_bases(seed):
-    puzzle = FAMILIES["bases"].make(random.Random(seed))
-    names, digits = puzzle.compact.problem.split(" : ")
-    source, target = ({"binary": 2, "quaternary": 4, "octal": 8}[name] for name in names.split())
-    number = int(digits.replace(" ", ""), source)
-    found = puzzle.answer.replace(" ", "")
-    assert int(found, target) == number
-    bits = {2: 1, 4: 2, 8: 3}
-    assert len(found) * bits[target] == len(digits.split()) * bits[source]  # leading zeros are kept
+def test_the_expert_is_right_about_the_clock(seed):
+    puzzle = FAMILIES["clock"].make(random.Random(seed))
+    start, moves = puzzle.compact.problem.removeprefix("clock ").split(" : ")
+    words, numbers = moves.split()[::2], map(int, moves.split()[1::2])
+    hours = [str(hour) for hour in range(12)]
+    dial, told = hours[int(start) :] + hours[: int(start)], ""  # the dial is turned, not calculated with
+    for word, number in zip(words, numbers, strict=True):
+        turned = dial[number:] + dial[:number] if word == "later" else dial[-number:] + dial[:-number]
+        told += f" {dial[0]} {'+' if word == 'later' else '-'} {number} = {turned[0]} ;"
+        dial = turned
+    assert puzzle.answer == dial[0]
+    assert puzzle.compact.solution == f"{told} answer : {puzzle.answer}"
 
 
 def right_rows(puzzle):
@@ -127,11 +144,48 @@ def test_both_styles_of_ordering_are_right_and_differ():
 
 @many
 @given(family=families, seed=seeds)
-def test_the_verifier_accepts_the_experts_solutions(family, seed):
+def test_the_verifier_accepts_the_experts_solutions_in_every_style(family, seed):
     puzzle = family.make(random.Random(seed))
     for form in FORMS:
-        problem = puzzle.to_problem(form)
-        assert judge(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
+        problems = [puzzle.to_problem(form, style) for style in get_args(SolutionStyle)]
+        assert len({problem.solution for problem in problems}) == 3
+        assert puzzle.to_problem(form) == problems[0]
+        for problem in problems:
+            assert judge(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
+
+
+def test_the_three_styles_of_a_solution():
+    chain = [("bump", "raise"), ("flip", "reverse"), ("twice", "double")]
+    puzzle = clues.clue_puzzle(chain, (4, 8, 9, 7), level=0)
+    assert puzzle.compact.solutions == {
+        "own": " raise 5 9 0 8 reverse 8 0 9 5 double 6 0 8 0 answer : 6 0 8 0",
+        "leap": " raise 5 9 0 8 double 6 0 8 0 answer : 6 0 8 0",
+        "foreign": " 4 8 9 7 raise = 5 9 0 8 ; 5 9 0 8 reverse = 8 0 9 5 ; 8 0 9 5 double = 6 0 8 0 ; answer : 6 0 8 0",
+    }
+    assert puzzle.natural.solutions["leap"] == (
+        "The list is 4 8 9 7.\n'bump' stands for 'raise', which gives 5 9 0 8.\n"
+        "'twice' stands for 'double', which gives 6 0 8 0.\nThe answer is \\boxed{6 0 8 0}."
+    )
+    # The foreign notation is the clock's own.
+    time = clock.clock_puzzle(10, [("later", 4), ("earlier", 3)])
+    assert time.compact.solution == " 10 + 4 = 2 ; 2 - 3 = 11 ; answer : 11"
+
+
+@many
+@given(family=families, seed=seeds)
+def test_the_other_wording_asks_the_same(family, seed):
+    puzzle = family.make(random.Random(seed))
+    plain, other = puzzle.compact.problem.split(), puzzle.compact.reworded.split()
+    assert plain != other
+    signs = {":", "from"}
+    assert sorted(word for word in other if word not in signs) == sorted(word for word in plain if word not in signs)
+    told = clue_words(puzzle)
+    assert [word for word in other if word in told] == told
+    plain, other = puzzle.natural.problem, puzzle.natural.reworded
+    assert plain != other
+    for word in [word for word in clue_words(puzzle) if word not in ("later", "earlier")]:
+        assert word in plain
+        assert word in other
 
 
 @many
@@ -198,10 +252,12 @@ def test_the_compact_form_keeps_to_the_vocabulary(family, seed):
         autonomous_prompt(puzzle.compact.problem, style="compact"),
         guided_prompt(puzzle.compact.problem, puzzle.to_strategy(), style="compact"),
     )
-    for text in (*prompts, puzzle.compact.solution):
+    reworded = autonomous_prompt(puzzle.compact.reworded, style="compact")
+    for text in (*prompts, reworded, *puzzle.compact.solutions.values()):
         assert text[0] == " "
         assert set(text[1:].split(" ")) <= words
-        assert len(text.split()) <= 42
+        assert len(text.split()) <= 50
+    assert len(puzzle.compact.solution.split()) <= 42
     assert puzzle.compact.problem in prompts[0]
     assert all(step in prompts[1] for step in puzzle.compact.steps)
 
@@ -211,7 +267,7 @@ def test_the_compact_form_keeps_to_the_vocabulary(family, seed):
 def test_splits_never_overlap(family, seed, other, count):
     texts = {
         split: {puzzle.compact.problem for puzzle in draw_puzzles(family, count, split=split, seed=source)}
-        for split, source in zip(SPLITS, (seed, other, seed), strict=True)
+        for split, source in zip(SPLITS, (seed, other, seed, other), strict=True)
     }
     assert all(len(drawn) == count for drawn in texts.values())
     assert len(set.union(*texts.values())) == len(SPLITS) * count
@@ -224,9 +280,8 @@ def test_splits_never_overlap_in_number():
         }
         for split in SPLITS
     }
-    assert not drawn["warmup"] & drawn["train"]
-    assert not drawn["warmup"] & drawn["fresh"]
-    assert not drawn["train"] & drawn["fresh"]
+    for one, other in combinations(SPLITS, 2):
+        assert not drawn[one] & drawn[other]
 
 
 def test_ids_are_unique_and_stable():
@@ -302,14 +357,14 @@ def test_no_two_rules_do_the_same():
 
 def test_unknown_families_and_splits_are_refused():
     with pytest.raises(
-        ValueError, match=r"unknown family of puzzles 'sudoku'; there are: clues, rewriting, ordering, bases"
+        ValueError, match=r"unknown family of puzzles 'sudoku'; there are: clues, rewriting, ordering, clock"
     ):
         select_families(["sudoku"])
     with pytest.raises(ValueError, match="one or more different families"):
         select_families(["clues", "clues"])
     with pytest.raises(ValueError, match="one or more different families"):
         select_families([])
-    with pytest.raises(ValueError, match=r"unknown split 'test'; there are: warmup, train, fresh"):
+    with pytest.raises(ValueError, match=r"unknown split 'test'; there are: warmup, train, validation, fresh"):
         draw_puzzles(FAMILIES["clues"], 1, split="test", seed=0)
 
 
