@@ -8,6 +8,9 @@ from typing import Literal, get_args, get_type_hints
 
 from transformers import TrainingArguments
 
+from sgpo.rollouts.engines import EngineName
+from sgpo.rollouts.vllm import VLLMOptions
+
 
 @dataclass
 class SGPOConfig(TrainingArguments):
@@ -54,10 +57,37 @@ class SGPOConfig(TrainingArguments):
         metadata={"help": "A problem's own strategy, one of another problem of its kind, or its own if it has one."},
     )
     prompt_style: str = field(default="math", metadata={"help": "A style in sgpo.prompts."})
-    engine: Literal["hf"] = field(default="hf", metadata={"help": "What generates: the model itself."})
-    generation_batch_size: int = field(
-        default=256, metadata={"help": "Completions that the hf engine generates at a time."}
+    engine: EngineName = field(
+        default="hf", metadata={"help": "What generates: the model itself, or vLLM (pip install 'sgpo[vllm]')."}
     )
+    generation_batch_size: int = field(default=256, metadata={"help": "Completions that are generated at a time."})
+
+    # Engine vllm; names as in TRL's GRPOConfig.
+    vllm_mode: Literal["colocate", "server"] = field(
+        default="colocate",
+        metadata={"help": "In the training processes, or on GPUs of its own behind an address (`vllm serve`)."},
+    )
+    vllm_server_base_url: str = field(default="http://localhost:8000", metadata={"help": "Where the server listens."})
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3, metadata={"help": "The share of a GPU's memory that a colocated vLLM takes."}
+    )
+    vllm_tensor_parallel_size: int = field(
+        default=1, metadata={"help": "GPUs that share one colocated copy of the model."}
+    )
+    vllm_enable_sleep_mode: bool = field(
+        default=False, metadata={"help": "A colocated vLLM gives its memory back while the policy is trained."}
+    )
+    vllm_max_model_length: int | None = field(
+        default=None, metadata={"help": "Tokens of prompt and completion together; what the run needs, if not given."}
+    )
+    vllm_importance_sampling_correction: bool = field(
+        default=True,
+        metadata={
+            "help": "Weigh each token by min(pi_trainer / pi_vllm, vllm_importance_sampling_clip_max) in the policy "
+            "loss (truncated importance sampling, Yao et al. 2025)."
+        },
+    )
+    vllm_importance_sampling_clip_max: float = field(default=3.0, metadata={"help": "The cap on that weight; as TRL."})
 
     # The loss.
     clip_low: float = field(default=0.2, metadata={"help": "The importance ratio is clipped below 1 - clip_low."})
@@ -124,6 +154,12 @@ class SGPOConfig(TrainingArguments):
             raise ValueError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
         if not self.distill_weight_smoothing > 0 or math.isnan(self.distill_weight_smoothing):
             raise ValueError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
+        if not self.vllm_importance_sampling_clip_max > 0:
+            raise ValueError(
+                f"vllm_importance_sampling_clip_max must be positive, got {self.vllm_importance_sampling_clip_max}"
+            )
+        if not 0 < self.vllm_gpu_memory_utilization <= 1:
+            raise ValueError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}")
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
         if self.eval_max_tokens < 1:
@@ -136,6 +172,17 @@ class SGPOConfig(TrainingArguments):
         window: int = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         return window
 
+    def vllm_options(self, *, longest: int) -> VLLMOptions:
+        """The options of engine vllm; `longest`: the tokens of the run's longest prompt and completion together."""
+        return VLLMOptions(
+            mode=self.vllm_mode,
+            server_base_url=self.vllm_server_base_url,
+            gpu_memory_utilization=self.vllm_gpu_memory_utilization,
+            tensor_parallel_size=self.vllm_tensor_parallel_size,
+            enable_sleep_mode=self.vllm_enable_sleep_mode,
+            max_model_length=self.vllm_max_model_length or longest,
+        )
+
 
 _AT_LEAST = {
     "num_autonomous": 2,
@@ -144,6 +191,7 @@ _AT_LEAST = {
     "max_prompt_length": 1,
     "max_completion_length": 1,
     "generation_batch_size": 1,
+    "vllm_tensor_parallel_size": 1,
     "clip_low": 0.0,
     "clip_high": 0.0,
     "distill_weight_base": 0.0,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sgpo.algorithms import TrainingRow
-from sgpo.objective import clip_divergence, policy_loss
+from sgpo.objective import clip_divergence, importance_weights, policy_loss
 from sgpo.rollouts.logprobs import Predictions, Predictor, predicted_divergence, token_logprobs
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Averages
@@ -100,6 +100,7 @@ def _policy_component(
         clip_low=options.clip_low,
         clip_high=options.clip_high,
         loss_mean=options.loss_mean,
+        importance_BT=_importance_weights(rows, old_logprobs_BT, mask_BT, options, averages),
     )
     if options.loss_mean == "token":
         component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
@@ -111,6 +112,32 @@ def _policy_component(
         clipped_N = (ratio_N < 1 - options.clip_low) | (ratio_N > 1 + options.clip_high)
         averages.add_all("clipped_share", clipped_N.float())
     return component
+
+
+def _importance_weights(
+    rows: Sequence[tuple[TrainingRow, Tensor]],
+    old_logprobs_BT: Tensor,
+    mask_BT: Tensor,
+    options: SGPOConfig,
+    averages: Averages,
+) -> Tensor | None:
+    """The weights of tokens that vLLM sampled; None where the trainer's own model samples."""
+    if options.engine != "vllm" or not options.vllm_importance_sampling_correction:
+        return None
+    sampling_logprobs_BT = pad_sequence(
+        [
+            torch.full_like(values, torch.nan)
+            if row.sampling_logprobs is None
+            else values.new_tensor(row.sampling_logprobs)
+            for row, values in rows
+        ],
+        batch_first=True,
+    )
+    weights_BT = importance_weights(
+        old_logprobs_BT, sampling_logprobs_BT, clip_max=options.vllm_importance_sampling_clip_max
+    )
+    averages.add_all("importance_weight", weights_BT[mask_BT])
+    return weights_BT
 
 
 def _distillation_component(

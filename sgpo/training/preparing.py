@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
@@ -82,3 +82,16 @@ def prepare_problems(
             *(counts["without_strategy"], counts["guided_prompt_too_long"]),
         )
     return prepared
+
+
+def longest_sequence(
+    args: SGPOConfig, evaluation_sets: Mapping[str, Sequence[Problem]], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """The tokens of the longest prompt and completion together that a run may ask its engine for."""
+    assert args.eval_max_tokens is not None
+    evaluated = [
+        len(encode_prompt(tokenizer, autonomous_prompt(problem.problem, style=args.prompt_style)))
+        for problems in evaluation_sets.values()
+        for problem in problems
+    ]
+    return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])

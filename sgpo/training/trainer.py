@@ -25,9 +25,9 @@ from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.evaluation.evaluate import evaluate
 from sgpo.problems import Problem
 from sgpo.prompts import prompt_style
-from sgpo.rollouts.engine import Engine, Sampling, end_token_ids
+from sgpo.rollouts.engine import Engine, Sampling
+from sgpo.rollouts.engines import build_engine
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
-from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.logprobs import Predictor, token_logprobs
 from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
@@ -37,7 +37,7 @@ from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
 from sgpo.training.effects import record_effects
 from sgpo.training.loss import Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
-from sgpo.training.preparing import prepare_problems
+from sgpo.training.preparing import longest_sequence, prepare_problems
 from sgpo.training.records import rollout_records, target_records
 from sgpo.training.resumable import ResumableTrainer
 from sgpo.training.rows_in_use import load_rows, save_rows
@@ -129,16 +129,19 @@ class SGPOTrainer(ResumableTrainer):
                 *(callbacks or []),
             ],
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("sharded training (FSDP, DeepSpeed) is not supported yet; start without it")
+        if args.engine == "hf" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.predictor = Predictor(self.model, pad_id=processing_class.pad_token_id)
-        self.engine: Engine = HFEngine(
+        longest = longest_sequence(args, self.eval_problems, processing_class)
+        self.engine: Engine = build_engine(
+            args.engine,
             self.model,
-            pad_id=processing_class.pad_token_id,
-            eos_ids=end_token_ids(self.model, processing_class),
+            processing_class,
             batch_size=args.generation_batch_size,
+            accelerator=self.accelerator,
+            vllm=args.vllm_options(longest=longest),
         )
         self.sampling = Sampling(max_tokens=args.max_completion_length, temperature=args.temperature, top_p=args.top_p)
         self.averages = Averages()
