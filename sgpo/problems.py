@@ -55,7 +55,7 @@ def load_problems(
     revision: str | None = None,
     limit: int | None = None,
 ) -> list[Problem]:
-    """Load problems from a `.jsonl`, `.parquet` or `.csv` file, or from a Hugging Face dataset by its id.
+    """Load problems from a `.jsonl`, `.parquet` or `.csv` file, or from a Hugging Face dataset by its id or folder.
 
     `fields` names the column of each field where it differs (`{"problem": "question"}`); a dotted name reaches into
     lists and objects (`"generations.0"`). `split`, `subset` and `revision` are for Hugging Face datasets only.
@@ -131,7 +131,7 @@ def source_rows(
     """The numbered rows of a file or dataset, and its name for messages. Raises ValueError as `load_problems`."""
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json", ".ndjson", ".parquet", ".csv") or path.exists():
+    if suffix in (".jsonl", ".json", ".ndjson", ".parquet", ".csv") or path.is_file():
         if not path.is_file():
             raise ValueError(f"{source}: no such problem file")
         if suffix == ".parquet":
@@ -148,7 +148,7 @@ def source_rows(
             except (UnicodeDecodeError, csv.Error) as error:
                 raise ValueError(f"{source}: cannot be read as CSV ({error})") from None
         return read_rows(path), source
-    return _hub_rows(source, split=split, subset=subset, revision=revision), source
+    return _dataset_rows(source, split=split, subset=subset, revision=revision), source
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -172,18 +172,27 @@ def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _hub_rows(
-    name: str, *, split: str, subset: str | None, revision: str | None
+def _dataset_rows(
+    source: str, *, split: str, subset: str | None, revision: str | None
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a dataset of the hub, or of a folder: its files, or what `save_to_disk` wrote."""
     import datasets
 
+    folder = Path(source).expanduser()
     try:
-        return enumerate(datasets.load_dataset(name, subset, split=split, revision=revision), start=1)
+        if (folder / "dataset_dict.json").is_file():
+            rows = datasets.load_from_disk(folder / split)
+        elif (folder / "dataset_info.json").is_file():
+            rows = datasets.load_from_disk(folder)
+        else:
+            name = str(folder) if folder.is_dir() else source
+            rows = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:
         raise ValueError(
-            f"{name}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
+            f"{source}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from None
+    return enumerate(rows, start=1)
 
 
 def _lookup(row: Mapping[str, Any], name: str) -> Any:

@@ -11,25 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sgpo.problems import Problem, load_problems
 
-logger = logging.getLogger("sgpo.evaluation")
-
 MAX_TOKENS = 32_768  # of a completion, in the paper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDataset:
-    """A dataset of the Hugging Face hub. `revision` None: no revision is known, so the row count alone is checked."""
+    """A dataset of the Hugging Face hub at the commit `revision`."""
 
     name: str
     split: str
-    revision: str | None = None
+    revision: str
     subset: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     answer_after: str | None = None  # what stands before the answer, where the column holds a whole rationale
@@ -89,7 +86,12 @@ BENCHMARKS = {
             file="amc23.jsonl",
             sha256="981faed06aaa18e8adf52836b83c1b2400be2a8ececae94ee56c971c43c08317",
             source="QwenLM/Qwen2.5-Math@a45202bd16f1 evaluation/data/amc23/test.jsonl",
-            hub=HubDataset(name="math-ai/amc23", split="test", fields={"problem": "question"}),
+            hub=HubDataset(
+                name="math-ai/amc23",
+                split="test",
+                revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
+                fields={"problem": "question"},
+            ),
             about="the 40 problems of the two AMC 12 of 2023; the set of 83 that goes by this name holds AMC22 too",
         ),
         Benchmark(
@@ -129,7 +131,12 @@ BENCHMARKS = {
             file="minerva_math.jsonl",
             sha256="6684a650fec4a214f89fd17afe9e6b16c97385ecced22cebab9e0d2f5c4118c9",
             source="QwenLM/Qwen2.5-Math@a45202bd16f1 evaluation/data/minerva_math/test.jsonl",
-            hub=HubDataset(name="math-ai/minervamath", split="test", fields={"problem": "question"}),
+            hub=HubDataset(
+                name="math-ai/minervamath",
+                split="test",
+                revision="ee46ddc498933b1977577953250ca5c66be64f96",
+                fields={"problem": "question"},
+            ),
         ),
         Benchmark(
             name="gsm8k",
@@ -195,8 +202,6 @@ def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Proble
             f"{name}: not on the hub in this form ({benchmark.about}); give --data-dir with {benchmark.file}, made "
             f"from {benchmark.source}"
         )
-    if hub.revision is None:
-        logger.warning("%s: no revision of %s is pinned; only its number of rows is checked", name, hub.name)
     problems = load_problems(hub.name, split=hub.split, subset=hub.subset, revision=hub.revision, fields=hub.fields)
     _check_rows(benchmark, hub.name, len(problems))
     return [_with_final_answer(problem, hub.answer_after) for problem in problems] if hub.answer_after else problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,7 @@ def eval_(
         from sgpo.evaluation.benchmarks import MAX_TOKENS as BENCHMARK_TOKENS
         from sgpo.evaluation.command import EvalSettings, evaluate_sets, style_of
         from sgpo.prompts import prompt_style as style_named
+        from sgpo.rollouts.policy import model_revision
 
         sets = problem_sets(problems, benchmarks, data_dir, samples)
         style = style_of(model if engine is EngineName.hf else "", prompt_style)
@@ -95,6 +97,8 @@ def eval_(
             seed=seed,
         )
         build_source = _source(engine, model, base_url, batch_size=batch_size, concurrency=concurrency)
+        if out is not None and engine is not EngineName.openai:
+            settings = replace(settings, revision=model_revision(model))
         outputs, failures = evaluate_sets(build_source, sets, settings, style=style, out=out)
     for failure in failures[:SHOWN_FAILURES]:
         print(f"failed: {failure}", file=sys.stderr)

@@ -38,6 +38,7 @@ class EvalSettings:
     top_p: float
     max_tokens: int
     seed: int
+    revision: str | None = None  # of the model, as `model_revision` gives it; an endpoint does not tell
 
     def __post_init__(self) -> None:
         self.sampling(self.max_tokens)

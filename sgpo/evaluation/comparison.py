@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,14 @@ PerProblem = dict[str, float]
 @dataclass(frozen=True, slots=True)
 class RunScore:
     """A run on one problem set. `final` is avg@k of its last evaluation; `curve` the curve score (None: one evaluation
-    only, or none within the common budget)."""
+    only, or none within the common budget). `missing` of its problems have no answer: it was evaluated in part."""
 
     run: str
     algorithm: str
     step: int
     completions: int
     k: int
+    missing: int
     final: Estimate
     curve: Estimate | None
 
@@ -51,10 +52,14 @@ class RunDifference:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationComparison:
-    """All runs on one problem set. `budget` is how many completions the curves reach to (None: no curves)."""
+    """All runs on one problem set, on the `problems` that every one of them has answered.
+
+    `total` is how many the set has; `budget` how many completions the curves reach to (None: no curves).
+    """
 
     name: str
     problems: int
+    total: int
     budget: int | None
     runs: tuple[RunScore, ...]
     differences: tuple[RunDifference, ...]
@@ -76,11 +81,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """An evaluation at one moment of a run; `scores` is avg@k of each problem."""
+    """An evaluation at one moment of a run; `scores` is avg@k of each problem that is not missing."""
 
     step: int
     completions: int
     k: int
+    missing: int
     scores: PerProblem
 
 
@@ -116,10 +122,10 @@ def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
             name, samples = row["name"], row["samples"]
             k = samples_per_problem(samples)
             scores = {id_: kinds.count("correct") / k for id_, kinds in samples.items()}
-            point = CurvePoint(int(row["step"]), int(row["completions"]), k, scores)
+            point = CurvePoint(int(row["step"]), int(row["completions"]), k, int(row.get("missing", 0)), scores)
         except KeyError as error:
             raise ValueError(f"{file}: no {error} in it; see docs/run-directory.md") from None
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"{file}: not an evaluation of a run ({error})") from None
         points = curves.setdefault(name, {})
         # A resumed run may have evaluated a moment twice; the later step is the one that counts.
@@ -147,14 +153,8 @@ def curve_score(points: Sequence[tuple[int, Mapping[str, float]]], *, start: int
 
 
 def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> EvaluationComparison:
-    first_name, _, first = runs[0]
-    problems = first[-1].scores.keys()
-    for other_name, _, points in runs[1:]:
-        if unlike := problems ^ points[-1].scores.keys():
-            raise ValueError(
-                f"{first_name} and {other_name} were evaluated on different problems under the name {name!r} "
-                f"({len(unlike)} are in one only, such as {min(unlike)!r}); evaluate both on the same file"
-            )
+    total, common = _shared_problems(name, [(run, points[-1]) for run, _, points in runs])
+    runs = [(run, algorithm, [_restricted(point, common) for point in points]) for run, algorithm, points in runs]
     final = {run: points[-1].scores for run, _, points in runs}
     trained = [points for _, _, points in runs if len(points) > 1]
     start = max((points[0].completions for points in trained), default=0)
@@ -166,7 +166,8 @@ def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> Ev
     }
     return EvaluationComparison(
         name=name,
-        problems=len(problems),
+        problems=len(common),
+        total=total,
         budget=budget if curves else None,
         runs=tuple(
             RunScore(
@@ -175,6 +176,7 @@ def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> Ev
                 step=points[-1].step,
                 completions=points[-1].completions,
                 k=points[-1].k,
+                missing=points[-1].missing,
                 final=_estimate(final[run]),
                 curve=_estimate(curves[run]) if run in curves else None,
             )
@@ -192,6 +194,32 @@ def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> Ev
     )
 
 
+def _shared_problems(name: str, last: Sequence[tuple[str, CurvePoint]]) -> tuple[int, set[str]]:
+    """How many problems the set has, and those that no run misses.
+
+    Raises ValueError where a run lacks more problems than it says are missing, and where all problems are missed.
+    """
+    (first_name, first), *others = last
+    total = len(first.scores) + first.missing
+    for other_name, other in others:
+        other_total = len(other.scores) + other.missing
+        if other_total != total or len(first.scores.keys() | other.scores.keys()) > total:
+            unlike = first.scores.keys() ^ other.scores.keys()
+            how = f"{len(unlike)} are in one only, such as {min(unlike)!r}" if unlike else f"{total} and {other_total}"
+            raise ValueError(
+                f"{first_name} and {other_name} were evaluated on different problems under the name {name!r} ({how}); "
+                "evaluate both on the same file"
+            )
+    common = set(first.scores).intersection(*(other.scores for _, other in others))
+    if not common:
+        raise ValueError(f"no problem of {name!r} was answered in every run; finish the incomplete evaluations")
+    return total, common
+
+
+def _restricted(point: CurvePoint, problems: set[str]) -> CurvePoint:
+    return replace(point, scores={id_: score for id_, score in point.scores.items() if id_ in problems})
+
+
 def comparison_table(comparison: Comparison) -> Group:
     """The comparison for a terminal of 80 columns: a table per problem set, runs first, then their differences."""
     from rich.console import Group
@@ -204,12 +232,16 @@ def _evaluation_table(evaluation: EvaluationComparison) -> Table:
 
     budget = f", curves up to {evaluation.budget:,} completions" if evaluation.budget else ""
     ks = "/".join(str(k) for k in sorted({run.k for run in evaluation.runs}))
-    table = Table(title=f"{_plain(evaluation.name)}: {evaluation.problems} problems{budget}; 95 % over problems")
+    problems = f"{evaluation.problems} problems"
+    if evaluation.problems < evaluation.total:
+        problems = f"the {problems} of {evaluation.total} that every run has answered"
+    table = Table(title=f"{_plain(evaluation.name)}: {problems}{budget}; 95 % over problems")
     table.add_column("run", overflow="fold")
     for head in ("step", f"last avg@{ks}", "over the curve"):
         table.add_column(head, no_wrap=True)
     for run in evaluation.runs:
-        table.add_row(_plain(run.run), str(run.step), _cell(run.final), _cell(run.curve))
+        incomplete = f" ({run.missing} missing)" if run.missing else ""
+        table.add_row(_plain(run.run) + incomplete, str(run.step), _cell(run.final), _cell(run.curve))
     table.add_section()
     for difference in evaluation.differences:
         label = f"{_plain(difference.run)} - {_plain(difference.baseline)}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.evaluation.output import merge_equal_answers
+from sgpo.evaluation.output import describe, merge_equal_answers
 from sgpo.evaluation.scores import score_samples
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
@@ -21,16 +21,17 @@ from sgpo.verifier import Verdict, Verifier
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`scores` is the object that `sgpo eval --json` prints; `samples` the verdict kinds of each problem's samples;
-    `rows` all completions, as `eval/*.jsonl` keeps them."""
+    """`scores` is the object of the contract, `details` what stands beside it (see `describe`); `samples` the verdict
+    kinds of each problem's samples; `rows` all completions, as `eval/*.jsonl` keeps them."""
 
     scores: dict[str, Any]
+    details: dict[str, Any]
     samples: dict[str, list[str]]
     rows: list[dict[str, Any]]
 
     def to_json(self, **header: Any) -> dict[str, Any]:
         """The content of an `eval/*.json`."""
-        return {**header, **self.scores, "samples": self.samples}
+        return {**header, **self.scores, **self.details, "samples": self.samples}
 
 
 def evaluate(
@@ -82,7 +83,8 @@ def evaluate(
             )
     if isinstance(verifier, Verifier):
         answers = merge_equal_answers(kinds, answers, problems, verifier)
-    return Evaluation(score_samples(kinds, answers, seed=seed), dict(kinds), rows)
+    details = describe(problems, rows, kinds, seed=seed)
+    return Evaluation(score_samples(kinds, answers, seed=seed), details, dict(kinds), rows)
 
 
 def _verdict_of(rollout: Rollout) -> Verdict:

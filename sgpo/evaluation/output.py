@@ -57,14 +57,21 @@ def score_rows(
     answers = merge_equal_answers(kinds, answers, whole, verifier)
     return EvalOutput(
         scores=score_samples(kinds, answers, seed=seed),
-        details={
-            **_lengths([row for rows in kept.values() for row in rows]),
-            "subjects": _parts({problem.id: problem.subject for problem in whole}, kinds, seed=seed),
-            "levels": _parts({problem.id: problem.level for problem in whole}, kinds, seed=seed),
-        },
+        details=describe(whole, [row for rows in kept.values() for row in rows], kinds, seed=seed),
         samples=kinds,
         missing=tuple(problem.id for problem in problems if problem.id not in kept),
     )
+
+
+def describe(
+    problems: Sequence[Problem], rows: Sequence[Row], kinds: Mapping[str, Sequence[str]], *, seed: int
+) -> dict[str, Any]:
+    """What stands beside the scores: lengths, the truncated share, and the mean score per subject and level."""
+    return {
+        **_lengths(rows),
+        "subjects": _parts({problem.id: problem.subject for problem in problems}, kinds, seed=seed),
+        "levels": _parts({problem.id: problem.level for problem in problems}, kinds, seed=seed),
+    }
 
 
 def merge_equal_answers(

@@ -86,14 +86,17 @@ def check(
 @app.command("import")
 @one_line_errors
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A CSV, parquet or JSON Lines file, or a hub id.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A CSV, parquet or JSON Lines file; a dataset's folder or hub id."),
+    ],
     out: Annotated[Path, typer.Option(help="The new problem file.")],
     field: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD=COLUMN", help="Where a field's column has another name; `a.0` reaches into lists."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a hub dataset.")] = "train",
-    subset: Annotated[str | None, typer.Option(help="Of a hub dataset.")] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    subset: Annotated[str | None, typer.Option(help="Of a dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub dataset.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows alone.")] = None,
     as_json: AsJson = False,

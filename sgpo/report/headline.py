@@ -37,6 +37,7 @@ class Compared:
     name: str
     metric: str
     problems: int
+    total: int
     budget: int | None
     rows: list[Row]
     forest: Markup
@@ -165,6 +166,7 @@ def _compared(runs: Sequence[Run], indices: Sequence[int], found: EvaluationComp
         name=name,
         metric=metric,
         problems=found.problems,
+        total=found.total,
         budget=found.budget,
         rows=rows + differences,
         forest=forest(

@@ -28,7 +28,7 @@ from sgpo.report.headline import compare, lede, title
 from sgpo.report.panels import learning_curve, metrics_of, training_sections
 from sgpo.report.plots import Estimate
 from sgpo.report.reading import Run, read_runs
-from sgpo.report.scores import choose_headline, evaluation_names, final_scores, forest, points
+from sgpo.report.scores import choose_headline, evaluation_names, final_scores, forest, part_tables, points
 from sgpo.report.targets import read_targets
 from sgpo.report.uplift import Uplift, measure_uplift
 
@@ -144,7 +144,7 @@ def _score_table(runs: Sequence[Run], name: str) -> dict[str, Any]:
     plot = None
     if len(estimates) > 1:
         plot = forest(estimates, name=f"forest-{name}", label=label, x_label=f"{metrics[0]}, percent", zero=False)
-    return {"name": name, "metrics": metrics, "finals": finals, "forest": plot}
+    return {"name": name, "metrics": metrics, "finals": finals, "forest": plot, "parts": part_tables(finals)}
 
 
 def _curves(runs: Sequence[Run], name: str) -> dict[str, Any]:

@@ -31,7 +31,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The scores of one `eval/*.json`. Example of `scores`: `{"avg@4": Interval(0.41, 0.36, 0.46)}`."""
+    """The scores of one `eval/*.json`. Example of `scores`: `{"avg@4": Interval(0.41, 0.36, 0.46)}`.
+
+    `missing` problems were not answered; `parts` holds the mean score of each subject and level.
+    """
 
     name: str
     step: int
@@ -39,6 +42,10 @@ class Evaluation:
     problems: int | None
     scores: Mapping[str, Interval]
     verdicts: Mapping[str, int]
+    missing: int
+    length: str
+    truncated: float | None
+    parts: Mapping[str, Mapping[str, Interval]]
     completions_file: Path
 
 
@@ -234,7 +241,23 @@ def _evaluation(file: Path, notes: list[str]) -> Evaluation | None:
         scores=scores,
         completions_file=file.with_suffix(".jsonl"),
         verdicts={key: count_of(verdicts, key) or 0 for key in verdicts} if isinstance(verdicts, dict) else {},
+        missing=count_of(row, "missing") or 0,
+        length=_length(row.get("length")),
+        truncated=number_of(row, "truncated"),
+        parts={kind: _parts(row.get(kind)) for kind in ("subjects", "levels")},
     )
+
+
+def _length(value: Any) -> str:
+    """`812 tokens`, the mean; empty where it is not known."""
+    mean = number_of(value, "mean") if isinstance(value, dict) else None
+    return "" if mean is None else f"{mean:,.0f} {text_of(value, 'unit')}".rstrip()
+
+
+def _parts(value: Any) -> dict[str, Interval]:
+    parts = value.items() if isinstance(value, dict) else ()
+    scores = {name: _interval(part.get("avg")) for name, part in parts if isinstance(part, dict)}
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def _interval(value: Any) -> Interval | None:

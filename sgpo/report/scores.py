@@ -58,6 +58,20 @@ def final_scores(runs: Sequence[Run], name: str) -> list[FinalScores]:
     return finals
 
 
+def part_tables(finals: Sequence[FinalScores]) -> list[tuple[str, list[tuple[str, list[Interval | None]]]]]:
+    """The last mean scores by subject and by level: `("subject", [("algebra", [a score per run])])`.
+
+    A kind of which no run has two parts says nothing beside the score itself, and is left out.
+    """
+    tables = []
+    for kind in ("subjects", "levels"):
+        names = sorted({name for final in finals for name in final.evaluation.parts[kind]})
+        rows = [(name, [final.evaluation.parts[kind].get(name) for final in finals]) for name in names]
+        if len(rows) > 1:
+            tables.append((kind.removesuffix("s"), rows))
+    return tables
+
+
 def forest(estimates: Sequence[Estimate], *, name: str, label: str, x_label: str, zero: bool) -> Markup:
     """A small forest plot, narrow enough for a phone."""
     figure = forest_figure(estimates, palette=PAGE, width=340.0, x_label=x_label, zero=zero)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+# What `from_pretrained` reads: weights, configs, chat template, vocabulary; not a checkpoint's optimizer (.pt).
+MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
 
 
 def resolve_model(name: str | Path) -> str:
@@ -25,6 +29,26 @@ def resolve_model(name: str | Path) -> str:
     if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1 or path.exists():
         raise ValueError(f"{name}: no such model directory")
     return str(name)
+
+
+def model_revision(name: str | Path) -> str:
+    """Which weights and tokenizer a name stands for now: a hub model's commit, else a hash of the files in a directory.
+
+    Raises ValueError where there is no such model.
+    """
+    source = resolve_model(name)
+    if not Path(source).is_dir():
+        try:
+            return str(AutoConfig.from_pretrained(source)._commit_hash)
+        except (OSError, ValueError) as error:
+            raise ValueError(_unloadable(name, source, "model", error)) from error
+    digest = hashlib.sha256()
+    for file in sorted(Path(source).iterdir()):
+        if file.suffix in MODEL_FILES:
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:

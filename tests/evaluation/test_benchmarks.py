@@ -1,6 +1,7 @@
 """The benchmarks by name: their files, and what is refused in their place."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -57,6 +58,12 @@ def test_a_file_with_another_content_is_refused(tmp_path, shared_data):
         load_benchmark("aime24", tmp_path)
     with pytest.raises(ValueError, match=r"aime25.jsonl: no such problem file"):
         load_benchmark("aime25", tmp_path)
+
+
+def test_every_hub_dataset_is_pinned_to_a_commit():
+    hubs = [benchmark.hub for benchmark in BENCHMARKS.values() if benchmark.hub]
+    assert len(hubs) == 6
+    assert all(re.fullmatch("[0-9a-f]{40}", hub.revision) for hub in hubs)
 
 
 def test_from_the_hub_at_its_revision(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -357,6 +358,24 @@ def test_a_directory_that_holds_something_else_is_refused(server, problems, tmp_
     assert (out / "config.json").read_text() == before
     (out / "config.json").write_text('{"algorithm": "sgpo"}')
     assert "holds another run" in served(server, problems, "--out", out).stderr
+
+
+def test_completions_of_other_weights_are_not_gone_on_with(model, problems, tmp_path, tokenizer):
+    """A path whose model was trained on, or whose tokenizer was changed, is another model."""
+    copied, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(model, copied)
+    words = ["--model", copied, "--problems", problems, "--samples", 1, "--max-tokens", 2, "--out", out]
+    assert run(*words).exit_code == 0
+    assert run(*words).exit_code == 0
+    before = (out / "config.json").read_text()
+    tiny_qwen2(seed=1, eos_token_id=[1, *range(150, 200)]).save_pretrained(copied)
+    result = run(*words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "holds an evaluation with revision '" in result.stderr
+    assert (out / "config.json").read_text() == before
+    shutil.copytree(model, copied, dirs_exist_ok=True)
+    (copied / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert "holds an evaluation with revision" in run(*words).stderr
 
 
 def test_a_broken_row_is_named(server, problems, tmp_path):

@@ -181,6 +181,25 @@ def test_import_from_a_hub_dataset(tmp_path, monkeypatch):
     assert load_problems(tmp_path / "p.jsonl")[0].problem == "1 + 1?"
 
 
+def test_import_from_a_folder_of_a_dataset(tmp_path):
+    """As `save_to_disk` writes one dataset or several splits, and a folder of data files."""
+    import datasets
+
+    train = datasets.Dataset.from_dict({"question": ["1 + 1?", "2 + 2?"], "answer": ["2", "4"]})
+    train.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": train, "test": train.select([1])}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "files").mkdir()
+    train.to_parquet(tmp_path / "files" / "train.parquet")
+    for number, (name, *words) in enumerate([("one",), ("splits", "--split", "test"), ("files",)]):
+        out = tmp_path / f"{name}.jsonl"
+        result = run("import", tmp_path / name, "--field", "problem=question", "--out", out, *words)
+        assert result.exit_code == 0, result.stderr
+        assert [problem.answer for problem in load_problems(out)] == [["2", "4"], ["4"], ["2", "4"]][number]
+    result = run("import", tmp_path / "splits", "--split", "dev", "--out", tmp_path / "no.jsonl")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "splits: neither a problem file nor a dataset that could be loaded" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -90,6 +90,51 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     assert [run.run for run in evaluation.runs] == [str(run) for run in runs]
 
 
+def write_evaluation(folder: Path, samples: dict[str, list[str]], *, missing: int) -> Path:
+    write_run(folder, {})
+    row = {"name": "fresh", "step": 0, "completions": 0, "missing": missing, "samples": samples}
+    (folder / "eval" / "fresh-step-000000.json").write_text(json.dumps(row))
+    return folder
+
+
+def test_problems_that_a_run_misses_are_left_out_for_all_and_said(tmp_path: Path) -> None:
+    whole = write_evaluation(tmp_path / "whole", {"p": ["correct"], "q": ["wrong"], "r": ["correct"]}, missing=0)
+    part = write_evaluation(tmp_path / "part", {"p": ["wrong"], "q": ["wrong"]}, missing=1)
+    comparison = compare_runs([whole, part])
+    (evaluation,) = comparison.evaluations
+    assert (evaluation.problems, evaluation.total) == (2, 3)
+    assert [(run.final.mean, run.missing) for run in evaluation.runs] == [(0.5, 0), (0.0, 1)]
+    assert evaluation.differences[0].final.mean == -0.5
+    out = io.StringIO()
+    Console(file=out, width=200).print(comparison_table(comparison))
+    assert "the 2 problems of 3 that every run has answered" in out.getvalue()
+    assert "part (1 missing)" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("samples", "missing", "message"),
+    [
+        ({"p": ["wrong"]}, 1, r"2 are in one only, such as 'q'"),
+        ({"p": ["wrong"], "s": ["wrong"]}, 1, r"3 are in one only"),
+        ({"p": ["wrong"], "q": ["wrong"], "r": ["wrong"]}, 1, r"\(3 and 4\)"),
+        ({"s": ["wrong"]}, 0, r"4 are in one only"),
+    ],
+)
+def test_more_problems_absent_than_are_missing(
+    tmp_path: Path, samples: dict[str, list[str]], missing: int, message: str
+) -> None:
+    whole = write_evaluation(tmp_path / "whole", {"p": ["wrong"], "q": ["wrong"], "r": ["wrong"]}, missing=0)
+    with pytest.raises(ValueError, match=message):
+        compare_runs([whole, write_evaluation(tmp_path / "part", samples, missing=missing)])
+
+
+def test_runs_that_have_answered_nothing_in_common(tmp_path: Path) -> None:
+    one = write_evaluation(tmp_path / "one", {"p": ["wrong"]}, missing=1)
+    other = write_evaluation(tmp_path / "other", {"q": ["wrong"]}, missing=1)
+    with pytest.raises(ValueError, match="no problem of 'fresh' was answered in every run"):
+        compare_runs([one, other])
+
+
 def test_the_json_and_the_table(tmp_path: Path) -> None:
     comparison = compare_runs([write_run(tmp_path / "grpo", GRPO), write_run(tmp_path / "[red]sgpo", SGPO)])
     value = json.loads(json.dumps(comparison.to_json()))

@@ -58,7 +58,11 @@ def test_scores_and_rows_of_completions_made_by_hand(tokenizer):
         "problem_id": "q1", "subject": "sums", "sample": 3, "prompt": " b", "completion": "8", "tokens": 1,
         "truncated": True, "verdict": "wrong", "extracted": "8",
     }  # fmt: skip
-    assert result.to_json(name="fresh", step=3) == {"name": "fresh", "step": 3, **scores, "samples": result.samples}
+    assert result.details["length"] == {"unit": "tokens", "mean": 2.0, "median": 2.0, "max": 3}
+    assert result.details["truncated"] == 1 / 8
+    assert {part: value["avg"]["mean"] for part, value in result.details["subjects"].items()} == {"sums": 0.75}
+    written = result.to_json(name="fresh", step=3)
+    assert written == {"name": "fresh", "step": 3, **scores, **result.details, "samples": result.samples}
 
 
 def test_a_completion_depends_on_its_problem_and_number_alone(tokenizer):

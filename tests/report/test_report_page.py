@@ -180,6 +180,37 @@ def test_single_evaluations_have_no_curve(tmp_path: Path) -> None:
         assert curve not in text
 
 
+def test_an_evaluation_shows_its_parts_and_what_is_missing(tmp_path: Path) -> None:
+    """Two evaluations of a served model, one of which lost a problem: as `sgpo eval --out` writes them."""
+
+    def evaluated(name: str, samples: dict[str, list[str]], **fields: object) -> Path:
+        (tmp_path / name / "eval").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"algorithm": ""}')
+        score = {"mean": 0.5, "low": 0.25, "high": 0.75}
+        row = {"name": "math", "step": 0, "completions": 0, "problems": len(samples), "k": 1, "avg@1": score}
+        row |= {"verdicts": {}, "samples": samples, **fields}
+        (tmp_path / name / "eval" / "math-step-000000.json").write_text(json.dumps(row))
+        return tmp_path / name
+
+    subjects = {
+        name: {"problems": 1, "avg": {"mean": mean, "low": 0, "high": 1}}
+        for name, mean in (("<b>", 1.0), ("sums", 0.0))
+    }
+    whole = evaluated(
+        "whole", {"p": ["correct"], "q": ["wrong"]}, subjects=subjects, levels={"5": subjects["sums"]},
+        length={"unit": "tokens", "mean": 812.4, "median": 1, "max": 2}, truncated=0.125, missing=0,
+    )  # fmt: skip
+    part = evaluated("part", {"p": ["wrong"]}, missing=1)
+    page = read(write_report([whole, part], tmp_path / "report.html"))
+    text = words(page)
+    assert "1 of 2 problems, those that every run has answered" in text
+    assert "part incomplete: 1 problems missing" in text
+    assert "whole 50.0 [25.0, 75.0] 812 tokens 12.5 %" in text
+    assert "avg@1 by subject Subject whole part <b> 100.0 [0.0, 100.0] – sums 0.0" in text
+    assert "by level" not in text
+    assert page.errors == []
+
+
 def test_many_runs_of_all_kinds_make_one_page(runs: list[Path], tmp_path: Path) -> None:
     short = make_run(tmp_path / "short", seed=3, steps=30, evaluations=("fresh", "retention"))
     unevaluated = make_run(tmp_path / "unevaluated", seed=4, steps=10, evaluations=())

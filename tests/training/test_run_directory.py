@@ -185,7 +185,7 @@ def test_evaluations_are_scored_over_their_samples(finished):
     for name, count in (("easy", 2), ("hard", 1)):
         result = read_json(run / f"eval/{name}-step-000002.json")
         assert {"name", "step", "completions", "problems", "k", "avg@3", "pass@1", "pass@2", "pass@3", "maj@3",
-                "verdicts", "samples"} == result.keys()  # fmt: skip
+                "verdicts", "length", "truncated", "subjects", "levels", "samples"} == result.keys()  # fmt: skip
         assert (result["name"], result["step"], result["completions"]) == (name, 2, 96)
         assert (result["problems"], result["k"]) == (count, 3)
         kinds = [kind for sample in result["samples"].values() for kind in sample]
