@@ -27,6 +27,7 @@ SHOWN_FAILURES = 3
 
 class EngineName(StrEnum):
     hf = "hf"
+    vllm = "vllm"
     openai = "openai"
 
 
@@ -55,13 +56,13 @@ def eval_(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     engine: Annotated[
-        EngineName, typer.Option(help="hf loads the model here; openai asks an endpoint.")
+        EngineName, typer.Option(help="hf or vllm load the model here; openai asks an endpoint.")
     ] = EngineName.hf,
     base_url: Annotated[
         str | None, typer.Option(help="The endpoint's address, such as http://localhost:8000/v1.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Completions that hf samples at once; changes memory and speed, not the result.")
+        int, typer.Option(min=1, help="Completions that are sampled at once; changes memory and speed, not the result.")
     ] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that openai has under way at once.")] = 32,
     out: Annotated[
@@ -85,7 +86,7 @@ def eval_(
         from sgpo.rollouts.policy import model_revision
 
         sets = problem_sets(problems, benchmarks, data_dir, samples)
-        style = style_of(model if engine is EngineName.hf else "", prompt_style)
+        style = style_of("" if engine is EngineName.openai else model, prompt_style)
         settings = EvalSettings(
             model=model,
             engine=engine.value,
@@ -171,7 +172,11 @@ def _source(
         return partial(Endpoint, base_url, model, concurrency=concurrency)
     from sgpo.evaluation.sampling import LoadedModel
 
-    return partial(LoadedModel, model, batch_size=batch_size)
+    if engine is EngineName.vllm:
+        from sgpo.rollouts.vllm import check_vllm
+
+        check_vllm()
+    return partial(LoadedModel, model, batch_size=batch_size, engine="vllm" if engine is EngineName.vllm else "hf")
 
 
 def _show(output: EvalOutput, *, title: str) -> None:

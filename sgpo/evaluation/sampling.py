@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
@@ -62,26 +62,38 @@ def build_requests(problems: Sequence[Problem], *, samples: int, style: str, see
 
 
 class LoadedModel:
-    """A Hugging Face model, on the GPU if there is one; samples `batch_size` completions at a time.
+    """A Hugging Face model, sampled by `hf` (on the GPU if there is one) or `vllm`, `batch_size` completions at a time.
 
     Raises ValueError for a model that cannot be loaded.
     """
 
-    def __init__(self, model: str, *, batch_size: int) -> None:
+    def __init__(self, model: str, *, batch_size: int, engine: Literal["hf", "vllm"] = "hf") -> None:
+        from sgpo.rollouts.policy import load_tokenizer
+
+        self.name = model
+        self.batch_size = batch_size
+        self.tokenizer = load_tokenizer(model)
+        self.context: int | None
+        if engine == "vllm":
+            from sgpo.rollouts.vllm import load_offline_vllm
+
+            self.engine: Any = load_offline_vllm(model, self.tokenizer)
+            self.context = self.engine.context
+        else:
+            self.engine, self.context = self._load_hf(model)
+
+    def _load_hf(self, model: str) -> tuple[Any, int | None]:
         import torch
 
         from sgpo.rollouts.engine import end_token_ids
         from sgpo.rollouts.hf import HFEngine
-        from sgpo.rollouts.policy import load_policy, load_tokenizer
+        from sgpo.rollouts.policy import load_policy
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.name = model
-        self.batch_size = batch_size
-        self.tokenizer = load_tokenizer(model)
         policy = load_policy(model, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device)
-        self.context: int | None = getattr(policy.config, "max_position_embeddings", None)
         eos_ids = end_token_ids(policy, self.tokenizer)
-        self.engine = HFEngine(policy, pad_id=self.tokenizer.pad_token_id, eos_ids=eos_ids, batch_size=batch_size)
+        engine = HFEngine(policy, pad_id=self.tokenizer.pad_token_id, eos_ids=eos_ids, batch_size=self.batch_size)
+        return engine, getattr(policy.config, "max_position_embeddings", None)
 
     def token_limit(self, prompts: Sequence[str], max_tokens: int) -> int:
         """Lower, and says so, where the model's context is shorter. Raises ValueError where a prompt fills it."""

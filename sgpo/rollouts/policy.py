@@ -53,15 +53,31 @@ def model_revision(name: str | Path) -> str:
 
 def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
     """The model, its weights in `dtype`. Training wants float32 weights (with `bf16=True` for the arithmetic): small
-    updates vanish in bfloat16.
+    updates vanish in bfloat16. An adapter (LoRA) is merged into the weights of its base model.
 
     Raises ValueError where there is no such model.
     """
     source = resolve_model(name)
     try:
+        if is_adapter(source):
+            return _load_merged(source, dtype)
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ValueError(_unloadable(name, source, "model", error)) from error
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether a directory holds an adapter in place of a whole model."""
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def _load_merged(source: str, dtype: torch.dtype) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
+    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), dtype=dtype)
+    return PeftModel.from_pretrained(model, source).merge_and_unload()
 
 
 def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrainedTokenizerBase:

@@ -9,11 +9,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from sgpo.rollouts.engine import Completion, Sampling
+from sgpo.rollouts.engine import Completion, Sampling, end_token_ids
+from sgpo.rollouts.policy import is_adapter, load_policy, resolve_model
 
 # Both engines ask for these, so that neither vLLM's defaults nor the model's generation_config decide anything.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -88,12 +92,11 @@ class OfflineVLLM:
     """Samples from a saved model, whose weights never change: what `sgpo eval --engine vllm` runs.
 
     `seeds` are vLLM's own: the same ones give the same completions on the same machine and version, and others than
-    the `hf` engine's. Raises ValueError where vLLM is not installed.
+    the `hf` engine's.
     """
 
     def __init__(self, model: str, *, eos_ids: Sequence[int], **options: Any) -> None:
         """`options`: more of `vllm.LLM`'s."""
-        check_vllm()
         from vllm import LLM
 
         self.llm = LLM(model=model, logprobs_mode="processed_logprobs", **options)
@@ -127,6 +130,28 @@ class OfflineVLLM:
             for request in outputs
             for output in request.outputs
         ]
+
+
+def load_offline_vllm(name: str, tokenizer: PreTrainedTokenizerBase, **options: Any) -> OfflineVLLM:
+    """A model by its path, hub id or run directory. vLLM reads weights from a directory: an adapter is merged into one.
+
+    Raises ValueError where vLLM is not installed, or there is no such model.
+    """
+    check_vllm()
+    source = resolve_model(name)
+    with TemporaryDirectory() as merged:
+        if is_adapter(source):
+            load_policy(source, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32).save_pretrained(
+                merged
+            )
+            tokenizer.save_pretrained(merged)
+            source = merged
+        try:
+            generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:
+            generation_config = None  # a model need not have one
+        eos_ids = end_token_ids(SimpleNamespace(generation_config=generation_config), tokenizer)
+        return OfflineVLLM(source, eos_ids=eos_ids, **options)
 
 
 def build_vllm_engine(

@@ -96,6 +96,34 @@ def test_the_object_and_that_the_batch_size_changes_nothing(model, problems, tmp
     assert seen[1] == seen[4] == seen[64]
 
 
+def test_an_adapter_is_evaluated_as_its_base_and_itself_together(model, problems, tmp_path, tokenizer):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    adapted = AutoModelForCausalLM.from_pretrained(model)
+    config = LoraConfig(r=4, lora_alpha=400, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(adapted, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    completions = {}
+    for name, path in {"base": model, **{name: tmp_path / name for name in ("adapter", "merged")}}.items():
+        tokenizer.save_pretrained(path)
+        out = tmp_path / f"run-{name}"
+        result = run("--model", path, "--problems", problems, "--samples", 2, "--max-tokens", 6, "--out", out)
+        assert result.exit_code == 0, result.stderr
+        completions[name] = {key: row["completion"] for key, row in rows_of(out).items()}
+    assert completions["adapter"] == completions["merged"] != completions["base"]
+
+
+def test_without_vllm_its_engine_is_refused_in_one_line(model, problems, tmp_path):
+    result = run("--model", model, "--problems", problems, "--engine", "vllm", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: the vllm engine needs vLLM, which is not installed; pip install")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_killed_at_any_point_it_goes_on_with_what_is_missing(model, problems, tmp_path):
     common = ["--model", model, "--problems", problems, "--samples", 2, "--max-tokens", 6, "--json"]
     whole = run(*common, "--out", tmp_path / "whole")

@@ -8,12 +8,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.rollouts import vllm as adapter
 from sgpo.rollouts.engine import Sampling
 from sgpo.rollouts.engines import build_engine
 from sgpo.rollouts.hf import HFEngine
-from sgpo.rollouts.vllm import OfflineVLLM, VLLMEngine, VLLMOptions, build_vllm_engine
+from sgpo.rollouts.vllm import OfflineVLLM, VLLMEngine, VLLMOptions, build_vllm_engine, load_offline_vllm
 from tests.conftest import tiny_qwen2
 
 EOS = 1
@@ -148,7 +149,7 @@ def test_without_vllm_the_mend_is_named(tokenizer):
         pytest.skip("vLLM is installed here")
     for build in (
         lambda: build_vllm_engine(None, tokenizer, accelerator_of(), VLLMOptions(), eos_ids=[1], max_sequences=8),
-        lambda: OfflineVLLM("some/model", eos_ids=[1]),
+        lambda: load_offline_vllm("some/model", tokenizer),
     ):
         with pytest.raises(ValueError, match=r"the vllm engine needs vLLM.*pip install 'sgpo\[vllm\]'"):
             build()
@@ -181,3 +182,31 @@ def test_a_saved_model_is_sampled_with_a_seed_for_each_completion(fake_vllm):
         "stop_token_ids": [EOS], "logprobs": 0, "seed": None,
     }  # fmt: skip
     assert [(c.token_ids, c.finished, c.logprobs) for c in completions] == [([5, EOS], True, [-0.25, -2.0])] * 2
+
+
+def test_an_adapter_is_merged_for_vllm(fake_vllm, tokenizer, tmp_path):
+    """vLLM gets a directory with a whole model, whose weights are those of base and adapter together."""
+    from peft import LoraConfig, get_peft_model
+
+    tiny_qwen2(eos_token_id=[1, 150]).save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded = []
+
+    def llm(model, **options):
+        loaded.append(AutoModelForCausalLM.from_pretrained(model))
+        assert AutoTokenizer.from_pretrained(model).eos_token_id == EOS
+        return SimpleNamespace()
+
+    fake_vllm.LLM = llm
+    engine = load_offline_vllm(str(tmp_path / "adapter"), tokenizer)
+    assert engine.eos_ids == [1, 150]
+    weights = loaded[0].state_dict()
+    assert weights.keys() == tiny_qwen2().state_dict().keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert (weights[name] - tiny_qwen2().state_dict()[name]).abs().max() > 1e-2
+    ids = torch.arange(5, 25).unsqueeze(0)
+    with torch.no_grad():
+        assert torch.allclose(loaded[0].eval()(ids).logits, adapted.eval()(ids).logits, atol=1e-4)
