@@ -25,11 +25,13 @@ class StrategyFields(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptStyle:
-    """The prompts of a policy: `autonomous` shows the problem alone, `guided` the problem and its strategy."""
+    """The prompts of a policy: `autonomous` shows the problem alone, `guided` the problem and its strategy,
+    `solution_guided` the problem and its solution (OPSD, and the ablation of what guides)."""
 
     name: str
     autonomous: str
     guided: str
+    solution_guided: str
     strategy: str
     step: str
     step_separator: str
@@ -37,7 +39,9 @@ class PromptStyle:
     @property
     def version(self) -> str:
         """A hash of the texts."""
-        parts = (self.autonomous, self.guided, self.strategy, self.step, self.step_separator)
+        parts = (
+            self.autonomous, self.guided, self.solution_guided, self.strategy, self.step, self.step_separator
+        )  # fmt: skip
         return prompt_version("\x00".join(parts))
 
 
@@ -59,6 +63,11 @@ STYLES = {
                 "do not mention it: write the solution as if the idea were yours. Please reason step by step, and put "
                 "your final answer within \\boxed{{}}."
             ),
+            solution_guided=(
+                "{problem}\n\nHere is a solution of this problem:\n\n{solution}\n\nUnderstand it, then solve the "
+                "problem anew in your own words, but do not mention it: write the solution as if the idea were yours. "
+                "Please reason step by step, and put your final answer within \\boxed{{}}."
+            ),
             strategy="Problem type: {problem_type}\nApproach: {approach}\nSteps:\n{steps}",
             step="{number}. {step}",
             step_separator="\n",
@@ -68,6 +77,7 @@ STYLES = {
             # The space before a word belongs to the word's token, so a prompt begins with one too.
             autonomous=" {problem}",
             guided=" {strategy} | {problem}",
+            solution_guided=" {solution} | {problem}",
             strategy="{problem_type} : {steps}",
             step="{step}",
             step_separator=" ; ",
@@ -93,13 +103,20 @@ def guided_prompt(problem: str, strategy: StrategyFields, *, style: str = "math"
     return prompt_style(style).guided.format(problem=problem, strategy=strategy_text(strategy, style=style))
 
 
+def solution_guided_prompt(problem: str, solution: str, *, style: str = "math") -> str:
+    """The prompt with a solution in the strategy's place: `pi(. | q, solution)`."""
+    # A compact solution begins with its first word's space, which the template has too.
+    return prompt_style(style).solution_guided.format(problem=problem, solution=solution.strip())
+
+
 def strategy_text(strategy: StrategyFields, *, style: str = "math") -> str:
     """A strategy as the guided prompt shows it."""
     texts = prompt_style(style)
     steps = texts.step_separator.join(
         texts.step.format(number=number, step=step) for number, step in enumerate(strategy.steps, start=1)
     )
-    return texts.strategy.format(problem_type=strategy.problem_type, approach=strategy.approach, steps=steps)
+    text = texts.strategy.format(problem_type=strategy.problem_type, approach=strategy.approach, steps=steps)
+    return text.rstrip()  # without steps, the space before them would be an odd token of its own
 
 
 # What a strong model is asked, to make strategies (`sgpo.strategies.extract`). Some servers and models repeat the

@@ -6,11 +6,24 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sgpo.algorithms.algorithm import Algorithm, Target, TrainingRow
+from sgpo.algorithms.algorithm import Algorithm, Needs, Target, TrainingRow
 from sgpo.algorithms.grpo import GRPO
+from sgpo.algorithms.guided_sft import GuidedSFT
+from sgpo.algorithms.hpt import HPT
+from sgpo.algorithms.luffy import LUFFY
+from sgpo.algorithms.opsd import OPSD
+from sgpo.algorithms.sft import SFT
 from sgpo.algorithms.sgpo import SGPO
 
-ALGORITHMS: dict[str, type[Any]] = {"sgpo": SGPO, "grpo": GRPO}
+ALGORITHMS: dict[str, type[Any]] = {
+    "sgpo": SGPO,
+    "grpo": GRPO,
+    "sft": SFT,
+    "guided_sft": GuidedSFT,
+    "luffy": LUFFY,
+    "hpt": HPT,
+    "opsd": OPSD,
+}
 
 
 def build_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
@@ -22,4 +35,18 @@ def build_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
     return algorithm
 
 
-__all__ = ["ALGORITHMS", "GRPO", "SGPO", "Algorithm", "Target", "TrainingRow", "build_algorithm"]
+__all__ = [
+    "ALGORITHMS",
+    "GRPO",
+    "HPT",
+    "LUFFY",
+    "OPSD",
+    "SFT",
+    "SGPO",
+    "Algorithm",
+    "GuidedSFT",
+    "Needs",
+    "Target",
+    "TrainingRow",
+    "build_algorithm",
+]

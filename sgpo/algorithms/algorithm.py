@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Target:
     guided_prompt: PromptIds
     strategy_id: str | None
     weight: float
-    guided_pass_rate: float
+    guided_pass_rate: float | None  # None: nothing was sampled from the guided prompt
     autonomous_pass_rate: float
     divergences: list[float] | None = None  # KL_t of each token before the cap, once the loss has computed them
 
@@ -34,6 +34,7 @@ class TrainingRow:
     """One unguided prompt + completion of the training forward, and its part in each component of the loss.
 
     `advantage`: the policy gradient (None: not in it). `cross_entropy`: the weight in the cross-entropy (0: not in it).
+    `shaping`: the completion is off-policy; its policy gradient takes `shaped_policy_loss` with this constant.
     `target`: the divergence from the guided branch (None: not in it). `old_logprobs`: its tokens' log-probabilities
     at the time of sampling, where several updates follow one sampling; `sampling_logprobs`: those that the engine
     gave, for a row of the policy gradient.
@@ -44,6 +45,7 @@ class TrainingRow:
     completion_ids: list[int]
     advantage: float | None = None
     cross_entropy: float = 0.0
+    shaping: float | None = None
     target: Target | None = None
     old_logprobs: Tensor | None = None
     sampling_logprobs: list[float] | None = None
@@ -54,8 +56,23 @@ class TrainingRow:
         return bool(self.advantage or self.cross_entropy or self.target)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What an algorithm needs beside its rollouts.
+
+    `solutions`: the strong model's solutions as tokens. `guided_prompts`: guided prompts though it samples nothing from
+    them. `initial_guide`: the guided branch of the divergence at the initial weights instead of the current ones.
+    """
+
+    solutions: bool = False
+    guided_prompts: bool = False
+    initial_guide: bool = False
+
+
 class Algorithm(Protocol):
     """A row of the paper's tables. Its fields are options of `SGPOConfig` of the same name."""
+
+    needs: ClassVar[Needs]
 
     @property
     def num_autonomous(self) -> int: ...
@@ -78,12 +95,9 @@ def policy_gradient_rows(
     reward says nothing of a reasoning that had not ended (overlong filtering, DAPO, arXiv 2503.14476, section 3.4).
     `scale_advantages=False` is Dr. GRPO's choice (arXiv 2503.20783).
     """
-    size = max((len(group.autonomous) for group in groups), default=0)
-    rewards_PG = torch.full((len(groups), size), torch.nan)
-    for p, group in enumerate(groups):
-        for g, rollout in enumerate(group.autonomous):
-            rewards_PG[p, g] = rollout.reward
-    advantages_PG = group_advantages(rewards_PG, scale=scale_advantages).tolist()
+    advantages_PG = padded_advantages(
+        [[rollout.reward for rollout in group.autonomous] for group in groups], scale=scale_advantages
+    )
     return [
         TrainingRow(
             problem_index=p,
@@ -95,3 +109,22 @@ def policy_gradient_rows(
         for p, group in enumerate(groups)
         for g, rollout in enumerate(group.autonomous)
     ]
+
+
+def padded_advantages(rewards: Sequence[Sequence[float]], *, scale: bool) -> list[list[float]]:
+    """Group-relative advantages of groups of unequal size: `advantages[p][g]` for `rewards[p][g]`."""
+    rewards_PG = torch.full((len(rewards), max(map(len, rewards), default=0)), torch.nan)
+    for p, group in enumerate(rewards):
+        rewards_PG[p, : len(group)] = torch.tensor(group)
+    return group_advantages(rewards_PG, scale=scale).tolist()
+
+
+def solution_row(p: int, group: RolloutGroup) -> TrainingRow:
+    """The strong model's solution, imitated."""
+    assert group.solution_ids is not None
+    return TrainingRow(problem_index=p, prompt=group.prompt, completion_ids=group.solution_ids, cross_entropy=1.0)
+
+
+def correct_guided(group: RolloutGroup) -> list[Rollout]:
+    """The guided completions that may be learned from: correct, and not cut off."""
+    return [rollout for rollout in group.guided if rollout.correct and not rollout.truncated]

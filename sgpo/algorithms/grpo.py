@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from sgpo.algorithms.algorithm import Scorer, TrainingRow, policy_gradient_rows
+from sgpo.algorithms.algorithm import Needs, Scorer, TrainingRow, policy_gradient_rows
 from sgpo.rollouts.groups import RolloutGroup
 
 
@@ -19,6 +20,8 @@ class GRPO:
     `A = (r - mean) / (std + 1e-4)` per group; the mean over all completion tokens of the global batch; no KL penalty.
     `num_guided` does not concern it: the same budget as SGPO's 8 + 4 is `num_autonomous=12`.
     """
+
+    needs: ClassVar[Needs] = Needs()
 
     num_autonomous: int = 8
     scale_advantages: bool = True

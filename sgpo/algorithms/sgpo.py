@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from sgpo.algorithms.algorithm import Scorer, Target, TrainingRow, policy_gradient_rows
+from sgpo.algorithms.algorithm import Needs, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
 from sgpo.objective import distill_weight, select_target
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
 
@@ -24,6 +24,8 @@ class SGPO:
     fails alone and succeeds with the strategy, not at all where it needs none. A problem without a strategy or without
     a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
     """
+
+    needs: ClassVar[Needs] = Needs()
 
     num_autonomous: int = 8
     num_guided: int = 4
@@ -48,7 +50,7 @@ class SGPO:
     def _target_rows(
         self, groups: Sequence[RolloutGroup], score: Scorer, generator: torch.Generator
     ) -> list[TrainingRow]:
-        candidates = {p: _candidates(group) for p, group in enumerate(groups)}
+        candidates = {p: correct_guided(group) for p, group in enumerate(groups)}
         weights = {p: self.weight(groups[p]) for p in candidates if candidates[p]}
         weights = {p: weight for p, weight in weights.items() if weight > 0}
         # One completion needs no choice, a random one no likelihood.
@@ -90,7 +92,3 @@ class SGPO:
                 autonomous_pass_rate=pass_rate(group.autonomous),
             ),
         )
-
-
-def _candidates(group: RolloutGroup) -> list[Rollout]:
-    return [rollout for rollout in group.guided if rollout.correct and not rollout.truncated]

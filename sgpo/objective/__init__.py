@@ -7,7 +7,7 @@ hidden. docs/method.md maps every equation of the paper to its function and its 
 from sgpo.objective.advantages import group_advantages
 from sgpo.objective.distill_weight import distill_weight
 from sgpo.objective.divergence import chunked_token_divergence, clip_divergence, token_divergence
-from sgpo.objective.policy_loss import importance_weights, policy_loss
+from sgpo.objective.policy_loss import importance_weights, policy_loss, shaped_policy_loss
 from sgpo.objective.target_selection import select_target
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "importance_weights",
     "policy_loss",
     "select_target",
+    "shaped_policy_loss",
     "token_divergence",
 ]

@@ -61,3 +61,20 @@ def importance_weights(old_logprobs_BT: Tensor, sampling_logprobs_BT: Tensor, *,
     """
     difference_BT = (old_logprobs_BT - sampling_logprobs_BT).detach()
     return difference_BT.nan_to_num(nan=0.0).exp().clamp(max=clip_max)
+
+
+def shaped_policy_loss(
+    logprobs_BT: Tensor, advantages_B: Tensor, completion_mask_BT: Tensor, *, shaping: float = 0.1
+) -> Tensor:
+    """The policy gradient of off-policy completions (LUFFY, arXiv 2504.14945): the mean of `-A pi / (pi + shaping)`.
+
+    `pi = exp(logprobs)` is the policy's own probability of a token; that of whoever wrote it is taken as 1, and nothing
+    is clipped. The derivative by log pi, `A shaping pi / (pi + shaping)^2`, is largest at `pi = shaping`, so unlikely
+    tokens are learned that a plain ratio would hardly move. The mask is bool or 0/1; what lies outside has no effect.
+
+    Returns a scalar, 0 without a single token.
+    """
+    mask_BT = completion_mask_BT.bool()
+    probs_BT = logprobs_BT.where(mask_BT, 0.0).exp()
+    loss_BT = (-advantages_B.unsqueeze(-1) * probs_BT / (probs_BT + shaping)).where(mask_BT, 0.0)
+    return loss_BT.sum() / mask_BT.sum().clamp(min=1)

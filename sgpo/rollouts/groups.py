@@ -50,12 +50,16 @@ class Rollout:
 
 @dataclass(slots=True)
 class RolloutGroup:
-    """A problem's rollouts: `autonomous ~ pi(. | q)` and `guided ~ pi(. | q, s)`."""
+    """A problem's rollouts: `autonomous ~ pi(. | q)` and `guided ~ pi(. | q, s)`.
+
+    `solution_ids` is the strong model's solution as tokens, the end token included, where the algorithm asks for it.
+    """
 
     problem: Problem
     prompt: PromptIds
     strategy_id: str | None = None
     guided_prompt: PromptIds | None = None
+    solution_ids: list[int] | None = None
     autonomous: list[Rollout] = field(default_factory=list)
     guided: list[Rollout] = field(default_factory=list)
 
@@ -93,6 +97,8 @@ def sample_groups(
             if prompt is not None:
                 requests += [(rollouts, prompt)] * count
                 seeds += [seed_of(*seed, group.problem.id, name, index) for index in range(count)]
+    if not requests:  # an algorithm that samples nothing
+        return
     completions = engine.generate([prompt.ids for _, prompt in requests], sampling, seeds=seeds)
     texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
     for (rollouts, prompt), completion, text in zip(requests, completions, texts, strict=True):

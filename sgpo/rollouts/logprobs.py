@@ -31,6 +31,10 @@ class Predictions:
         """Those of some tokens, chosen by a mask."""
         return Predictions(self.head_VH, self.states[tokens_N])
 
+    def logits(self) -> Tensor:
+        """The logits, `N x V`."""
+        return self.states if self.head_VH is None else self.states @ self.head_VH.T
+
 
 class Predictor:
     """Runs a causal language model over rows of prompt + completion.
@@ -110,16 +114,18 @@ def token_logprobs(predictions: Predictions, ids_N: Tensor, *, temperature: floa
     head_VH = predictions.head_VH
     if head_VH is not None and len(ids_N) * head_VH.shape[0] > TILE_LOGITS:
         return chunked_token_logprobs(predictions.states, head_VH, ids_N, temperature=temperature)
-    logits_NV = predictions.states if head_VH is None else predictions.states @ head_VH.T
-    return (logits_NV.float() / temperature).log_softmax(-1).gather(-1, ids_N.unsqueeze(-1)).squeeze(-1)
+    return (predictions.logits().float() / temperature).log_softmax(-1).gather(-1, ids_N.unsqueeze(-1)).squeeze(-1)
 
 
 def predicted_divergence(
-    unguided: Predictions, guided: Predictions, *, direction: Direction, temperature: float
+    unguided: Predictions, guided: Predictions, *, direction: Direction, temperature: float, one_head: bool = True
 ) -> Tensor:
-    """`KL_t` of each completion token between two branches' predictions (`N`, in nats)."""
-    if unguided.head_VH is None:
-        return token_divergence(unguided.states, guided.states, direction=direction, temperature=temperature)
+    """`KL_t` of each completion token between two branches' predictions (`N`, in nats).
+
+    `one_head`: both branches are of one model. Those of two are compared by full logits, `N x V` of each.
+    """
+    if unguided.head_VH is None or not one_head:
+        return token_divergence(unguided.logits(), guided.logits(), direction=direction, temperature=temperature)
     return chunked_token_divergence(
         unguided.states, guided.states, unguided.head_VH, direction=direction, temperature=temperature
     )

@@ -35,7 +35,7 @@ class SGPOConfig(TrainingArguments):
     num_autonomous: int = field(default=8, metadata={"help": "Completions per problem from the plain prompt (G1)."})
     num_guided: int = field(
         default=4,
-        metadata={"help": "Completions per problem from the guided prompt (G2). `grpo` samples none of them."},
+        metadata={"help": "Completions per problem from the guided prompt (G2), where the algorithm samples any."},
     )
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of rollouts."})
     max_prompt_length: int = field(
@@ -55,6 +55,16 @@ class SGPOConfig(TrainingArguments):
     strategies: Literal["own", "retrieved", "both"] = field(
         default="own",
         metadata={"help": "A problem's own strategy, one of another problem of its kind, or its own if it has one."},
+    )
+    strategy_content: Literal["own", "other", "empty", "solution"] = field(
+        default="own",
+        metadata={
+            "help": "What the guided prompt shows: the problem's strategy; another problem's; the kind of problem "
+            "alone; or the solution (opsd, and ablations)."
+        },
+    )
+    wrong_strategy_share: float = field(
+        default=0.0, metadata={"help": "Share of the problems that are given another problem's strategy."}
     )
     prompt_style: str = field(default="math", metadata={"help": "A style in sgpo.prompts."})
     engine: EngineName = field(
@@ -118,6 +128,15 @@ class SGPOConfig(TrainingArguments):
     distill_weight_base: float = field(default=0.5, metadata={"help": "alpha_0."})
     distill_weight_smoothing: float = field(default=0.1, metadata={"help": "gamma."})
     distill_weight_max: float = field(default=0.8, metadata={"help": "alpha_max."})
+    num_targets: int = field(
+        default=4, metadata={"help": "Of `guided_sft`: correct guided completions per problem to imitate, at most."}
+    )
+    off_policy_shaping: float = field(
+        default=0.1, metadata={"help": "Of `luffy`: gamma of f(pi) = pi / (pi + gamma) on the solution's tokens."}
+    )
+    imitation_threshold: float = field(
+        default=0.0, metadata={"help": "Of `hpt`: a pass rate not above it has the solution imitated (gamma)."}
+    )
     policy_coef: float = field(default=1.0, metadata={"help": "Factor of the policy gradient."})
     distill_coef: float = field(default=1.0, metadata={"help": "Factor of the distillation."})
 
@@ -160,6 +179,15 @@ class SGPOConfig(TrainingArguments):
             )
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise ValueError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}")
+        if not 0 <= self.wrong_strategy_share <= 1:
+            raise ValueError(f"wrong_strategy_share must lie in [0, 1], got {self.wrong_strategy_share}")
+        if self.wrong_strategy_share and self.strategy_content != "own":
+            raise ValueError(
+                f"wrong_strategy_share={self.wrong_strategy_share} needs strategy_content='own', got "
+                f"{self.strategy_content!r}"
+            )
+        if not self.off_policy_shaping > 0 or math.isnan(self.off_policy_shaping):
+            raise ValueError(f"off_policy_shaping must be positive, got {self.off_policy_shaping}")
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
         if self.eval_max_tokens < 1:
@@ -187,6 +215,8 @@ class SGPOConfig(TrainingArguments):
 _AT_LEAST = {
     "num_autonomous": 2,
     "num_guided": 0,
+    "num_targets": 1,
+    "imitation_threshold": 0.0,
     "num_iterations": 1,
     "max_prompt_length": 1,
     "max_completion_length": 1,

@@ -8,7 +8,7 @@ without a target counts 0. So the sum over micro-batches, however the batch is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sgpo.algorithms import TrainingRow
-from sgpo.objective import clip_divergence, importance_weights, policy_loss
+from sgpo.objective import clip_divergence, importance_weights, policy_loss, shaped_policy_loss
 from sgpo.rollouts.logprobs import Predictions, Predictor, predicted_divergence, token_logprobs
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Averages
+
+# What another model than the trained one predicts of completions (token ids) after prompts, without gradient.
+Guide = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Predictions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +53,26 @@ def batch_loss(
     totals: Totals,
     options: SGPOConfig,
     averages: Averages,
+    guide: Guide | None = None,
 ) -> Tensor:
     """The part of the global loss that falls on these rows: one forward with gradient over all of them.
 
-    What the metrics need is added to `averages`, and each target learns its tokens' divergences.
+    `guide` is the guided branch of the divergence where it is not `model` itself. What the metrics need is added to
+    `averages`, and each target learns its tokens' divergences.
     """
     predictions = predictor(model, [row.prompt.ids for row in rows], [row.completion_ids for row in rows])
     device = predictions.states.device
     ids_N = torch.tensor([token for row in rows for token in row.completion_ids], device=device)
     logprobs_N = token_logprobs(predictions, ids_N, temperature=options.temperature)
     logprobs = logprobs_N.split([len(row.completion_ids) for row in rows])
+    averages.add_sum("trained_tokens", sum(len(row.completion_ids) for row in rows if row.pulls))
 
     loss = logprobs_N.sum() * 0.0  # a batch in which no component has a part still gives every process a gradient
     policy = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.advantage is not None]
-    if policy:
-        loss = loss + options.policy_coef * _policy_component(policy, totals, options, averages)
+    if on_policy := [(row, values) for row, values in policy if row.shaping is None]:
+        loss = loss + options.policy_coef * _policy_component(on_policy, totals, options, averages)
+    if off_policy := [(row, values) for row, values in policy if row.shaping is not None]:
+        loss = loss + options.policy_coef * _off_policy_component(off_policy, totals, options, averages)
     entropic = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.cross_entropy]
     if entropic:
         component = -torch.stack([row.cross_entropy * values.sum() for row, values in entropic]).sum()
@@ -73,9 +81,9 @@ def batch_loss(
         loss = loss + component
     if any(row.target is not None for row in rows):
         loss = loss + options.distill_coef * _distillation_component(
-            model, predictor, rows, predictions, logprobs, totals, options, averages
+            model, predictor, rows, predictions, logprobs, totals, options, averages, guide
         )
-    elif options.world_size > 1:
+    elif options.world_size > 1 and guide is None:
         predictor.run_along(model)  # where the others run their guided branch
     return loss
 
@@ -140,6 +148,21 @@ def _importance_weights(
     return weights_BT
 
 
+def _off_policy_component(
+    rows: Sequence[tuple[TrainingRow, Tensor]], totals: Totals, options: SGPOConfig, averages: Averages
+) -> Tensor:
+    parts = []
+    for row, values_T in rows:
+        assert row.shaping is not None
+        advantage_1 = values_T.new_tensor([row.advantage])
+        loss = shaped_policy_loss(values_T[None], advantage_1, torch.ones_like(values_T[None]), shaping=row.shaping)
+        by_token = options.loss_mean == "token"
+        parts.append(loss * len(values_T) / totals.policy_tokens if by_token else loss / totals.policy_sequences)
+    component = torch.stack(parts).sum()
+    averages.add_sum("loss/off_policy", component)
+    return component
+
+
 def _distillation_component(
     model: Any,
     predictor: Predictor,
@@ -149,12 +172,12 @@ def _distillation_component(
     totals: Totals,
     options: SGPOConfig,
     averages: Averages,
+    guide: Guide | None,
 ) -> Tensor:
     targets = [(i, row.target) for i, row in enumerate(rows) if row.target is not None]
+    prompts, completions = [t.guided_prompt.ids for _, t in targets], [rows[i].completion_ids for i, _ in targets]
     with torch.no_grad():
-        guided = predictor(
-            model, [target.guided_prompt.ids for _, target in targets], [rows[i].completion_ids for i, _ in targets]
-        )
+        guided = predictor(model, prompts, completions) if guide is None else guide(prompts, completions)
     is_target_N = torch.tensor(
         [row.target is not None for row in rows for _ in row.completion_ids], device=predictions.states.device
     )
@@ -163,6 +186,7 @@ def _distillation_component(
         guided,
         direction="reverse" if options.distill_loss == "reverse_kl" else "forward",
         temperature=options.temperature,
+        one_head=guide is None,
     ).split([len(rows[i].completion_ids) for i, _ in targets])
     component = logprobs[0].new_zeros(())
     for (i, target), divergence_T in zip(targets, divergences, strict=True):

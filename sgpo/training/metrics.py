@@ -100,10 +100,10 @@ def add_rollout_metrics(
         # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
         logprobs = [value for rollout in group.autonomous for value in rollout.logprobs]
         averages.add("entropy", -sum(logprobs), len(logprobs))
-        answers = {_answer(r) for r in group.autonomous}
-        averages.add("distinct_answers", len(answers))
+        if group.autonomous:
+            averages.add("distinct_answers", len({_answer(r) for r in group.autonomous}))
     targets = [row.target for row in rows if row.target is not None]
-    averages.add("targets/share", len(targets), len(groups))
+    averages.add("targets/share", len({row.problem_index for row in rows if row.target is not None}), len(groups))
     if guided:
         averages.add("distill_weight", sum(target.weight for target in targets), len(groups))
     verdicts = Counter(

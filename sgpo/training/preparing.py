@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.algorithms import Algorithm
 from sgpo.problems import Problem
-from sgpo.prompts import autonomous_prompt, guided_prompt
+from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
 from sgpo.rollouts.groups import PromptIds, RolloutGroup
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
+from sgpo.training.guidance import guidance_for
 
 logger = logging.getLogger("sgpo")
 
@@ -35,9 +37,9 @@ def prepare_problems(
     args: SGPOConfig,
     *,
     bank: StrategyBank | None,
-    guides: bool,
+    algorithm: Algorithm,
 ) -> Prepared:
-    """Encode every prompt; leave out what is too long, and count it. `guides`: whether the algorithm guides at all.
+    """Encode every prompt, and the solutions where `algorithm` needs them; leave out what is too long, and count it.
 
     Raises ValueError where nothing is left.
     """
@@ -48,6 +50,22 @@ def prepare_problems(
     names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
     counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
     prepared = Prepared(counts=counts)
+    guides = algorithm.num_guided > 0 or algorithm.needs.guided_prompts
+    guidance = (
+        guidance_for(
+            problems,
+            bank,
+            use=args.strategies,
+            content=args.strategy_content,
+            wrong_share=args.wrong_strategy_share,
+            style=args.prompt_style,
+            seed=args.seed,
+        )
+        if guides
+        else {}
+    )
+    if algorithm.needs.solutions:
+        counts["without_solution"] = 0
     for problem in problems:
         prompt = encode(autonomous_prompt(problem.problem, style=args.prompt_style))
         if len(prompt.ids) > args.max_prompt_length:
@@ -56,23 +74,33 @@ def prepare_problems(
         group = RolloutGroup(problem, prompt)
         prepared.problems.append(problem)
         prepared.groups[problem.id] = group
+        if algorithm.needs.solutions:
+            group.solution_ids = _solution_ids(problem, tokenizer, args.max_completion_length)
+            counts["without_solution"] += group.solution_ids is None
         if not guides:
             continue
-        strategy = bank.for_problem(problem, use=args.strategies) if bank is not None else None
-        if strategy is None:
+        shown = guidance.get(problem.id)
+        if shown is None:
             counts["without_strategy"] += 1
             continue
-        guided = encode(guided_prompt(problem.problem, strategy, style=args.prompt_style))
+        guided = encode(shown.prompt)
         if len(guided.ids) > args.max_prompt_length:
             counts["guided_prompt_too_long"] += 1
             continue
-        counts["retrieved"] += strategy.problem_id != problem.id
-        group.guided_prompt, group.strategy_id = guided, strategy.id
-        prepared.strategies[strategy.id] = strategy
+        group.guided_prompt = guided
+        if shown.strategy is not None:
+            counts["retrieved"] += shown.strategy.problem_id != problem.id
+            group.strategy_id = shown.strategy.id
+            prepared.strategies[shown.strategy.id] = shown.strategy
     if problems and not prepared.problems:
         raise ValueError(
             f"all {len(problems)} problems have prompts longer than max_prompt_length={args.max_prompt_length}; "
             "raise it"
+        )
+    if prepared.problems and counts.get("without_solution") == len(prepared.problems):
+        raise ValueError(
+            f"algorithm {args.algorithm} learns from solutions, and none of {len(prepared.problems)} problems has one "
+            f"of at most max_completion_length={args.max_completion_length} tokens"
         )
     if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
         logger.warning(
@@ -95,3 +123,11 @@ def longest_sequence(
         for problem in problems
     ]
     return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])
+
+
+def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
+    """The strong model's solution with the end token; None where there is none, or it is longer than a completion."""
+    if problem.solution is None:
+        return None
+    ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id] if len(ids) < max_length else None

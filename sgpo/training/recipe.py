@@ -74,21 +74,13 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
 
     `problems` is a problem file in place of the recipe's source; it has our own field names.
 
+    A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key.
+
     Raises ValueError that names the file, the key, and the nearest right one: no such file, no YAML or TOML, an unknown
     key, a value of a wrong type.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such recipe; the shipped ones lie in recipes/")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a readable {'TOML' if path.suffix == '.toml' else 'YAML'} file: {error}"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    content = _read(path)
     if problems is not None:
         content["problems"] = str(problems)
     for setting in settings:
@@ -139,6 +131,37 @@ def check_options(
         except ValidationError as error:
             raise ValueError(f"{where}: {name}={value!r} is of the wrong type: {error.errors()[0]['msg']}") from None
     return checked
+
+
+def _read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a recipe file, laid over that of the recipe which it extends."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such recipe; the shipped ones lie in recipes/")
+    if path.resolve() in chain:
+        raise ValueError(f"{path}: extends itself, by way of {' and '.join(p.name for p in chain)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: not a readable {'TOML' if path.suffix == '.toml' else 'YAML'} file: {error}"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: extends={base!r}: expected the path of another recipe")
+    return _laid_over(_read(path.parent / base, (*chain, path.resolve())), content)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _laid_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _apply(content: dict[str, Any], setting: str) -> None:

@@ -7,10 +7,12 @@ the Trainer calls once per optimizer step, is where problems become rollouts and
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
 from sgpo.training.effects import record_effects
-from sgpo.training.loss import Totals, batch_loss
+from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
 from sgpo.training.preparing import longest_sequence, prepare_problems
 from sgpo.training.records import rollout_records, target_records
@@ -102,9 +104,8 @@ class SGPOTrainer(ResumableTrainer):
         )
         prompt_style(args.prompt_style)
         self._tokenizer = processing_class
-        guides = self.algorithm.num_guided > 0
         self.prepared = prepare_problems(
-            as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, guides=guides
+            as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
         )
         problems = self.prepared.problems
         self.eval_problems = evaluation_sets(eval_dataset)
@@ -134,6 +135,7 @@ class SGPOTrainer(ResumableTrainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.predictor = Predictor(self.model, pad_id=processing_class.pad_token_id)
+        self.guide = self._initial_guide() if self.algorithm.needs.initial_guide else None
         longest = longest_sequence(args, self.eval_problems, processing_class)
         self.engine: Engine = build_engine(
             args.engine,
@@ -149,6 +151,11 @@ class SGPOTrainer(ResumableTrainer):
         self._groups: list[RolloutGroup] = []  # the rollouts in use
         self._rows: list[TrainingRow] = []
         self._totals = Totals()
+
+    def _initial_guide(self) -> Guide:
+        """The model as it is now, for good."""
+        model = copy.deepcopy(self.model).requires_grad_(False)
+        return partial(Predictor(model, pad_id=self._tokenizer.pad_token_id), model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return WindowSampler(
@@ -178,16 +185,19 @@ class SGPOTrainer(ResumableTrainer):
         micro_batches = []
         for start, end in zip([0, *ends], ends, strict=False):
             rows = [row for row in self._rows if start <= row.problem_index < end]
-            # Most groups all fail or all pass: rows without a gradient need no forward. One stays, because every
-            # process must run the same forwards.
-            micro_batches.append({"rows": [row for row in rows if row.pulls] or rows[:1], "last": end == ends[-1]})
+            # Most groups all fail or all pass: rows without a gradient need no forward. One stays (or is made up, where
+            # the algorithm chose none), because every process must run the same forwards.
+            idle = TrainingRow(
+                problem_index=start, prompt=self._groups[start].prompt, completion_ids=[self._tokenizer.pad_token_id]
+            )
+            micro_batches.append({"rows": [r for r in rows if r.pulls] or rows[:1] or [idle], "last": end == ends[-1]})
         return micro_batches, None
 
     def _collect(self, problems: Problems) -> None:
         """Sample and judge both groups of every problem, and let the algorithm choose the training rows."""
         step, args = self.state.global_step + 1, self.args
         groups = [
-            RolloutGroup(problem, prepared.prompt, prepared.strategy_id, prepared.guided_prompt)
+            RolloutGroup(problem, prepared.prompt, prepared.strategy_id, prepared.guided_prompt, prepared.solution_ids)
             for problem in problems
             for prepared in (self.prepared.groups[problem.id],)
         ]
@@ -227,7 +237,8 @@ class SGPOTrainer(ResumableTrainer):
     @torch.no_grad()
     def _logprobs(self, prompts: Sequence[PromptIds], completions: Sequence[list[int]]) -> list[Tensor]:
         """Log-probabilities of completions after prompts under the current policy, a micro-batch at a time."""
-        size = self.args.per_device_train_batch_size * (self.algorithm.num_autonomous + self.algorithm.num_guided)
+        rollouts = self.algorithm.num_autonomous + self.algorithm.num_guided
+        size = self.args.per_device_train_batch_size * max(rollouts, 1)
         values: list[Tensor] = []
         calls = torch.tensor([math.ceil(len(prompts) / size)], device=self.args.device)
         for call in range(int(self.accelerator.gather(calls).max())):
@@ -253,7 +264,7 @@ class SGPOTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        loss = batch_loss(model, self.predictor, inputs["rows"], self._totals, self.args, self.averages)
+        loss = batch_loss(model, self.predictor, inputs["rows"], self._totals, self.args, self.averages, self.guide)
         if inputs["last"]:
             records = target_records(
                 self.state.global_step + 1, self._groups, self._rows, self._tokenizer, kl_clip=self.args.kl_clip
@@ -279,7 +290,7 @@ class SGPOTrainer(ResumableTrainer):
         if "loss" in logs:
             results = self.averages.gathered(self.accelerator).results()
             self.averages = Averages()
-            if results.get("time/generate"):
+            if results.get("tokens") and results.get("time/generate"):
                 results["tokens_per_second"] = results["tokens"] / results["time/generate"]
             logs = {**logs, **results, "completions": self.completions}
         super().log(logs, start_time)
@@ -346,7 +357,8 @@ class SGPOTrainer(ResumableTrainer):
         directory holds another run, or the checkpoint is none.
         """
         output = super().train(resume_from_checkpoint, **kwargs)
-        if self.bank is not None and self.is_world_process_zero():
+        shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_share
+        if self.bank is not None and shown_as_meant and self.is_world_process_zero():
             used = {
                 id_: group.strategy_id for id_, group in self.prepared.groups.items() if group.strategy_id is not None
             }
@@ -378,7 +390,11 @@ class SGPOTrainer(ResumableTrainer):
             "algorithm": self.args.algorithm,
             "model": self.model_name,
             "args": self.args.to_dict(),
-            "problems": {key: self.prepared.counts[key] for key in ("problems", "too_long")},
+            "problems": {
+                key: count
+                for key, count in self.prepared.counts.items()
+                if key in ("problems", "too_long", "without_solution")
+            },
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
             "prompts": {"style": self.args.prompt_style, "version": prompt_style(self.args.prompt_style).version},
         }

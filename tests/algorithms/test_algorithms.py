@@ -176,5 +176,5 @@ def test_an_algorithm_is_built_from_the_options_that_bear_its_fields_names():
     assert (sgpo.num_autonomous, sgpo.num_guided, sgpo.distill_weight_max) == (12, 3, 0.3)
     grpo = build_algorithm("grpo", options)
     assert (grpo.num_autonomous, grpo.num_guided, grpo.scale_advantages) == (12, 0, False)
-    with pytest.raises(ValueError, match="unknown algorithm 'ppo'; there are: sgpo, grpo"):
+    with pytest.raises(ValueError, match="unknown algorithm 'ppo'; there are: sgpo, grpo, sft"):
         build_algorithm("ppo", options)

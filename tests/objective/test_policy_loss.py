@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sgpo.objective import importance_weights, policy_loss
+from sgpo.objective import importance_weights, policy_loss, shaped_policy_loss
 
 
 def test_worked_by_hand():
@@ -133,3 +133,18 @@ def test_importance_weights_multiply_a_tokens_loss():
     loss.backward()
     assert loss.item() == pytest.approx(1.0)
     assert logprobs.grad.tolist() == [pytest.approx([0.75, 0.25, 0.0])]
+
+
+def test_shaped_loss_worked_by_hand():
+    # pi = 0.9 and 0.1, shaping 0.1: f = 0.9 and 0.5; A = 2 gives -(1.8 + 1.0) / 2. The padding is poisoned.
+    logprobs = torch.tensor([[math.log(0.9), math.log(0.1), math.nan]], requires_grad=True)
+    loss = shaped_policy_loss(logprobs, torch.tensor([2.0]), torch.tensor([[1, 1, 0]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.4)
+    # d/dlog pi of f = 0.1 pi / (pi + 0.1)^2: 0.09 and 0.25, so the unlikely token pulls harder; times -2 / 2.
+    assert logprobs.grad.tolist() == [pytest.approx([-0.09, -0.25, 0.0])]
+
+
+def test_shaped_loss_without_a_token_is_zero():
+    logprobs = torch.zeros(1, 2, requires_grad=True)
+    assert shaped_policy_loss(logprobs, torch.ones(1), torch.zeros(1, 2)).item() == 0.0

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from sgpo import SGPOConfig
+from sgpo.algorithms import build_algorithm
 from sgpo.training.recipe import load_recipe
 
 RECIPES = sorted(
-    path for path in (Path(__file__).resolve().parents[2] / "recipes").iterdir() if path.suffix in (".yaml", ".toml")
+    path
+    for path in (Path(__file__).resolve().parents[2] / "recipes").rglob("*")
+    if path.suffix in (".yaml", ".toml") and path.parent.name != "study"
 )
 
 YAML = """
@@ -131,6 +134,29 @@ def test_the_last_set_counts(tmp_path):
     assert load(tmp_path, "seed=1", "train.seed=2").train["seed"] == 2
 
 
+def test_a_recipe_that_extends_another_changes_it_key_by_key(tmp_path):
+    write(tmp_path)
+    (tmp_path / "more").mkdir()
+    write(tmp_path, "extends: ../recipe.yaml\nout: runs/y\ntrain: {learning_rate: 1e-5}\n", "more/child.yaml")
+    grandchild = write(tmp_path, "extends: child.yaml\nwarmup: null\ntrain: {seed: 3}\n", "more/grandchild.yaml")
+    base, recipe = load(tmp_path), load_recipe(grandchild, ["num_autonomous=9"])
+    assert (recipe.model, recipe.problems, recipe.out, recipe.warmup) == (base.model, base.problems, "runs/y", None)
+    assert recipe.train == {"algorithm": "sgpo", "learning_rate": 1e-5, "num_autonomous": 9, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("missing.yaml", "missing.yaml: no such recipe"),
+        ("recipe.yaml", "recipe.yaml: extends itself"),
+        ("3", "recipe.yaml: extends=3: expected the path of another recipe"),
+    ],
+)
+def test_a_recipe_that_extends_nothing_readable_is_refused(tmp_path, extends, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, text=f"extends: {extends}\n{YAML}")
+
+
 # -- refused
 
 
@@ -217,6 +243,6 @@ def test_a_shipped_recipe_is_whole(path, tmp_path):
     if recipe.warmup is not None:
         sft = SFTConfig(**{**recipe.warmup.sft, **here})
         assert sft.num_train_epochs == recipe.warmup.epochs
-    assert args.algorithm in ("sgpo", "grpo")
+    build_algorithm(args.algorithm, vars(args))
     if not recipe.problems.source.endswith((".jsonl", ".parquet", ".csv")):
         assert {"problem", "answer"} <= recipe.problems.fields.keys()
