@@ -51,16 +51,21 @@ def quickstart(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each run.")] = 120,
     seed: Annotated[int, typer.Option(help="Of puzzles, warm-up and training.")] = 0,
+    families: Annotated[
+        str, typer.Option(help="Of the puzzles, separated by commas: clues, rewriting, ordering, clock.")
+    ] = "clues,rewriting",
     as_json: AsJson = False,
 ) -> None:
     """See the method at work in five minutes on a CPU: puzzles, a tiny model, GRPO against SGPO, a report.
 
-    Example: sgpo quickstart --steps 120 --seed 0
+    Examples: sgpo quickstart --steps 120 --seed 0;
+    sgpo quickstart --families clues,ordering --steps 60
     """
     with work_on_stderr() as output:
         from sgpo.puzzles.quickstart import run_quickstart, show_quickstart
 
-        result = run_quickstart(out or _free(Path("runs/quickstart")), steps=steps, seed=seed)
+        names = [name.strip() for name in families.split(",") if name.strip()]
+        result = run_quickstart(out or _free(Path("runs/quickstart")), steps=steps, seed=seed, families=names)
     print_json(result, output) if as_json else show_quickstart(result)
 
 

@@ -38,7 +38,7 @@ WARMED_UP: tuple[Family, ...] = (Clues(clues=(2, 4)), Ordering(clues=(2, 4)), Cl
 
 HeldOut = Literal["fresh", "validation"]
 
-REWORDED_SHARE = 0.25  # of the warm-up
+WARMUP_ROWS, REWORDED_SHARE = 38_400, 0.25  # 1,200 steps of 32: orderings are learned late
 NATURAL_PROBLEMS, NATURAL_SEED = 500, 0
 NATURAL_SPLITS = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
 
@@ -68,7 +68,9 @@ def benchmark_strategies(*, seed: int, pool: int, form: Form = "compact") -> lis
     return [puzzle.to_strategy(form) for puzzle in _pool(seed, pool)]
 
 
-def strategy_warmup(count: int, *, seed: int, leak: Literal["little", "much"] = "little") -> list[dict[str, str]]:
+def strategy_warmup(
+    count: int = WARMUP_ROWS, *, seed: int, leak: Literal["little", "much"] = "little"
+) -> list[dict[str, str]]:
     """`count` rows `{"prompt", "completion"}` for the warm-up of a tiny policy, of all that it is to know beforehand.
 
     Of the untaught words' meanings it gives away nothing (`little`), or, in guided rows, the truth (`much`): then a

@@ -30,8 +30,8 @@ Move = tuple[str, int]  # a word and a number of hours: ("later", 4)
 class Clock:
     """Knobs: `moves` (how many, at least and at most) and the `longest` move in hours."""
 
-    moves: tuple[int, int] = (2, 3)
-    longest: int = 6
+    moves: tuple[int, int] = (2, 4)
+    longest: int = 3
     name: str = "clock"
 
     @property

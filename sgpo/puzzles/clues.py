@@ -62,7 +62,7 @@ class Clues:
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        symbols = (*"0123456789", ":", ";", "=", "from")
+        symbols = (*"0123456789", ":", ";", "=", "then", "from")
         return [*symbols, "answer", "clues", *OPERATIONS, *(word for words in WORDS.values() for word in words)]
 
     def make(self, rng: random.Random, *, words: Words = "all") -> Puzzle:
@@ -96,7 +96,7 @@ def clue_puzzle(chain: Sequence[tuple[str, str]], start: Digits, *, level: int) 
         level=str(level),
         compact=Wording(
             problem=f"{' '.join(words)} : {spaced(start)}",
-            reworded=f"from {spaced(start)} : {' '.join(words)}",
+            reworded=f"{' then '.join(words)} from {spaced(start)}",
             solutions=tell(
                 [f" {name} {after}" for _, name, _, after in told],
                 [f" {before} {name} = {after} ;" for _, name, before, after in told],

@@ -2,7 +2,8 @@
 
 Small, not fake: the trainer, objective, bank, verifier, evaluation and report are those of a 7B model. GRPO and SGPO
 start from the same warmed-up policy and see the same problems in the same order, with 12 completions per problem and
-step each: GRPO 12 autonomous ones, SGPO 8 autonomous and 4 guided.
+step each: GRPO 12 autonomous ones, SGPO 8 autonomous and 4 guided. The warm-up has one family more than the training:
+what becomes of it measures retention.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 from transformers.utils import logging
 
 from sgpo.evaluation.comparison import compare_runs
-from sgpo.problems import Problem, save_problems
+from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.prompts import autonomous_prompt, guided_prompt
 from sgpo.puzzles.base import mix_puzzles
-from sgpo.puzzles.families import DEFAULT_FAMILIES, select_families
+from sgpo.puzzles.families import DEFAULT_FAMILIES, RETENTION_FAMILY, select_families
 from sgpo.puzzles.policy import build_policy, build_tokenizer, warmup_rows
 from sgpo.report import write_report
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
@@ -33,7 +34,7 @@ from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import run_warmup, tokenized_row
 from sgpo.verifier import Verifier
 
-TRAIN_PUZZLES, FRESH_PUZZLES, PROBED_PUZZLES, WARMUP_ROWS = 2400, 200, 100, 19_200
+TRAIN_PUZZLES, FRESH_PUZZLES, UNTOUCHED_PUZZLES, PROBED_PUZZLES, WARMUP_ROWS = 2400, 200, 50, 100, 28_800
 
 # Options of SFTConfig.
 WARMUP: dict[str, Any] = {
@@ -73,74 +74,91 @@ RUNS: dict[str, dict[str, Any]] = {
 def run_quickstart(out: Path, *, steps: int, seed: int, families: Sequence[str] = DEFAULT_FAMILIES) -> dict[str, Any]:
     """Make puzzles and bank, warm up, train GRPO and SGPO, compare, report: all in `out`.
 
-    Returns the object of `sgpo quickstart --json`. Raises ValueError where `out` holds a quickstart already.
+    Returns the object of `sgpo quickstart --json`. Raises ValueError where `out` holds a quickstart already, and for
+    families that do not exist.
     """
     start = time.perf_counter()
     logging.disable_progress_bar()  # a model this small loads in no time
-    home = RunDirectory(out)
-    if (out / "problems.jsonl").exists() or home.config_file.exists():
+    if (out / "problems.jsonl").exists() or RunDirectory(out).config_file.exists():
         raise ValueError(f"{out}: holds a run already; choose another --out or delete it")
-    chosen = select_families(families)
-    train, fresh = (
-        mix_puzzles(chosen, count, split=split, seed=seed)
-        for split, count in (("train", TRAIN_PUZZLES), ("fresh", FRESH_PUZZLES))
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    save_problems([puzzle.to_problem() for puzzle in train], out / "problems.jsonl")
-    save_problems([puzzle.to_problem() for puzzle in fresh], out / "fresh.jsonl")
-    with StrategyBank(out / "bank.db") as bank:
-        for puzzle in train:
-            bank.add(puzzle.to_strategy())
-
-        tokenizer = build_tokenizer()
-        rows = [
-            tokenized_row(row["prompt"], row["completion"], tokenizer)
-            for row in warmup_rows(chosen, WARMUP_ROWS, seed=seed)
-        ]
-        warm = run_warmup(build_policy(tokenizer, seed=seed), tokenizer, rows, WARMUP | {"seed": seed}, home)
-        problems = [puzzle.to_problem() for puzzle in train]
-        fresh_problems = [puzzle.to_problem() for puzzle in fresh]
-        for name, options in RUNS.items():
-            _train(out / name, str(warm), problems, fresh_problems, bank, steps=steps, seed=seed, options=options)
-        before = _probe(str(warm), problems[:PROBED_PUZZLES], bank, seed=seed)
+    make_puzzles(out, families, seed=seed)
+    warm_up(out, families, seed=seed)
+    for name, options in RUNS.items():
+        train_run(out, name, options, steps=steps, seed=seed)
+    before = _probe(out, seed=seed)
     result = _result(out, before, seed=seed, steps=steps, start=start)
     write_json(out / "quickstart.json", result)
     return result
 
 
-def _train(
+def make_puzzles(out: Path, families: Sequence[str], *, seed: int) -> None:
+    """Write `problems.jsonl` to train on with the strategies in `bank.db`, and to evaluate on `fresh.jsonl` and, where
+    no family trains it, `untouched.jsonl`. Raises ValueError for families that do not exist."""
+    chosen = select_families(families)
+    train = mix_puzzles(chosen, TRAIN_PUZZLES, split="train", seed=seed)
+    sets = {"problems": train, "fresh": mix_puzzles(chosen, FRESH_PUZZLES, split="fresh", seed=seed)}
+    if RETENTION_FAMILY not in families:
+        retention = select_families([RETENTION_FAMILY])
+        sets["untouched"] = mix_puzzles(retention, UNTOUCHED_PUZZLES, split="fresh", seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, puzzles in sets.items():
+        save_problems([puzzle.to_problem() for puzzle in puzzles], out / f"{name}.jsonl")
+    with StrategyBank(out / "bank.db") as bank:
+        for puzzle in train:
+            bank.add(puzzle.to_strategy())
+
+
+def warm_up(out: Path, families: Sequence[str], *, seed: int) -> None:
+    """Train a policy from nothing on puzzles of these families and the retention family."""
+    taught = select_families(list(dict.fromkeys((*families, RETENTION_FAMILY))))
+    tokenizer = build_tokenizer()
+    rows = [
+        tokenized_row(row["prompt"], row["completion"], tokenizer)
+        for row in warmup_rows(taught, WARMUP_ROWS, seed=seed)
+    ]
+    run_warmup(build_policy(tokenizer, seed=seed), tokenizer, rows, WARMUP | {"seed": seed}, RunDirectory(out))
+
+
+def train_run(
     out: Path,
-    model: str,
-    problems: list[Problem],
-    fresh: list[Problem],
-    bank: StrategyBank,
+    name: str,
+    options: dict[str, Any],
     *,
     steps: int,
     seed: int,
-    options: dict[str, Any],
+    evaluated: Sequence[str] = ("fresh", "untouched"),
 ) -> None:
+    """Train the warmed-up policy with these options of SGPOConfig, into the run directory `out/name`.
+
+    `evaluated` names the problem files of `out` that it is evaluated on, those that exist.
+    """
+    files = [out / f"{file}.jsonl" for file in evaluated]
+    sets = {file.stem: load_problems(file) for file in files if file.exists()}
     args = SGPOConfig(
-        output_dir=str(out), max_steps=steps, seed=seed, eval_steps=max(1, steps // 6), **TRAIN, **options
+        output_dir=str(out / name), max_steps=steps, seed=seed, eval_steps=max(1, steps // 6), **{**TRAIN, **options}
     )
-    SGPOTrainer(model, args, problems, {"fresh": fresh}, bank=bank).train()
+    with StrategyBank(out / "bank.db") as bank:
+        problems = load_problems(out / "problems.jsonl")
+        SGPOTrainer(str(RunDirectory(out).warm_model), args, problems, sets, bank=bank).train()
     gc.collect()
 
 
-def _probe(model: str, problems: Sequence[Problem], bank: StrategyBank, *, seed: int) -> dict[str, float]:
+def _probe(out: Path, *, seed: int) -> dict[str, float]:
     """What the warmed-up policy can do: both groups of some training puzzles, before any reinforcement."""
+    model = str(RunDirectory(out).warm_model)
     tokenizer, policy = load_tokenizer(model), load_policy(model)
 
     def encoded(text: str) -> PromptIds:
         return PromptIds(text, encode_prompt(tokenizer, text))
 
-    groups = []
-    for problem in problems:
+    def group(problem: Problem, bank: StrategyBank) -> RolloutGroup:
         strategy = bank.for_problem(problem)
         assert strategy is not None
         guided = encoded(guided_prompt(problem.problem, strategy, style="compact"))
-        groups.append(
-            RolloutGroup(problem, encoded(autonomous_prompt(problem.problem, style="compact")), strategy.id, guided)
-        )
+        return RolloutGroup(problem, encoded(autonomous_prompt(problem.problem, style="compact")), strategy.id, guided)
+
+    with StrategyBank(out / "bank.db") as bank:
+        groups = [group(problem, bank) for problem in load_problems(out / "problems.jsonl", limit=PROBED_PUZZLES)]
     engine = HFEngine(policy, pad_id=tokenizer.pad_token_id, eos_ids=end_token_ids(policy, tokenizer))
     sampling = Sampling(max_tokens=TRAIN["max_completion_length"])
     sample_groups(groups, engine, tokenizer, sampling, num_autonomous=8, num_guided=4, seed=(seed, "probe"))
@@ -157,19 +175,22 @@ def _probe(model: str, problems: Sequence[Problem], bank: StrategyBank, *, seed:
 
 
 def _result(out: Path, before: dict[str, float], *, seed: int, steps: int, start: float) -> dict[str, Any]:
-    comparison = compare_runs([out / name for name in RUNS])
     report = write_report([out / name for name in RUNS], out / "report.html")
-    (evaluation,) = comparison.evaluations
-    (difference,) = evaluation.differences
-    first = read_json(out / "sgpo" / "eval" / "fresh-step-000000.json")
+    compared = {each.name: each for each in compare_runs([out / name for name in RUNS]).evaluations}
+    (difference,) = compared["fresh"].differences
     assert difference.curve is not None
+    scores = {
+        name: {"warmup": read_json(out / "sgpo" / "eval" / f"{name}-step-000000.json")["avg@4"]}
+        | {run.run: run.final.to_json() for run in evaluation.runs}
+        for name, evaluation in compared.items()
+    }
     return {
         "seed": seed,
         "steps": steps,
-        "warmup": first["avg@4"],
-        **{run.run: run.final.to_json() for run in evaluation.runs},
+        **scores.pop("fresh"),
         "difference": difference.curve.to_json(),
         "final_difference": difference.final.to_json(),
+        **scores,
         **before,
         "seconds": round(time.perf_counter() - start, 1),
         "report": str(report),
@@ -182,10 +203,13 @@ def show_quickstart(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("policy", "avg@4", "95 % over problems", title=f"{FRESH_PUZZLES} fresh puzzles, plain prompts")
+    sets = {"fresh": result} | {name: result[name] for name in ("untouched",) if name in result}
+    table = Table("policy", *(f"{name} puzzles" for name in sets), title="avg@4, plain prompts, 95 % over puzzles")
     for name, label in (("warmup", "warm-up"), ("grpo", "GRPO"), ("sgpo", "SGPO")):
-        score = result[name]
-        table.add_row(label, f"{score['mean']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}")
+        scores = [each[name] for each in sets.values()]
+        table.add_row(
+            label, *(f"{score['mean']:.3f} [dim]({score['low']:.3f} to {score['high']:.3f})[/dim]" for score in scores)
+        )
     console.print(table)
     console.print(
         f"After the warm-up {result['all_fail_share']:.0%} of groups fail all 8 times alone; in "

@@ -131,14 +131,11 @@ def test_the_warmup_shows_lengths_wordings_and_notations_but_no_pool_puzzle(spli
     assert len(rows) == 6000
     shown = {row["prompt"].rsplit("| ", 1)[-1].strip() for row in rows}
     assert not shown & {problem.problem for problems in splits.values() for problem in problems}
-    reworded = sum(prompt.startswith("from ") for prompt in shown)
-    assert 0.15 < reworded / sum(" : " in prompt and "clock" not in prompt for prompt in shown) < 0.35
-    assert {clue_count_of(prompt) for prompt in shown if prompt.split(" ")[0] in OPERATION_OF} == {2, 3, 4}
+    chains = [prompt for prompt in shown if prompt.split(" ")[0] in OPERATION_OF]
+    plain = [prompt for prompt in chains if " then " not in prompt]
+    assert 0.2 < 1 - len(plain) / len(chains) < 0.3
+    assert {len(prompt.split(" : ")[0].split()) for prompt in plain} == {2, 3, 4}
     assert any(" = " in row["completion"] and row["prompt"].startswith(" clock") for row in rows)
-
-
-def clue_count_of(prompt):
-    return len(prompt.split(" : ")[0].split())
 
 
 @pytest.mark.parametrize(("leak", "low", "high"), [("little", 0.05, 0.2), ("much", 1.0, 1.0)])
@@ -149,7 +146,7 @@ def test_how_much_of_the_skill_leaks(leak, low, high):
         strategy, _, problem = row["prompt"].strip().partition(" | ")
         if problem.split(" ")[0] in OPERATION_OF:
             steps = strategy.split(" : ")[1].split(" ; ")
-            words = problem.split(" : ")[0].split()
+            words = [word for word in problem.split(" ") if word in OPERATION_OF]
             new = [(word, step) for word, step in zip(words, steps, strict=True) if word not in TAUGHT]
             true += [OPERATION_OF[word] == step for word, step in new]
     assert len(true) > 500

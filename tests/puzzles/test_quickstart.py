@@ -23,24 +23,66 @@ def test_both_runs_sample_the_same_number_of_completions():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A quickstart with hardly any warm-up and two steps: every part runs, nothing is learnt."""
-    out = tmp_path_factory.mktemp("quickstart") / "home"
-    patch = pytest.MonkeyPatch()
-    for name, value in {"TRAIN_PUZZLES": 40, "FRESH_PUZZLES": 6, "PROBED_PUZZLES": 4, "WARMUP_ROWS": 64}.items():
-        patch.setattr(quickstart, name, value)
-    result = CliRunner().invoke(app, ["quickstart", "--steps", "2", "--seed", "3", "--out", str(out), "--json"])
-    patch.undo()
+    return run_small(tmp_path_factory.mktemp("quickstart") / "home", "--seed", "3")
+
+
+def run_small(out, *words):
+    sizes = {"TRAIN_PUZZLES": 40, "FRESH_PUZZLES": 6, "UNTOUCHED_PUZZLES": 3, "PROBED_PUZZLES": 4, "WARMUP_ROWS": 64}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sizes.items():
+            patch.setattr(quickstart, name, value)
+        result = CliRunner().invoke(app, ["quickstart", "--steps", "2", "--out", str(out), "--json", *words])
     assert result.exit_code == 0, result.stderr
     return out, json.loads(result.stdout)
+
+
+def subjects(file):
+    return {json.loads(line)["subject"] for line in file.open()}
 
 
 def test_the_result_has_every_part(small):
     out, result = small
     for name in ("warmup", "grpo", "sgpo", "difference"):
         assert result[name]["low"] <= result[name]["mean"] <= result[name]["high"]
+    for name in ("warmup", "grpo", "sgpo"):
+        assert result["untouched"][name]["low"] <= result["untouched"][name]["high"]
     assert 0 <= result["all_fail_share"] <= 1
     assert result["seconds"] > 0
     assert result["report"] == str(out / "report.html")
     assert (out / "report.html").read_text(encoding="utf-8").startswith("<!")
+
+
+def test_two_families_are_trained_and_a_third_one_is_only_warmed_up(small):
+    out, _ = small
+    assert subjects(out / "problems.jsonl") == subjects(out / "fresh.jsonl") == {"clues", "rewriting"}
+    assert subjects(out / "untouched.jsonl") == {"clock"}
+    assert sorted(path.name for path in (out / "sgpo" / "eval").glob("untouched-*.json")) == [
+        f"untouched-step-00000{step}.json" for step in (0, 1, 2)
+    ]
+
+
+def test_families_are_chosen_by_name(tmp_path):
+    out, result = run_small(tmp_path / "home", "--families", "clock, ordering")
+    assert subjects(out / "problems.jsonl") == {"clock", "ordering"}
+    assert "untouched" not in result  # the clock is trained: nothing is left that measures retention
+    assert not (out / "untouched.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("families", "message"),
+    [
+        ("sudoku", "unknown family of puzzles 'sudoku'; there are: clues, rewriting, ordering, clock"),
+        ("clues,clues", "name one or more different families"),
+        ("", "name one or more different families"),
+    ],
+)
+def test_unknown_families_are_refused_in_one_line_before_anything_is_written(tmp_path, families, message):
+    out = tmp_path / "home"
+    result = CliRunner().invoke(app, ["quickstart", "--families", families, "--out", str(out)])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not out.exists()
 
 
 def test_both_runs_start_from_one_policy_on_the_same_problems_and_completions(small):

@@ -1,0 +1,233 @@
+"""The quickstart on several seeds, each with a warm-up of its own: GRPO, SGPO, and SFT on guided completions.
+
+    python benchmarks/quickstart_seeds.py tune                 # GRPO's learning rate, on validation puzzles
+    python benchmarks/quickstart_seeds.py seed 0               # one seed -> docs/results/quickstart/seed-0.json
+    python benchmarks/quickstart_seeds.py page                 # all of these -> docs/results/quickstart.md
+
+A seed takes half as long again as `sgpo quickstart`. Set OMP_NUM_THREADS=1 to run two at once on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from sgpo.evaluation.comparison import compare_runs, read_curves
+from sgpo.problems import save_problems
+from sgpo.puzzles import DEFAULT_FAMILIES, mix_puzzles, select_families
+from sgpo.puzzles.quickstart import RUNS, make_puzzles, run_quickstart, train_run, warm_up
+from sgpo.training.run_directory import provenance, read_json, write_json
+
+RESULTS = Path("docs/results")
+STEPS = 120
+# SFT on the policy's own correct completions of guided prompts, as many completions as the others.
+GUIDED_SFT: dict[str, Any] = {"algorithm": "guided_sft", "num_guided": 12, "num_targets": 12}
+LABELS = {"grpo": "GRPO", "sgpo": "SGPO", "guided_sft": "guided SFT"}
+RATES = (1e-4, 2e-4, 3e-4, 5e-4)
+TUNING_SEED = 100
+# The 97.5 % point of Student's t for so many seeds (two-sided 95 %).
+T_OF_SEEDS = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("tune", "seed", "page"))
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart-seeds"))
+    options = parser.parse_args()
+    if options.what == "tune":
+        tune(options.out / "tune")
+    elif options.what == "seed":
+        run_seed(options.out / f"seed-{options.seed}", options.seed)
+    else:
+        write_page()
+
+
+def tune(home: Path) -> None:
+    """GRPO with every rate of the grid from one warm-up; evaluated on puzzles that no test uses."""
+    make_puzzles(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
+    validation = mix_puzzles(select_families(DEFAULT_FAMILIES), 200, split="validation", seed=TUNING_SEED)
+    save_problems([puzzle.to_problem() for puzzle in validation], home / "validation.jsonl")
+    warm_up(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
+    scores = {}
+    for rate in RATES:
+        name = f"grpo-{rate:g}"
+        options = RUNS["grpo"] | {"learning_rate": rate}
+        train_run(home, name, options, steps=STEPS, seed=TUNING_SEED, evaluated=["validation"])
+        scores[f"{rate:g}"] = [[point.completions, _mean(point.scores)] for point in _curve(home / name, "validation")]
+    write_json(RESULTS / "quickstart" / "tuning.json", {"seed": TUNING_SEED, "grpo": scores, **provenance()})
+
+
+def run_seed(home: Path, seed: int) -> None:
+    """The quickstart of this seed, guided SFT from the same warm-up, and a file of all that the page shows."""
+    result = run_quickstart(home, steps=STEPS, seed=seed)
+    start = time.perf_counter()
+    train_run(home, "guided_sft", GUIDED_SFT, steps=STEPS, seed=seed)
+    comparison = compare_runs([home / name for name in LABELS])
+    content = {
+        "seed": seed,
+        "steps": STEPS,
+        "probe": {key: result[key] for key in ("autonomous_pass_rate", "guided_pass_rate", "all_fail_share")},
+        "rescued_share": result["rescued_share"],
+        "runs": {name: _describe_run(home / name) for name in LABELS},
+        "comparison": {
+            evaluation.name: {
+                f"{difference.run} - {difference.baseline}": {
+                    "curve": difference.curve.to_json() if difference.curve else None,
+                    "final": difference.final.to_json(),
+                }
+                for difference in evaluation.differences
+            }
+            for evaluation in comparison.evaluations
+        },
+        "seconds": {"quickstart": result["seconds"], "guided_sft": round(time.perf_counter() - start, 1)},
+        **provenance(),
+    }
+    write_json(RESULTS / "quickstart" / f"seed-{seed}.json", content)
+
+
+def _describe_run(run: Path) -> Row:
+    """Curves over [completions, value]: avg@4 on both problem sets, and puzzles that fail all four times."""
+    curves = {name: [[p.completions, _mean(p.scores)] for p in _curve(run, name)] for name in ("fresh", "untouched")}
+    failed = [
+        [point.completions, sum(score == 0 for score in point.scores.values()) / len(point.scores)]
+        for point in _curve(run, "fresh")
+    ]
+    return {**curves, "all_fail": failed}
+
+
+def _curve(run: Path, name: str) -> list[Any]:
+    return read_curves(run)[name]
+
+
+def _mean(scores: dict[str, float]) -> float:
+    return round(statistics.fmean(scores.values()), 4)
+
+
+# ------------------------------------------------------------------------------------------------------ the page
+
+
+def write_page() -> None:
+    """`docs/results/quickstart.md` from the files beside it."""
+    seeds = [read_json(path) for path in sorted((RESULTS / "quickstart").glob("seed-*.json"))]
+    parts = [
+        "# The quickstart on five seeds",
+        _conditions(seeds),
+        "## Each seed\n" + _seed_table(seeds),
+        "## Over the seeds\n" + _summary(seeds),
+        "## Whole curves: avg@4 on 200 fresh puzzles\n" + _curve_table(seeds, "fresh"),
+        "## All-fail shares: fresh puzzles that fail all four times\n" + _curve_table(seeds, "all_fail"),
+        "## Retention: avg@4 on 50 puzzles of the family that is never trained\n" + _curve_table(seeds, "untouched"),
+        "## The learning rate\n" + _tuning(read_json(RESULTS / "quickstart" / "tuning.json")),
+    ]
+    (RESULTS / "quickstart.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _conditions(seeds: Sequence[Row]) -> str:
+    first = seeds[0]
+    commits = sorted({row["git_commit"][:7] + "+" * row["git_commit"].endswith("+") for row in seeds})
+    versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("torch", "transformers", "trl"))
+    return f"""\
+`python benchmarks/quickstart_seeds.py tune`, then `... seed N` for each seed, then `... page`, which writes this page
+from `docs/results/quickstart/*.json`. Commit {", ".join(commits)}; {first["started"][:10]};
+{first["machine"]["cpus"]} shared CPU cores, one thread a run, other work beside it, so the seconds say little;
+{versions}.
+
+Each seed has puzzles, warm-up and training of its own. Within a seed all runs start from the same warmed-up policy,
+see the same problems in the same order and sample 12 completions per problem and step: GRPO 12 plain ones, SGPO 8
+plain and 4 guided, guided SFT 12 guided ones (cross-entropy on all that are correct, after the plain prompt).
+{first["steps"]} steps of 16 problems. Evaluation never shows a strategy. Intervals are 95 %: of a seed over its 200
+puzzles, paired; over the seeds Student's t."""
+
+
+def _seed_table(seeds: Sequence[Row]) -> str:
+    head = ["seed", "warm-up", "guided", "all-fail of 8", "rescued", *LABELS.values()]
+    head += ["SGPO - GRPO, over the curve", "SGPO - guided SFT, over the curve", "seconds"]
+    rows = []
+    for row in seeds:
+        runs, differences = row["runs"], row["comparison"]["fresh"]
+        rows.append(
+            [
+                row["seed"],
+                f"{runs['sgpo']['fresh'][0][1]:.2f}",
+                f"{row['probe']['guided_pass_rate']:.2f}",
+                f"{row['probe']['all_fail_share']:.2f}",
+                f"{row['rescued_share']:.2f}",
+                *(f"{runs[name]['fresh'][-1][1]:.2f}" for name in LABELS),
+                _interval(differences["sgpo - grpo"]["curve"]),
+                _interval(_negated(differences["guided_sft - sgpo"]["curve"])),
+                f"{row['seconds']['quickstart']:.0f} + {row['seconds']['guided_sft']:.0f}",
+            ]
+        )
+    return _table(head, rows)
+
+
+def _summary(seeds: Sequence[Row]) -> str:
+    rows = []
+    for first, second in combinations(LABELS, 2):
+        key = f"{second} - {first}"
+        cells: list[str] = [f"{LABELS[second]} - {LABELS[first]}"]
+        for name, kind in (("fresh", "curve"), ("fresh", "final"), ("untouched", "final")):
+            values = [row["comparison"][name][key][kind]["mean"] for row in seeds]
+            cells.append(_interval(_over_seeds(values)))
+        above = sum(row["comparison"]["fresh"][key]["curve"]["low"] > 0 for row in seeds)
+        below = sum(row["comparison"]["fresh"][key]["curve"]["high"] < 0 for row in seeds)
+        rows.append([*cells, f"{above} above 0, {below} below, {len(seeds) - above - below} neither"])
+    head = ["difference", "fresh, over the curve", "fresh, at the end", "untouched, at the end"]
+    return _table([*head, "seeds whose own interval lies"], rows)
+
+
+def _curve_table(seeds: Sequence[Row], kind: str) -> str:
+    points = [completions for completions, _ in seeds[0]["runs"]["sgpo"][kind]]
+    rows = [
+        [row["seed"], label, *(f"{value:.3f}" for _, value in row["runs"][name][kind])]
+        for row in seeds
+        for name, label in LABELS.items()
+    ]
+    for name, label in LABELS.items():
+        curves = [[value for _, value in row["runs"][name][kind]] for row in seeds]
+        rows.append(["mean", label, *(f"**{statistics.fmean(values):.3f}**" for values in zip(*curves, strict=True))])
+    return _table(["seed", "completions:", *(f"{point:,}" for point in points)], rows)
+
+
+def _tuning(tuning: Row) -> str:
+    """The grid, and which rate is best over the curve."""
+    rows = [
+        [rate, f"{statistics.fmean(value for _, value in curve):.3f}", f"{curve[-1][1]:.3f}"]
+        for rate, curve in tuning["grpo"].items()
+    ]
+    return (
+        f"Chosen for GRPO, from one more warm-up (seed {tuning['seed']}), on 200 validation puzzles that no test uses; "
+        "the others take it over.\n\n" + _table(["constant rate", "mean over the curve", "at the end"], rows)
+    )
+
+
+def _over_seeds(values: Sequence[float]) -> Row:
+    mean = statistics.fmean(values)
+    half = T_OF_SEEDS[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _negated(difference: Row) -> Row:
+    return {"mean": -difference["mean"], "low": -difference["high"], "high": -difference["low"]}
+
+
+def _interval(row: Row) -> str:
+    return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
