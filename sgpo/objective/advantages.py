@@ -20,6 +20,8 @@ def group_advantages(rewards_PG: Tensor, *, scale: bool = True) -> Tensor:
     if rewards_PG.dim() != 2:
         raise ValueError(f"rewards_PG must have shape (problems, completions), got {tuple(rewards_PG.shape)}")
     rewards_PG = rewards_PG if rewards_PG.dtype == torch.float64 else rewards_PG.float()
+    if not rewards_PG.numel():
+        return rewards_PG
     valid_PG = ~rewards_PG.isnan()
     known_PG = rewards_PG.where(valid_PG, 0.0)
     count_P1 = valid_PG.sum(1, keepdim=True)

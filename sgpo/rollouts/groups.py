@@ -100,7 +100,8 @@ def sample_groups(
     if not requests:  # an algorithm that samples nothing
         return
     completions = engine.generate([prompt.ids for _, prompt in requests], sampling, seeds=seeds)
-    texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+    # A batch of nothing would decode to one empty text.
+    texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True) if completions else []
     for (rollouts, prompt), completion, text in zip(requests, completions, texts, strict=True):
         rollouts.append(_rollout(prompt, completion, text))
 

@@ -38,6 +38,13 @@ class SGPOConfig(TrainingArguments):
         metadata={"help": "Completions per problem from the guided prompt (G2), where the algorithm samples any."},
     )
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of rollouts."})
+    dynamic_sampling: int = field(
+        default=0,
+        metadata={
+            "help": "At most so many rounds in which other problems replace groups without a gradient; their "
+            "completions count (DAPO, arXiv 2503.14476, section 3.2)."
+        },
+    )
     max_prompt_length: int = field(
         default=1024,
         metadata={
@@ -161,6 +168,11 @@ class SGPOConfig(TrainingArguments):
         for name, low in _AT_LEAST.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}{_WHY.get(name, '')}")
+        if self.dynamic_sampling and self.num_iterations > 1:
+            raise ValueError(
+                f"dynamic_sampling={self.dynamic_sampling} needs num_iterations=1, got {self.num_iterations}: later "
+                "updates repeat the problems that it replaced"
+            )
         if self.top_p != 1.0:
             raise ValueError(
                 f"top_p must be 1 in training, got {self.top_p}: tokens outside the cut would bias the importance ratio"
@@ -218,6 +230,7 @@ _AT_LEAST = {
     "num_targets": 1,
     "imitation_threshold": 0.0,
     "num_iterations": 1,
+    "dynamic_sampling": 0,
     "max_prompt_length": 1,
     "max_completion_length": 1,
     "generation_batch_size": 1,

@@ -79,7 +79,10 @@ class Averages:
 def add_rollout_metrics(
     averages: Averages, groups: Sequence[RolloutGroup], rows: Sequence[TrainingRow], *, guided: bool
 ) -> None:
-    """What the sampled groups and the algorithm's choice of rows show; `guided`: whether it guides at all."""
+    """What the sampled groups and the algorithm's choice of rows show; `guided`: whether it guides at all.
+
+    `groups` are all that were sampled, also those that dynamic sampling left out of the batch.
+    """
     for name in ("autonomous", "guided"):
         for group in groups:
             rollouts: list[Rollout] = getattr(group, name)

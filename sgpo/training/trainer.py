@@ -36,6 +36,7 @@ from sgpo.strategies.bank import StrategyBank
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
+from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
 from sgpo.training.effects import record_effects
 from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
@@ -194,15 +195,40 @@ class SGPOTrainer(ResumableTrainer):
         return micro_batches, None
 
     def _collect(self, problems: Problems) -> None:
-        """Sample and judge both groups of every problem, and let the algorithm choose the training rows."""
+        """Fill the batch: groups of these problems, or of others in place of those without a gradient, and the rows."""
         step, args = self.state.global_step + 1, self.args
+        with self.averages.timed("generate"):
+            self.engine.sync_weights(self.accelerator.unwrap_model(self.model))
+        generator = torch.Generator().manual_seed(seed_of(args.seed, step, args.process_index, "targets"))
+        collect = partial(self._sample, step=step, generator=generator)
+        first, rows = collect(problems)
+        self._groups, self._rows, extra = replace_without_signal(
+            first, rows, self._reserve(problems, step), collect, rounds=args.dynamic_sampling, share=self._share
+        )
+        if args.num_iterations > 1:
+            rows = [row for row in self._rows if row.advantage]
+            logprobs = self._logprobs([row.prompt for row in rows], [row.completion_ids for row in rows])
+            for row, values in zip(rows, logprobs, strict=True):
+                row.old_logprobs = values
+        sampled = [*first, *extra]
+        completions = sum(len(group.autonomous) + len(group.guided) for group in sampled)
+        self._totals = Totals(*map(self._sum, astuple(Totals.of(self._rows, problems=len(problems)))))
+        self.completions += self._sum(completions)
+        add_rollout_metrics(self.averages, sampled, self._rows, guided=self.algorithm.num_guided > 0)
+        if args.dynamic_sampling:
+            self.averages.add_sum("groups/extra", len(extra))
+        self._write_records("rollouts", rollout_records(step, sampled))
+
+    def _sample(
+        self, problems: Problems, *, step: int, generator: torch.Generator
+    ) -> tuple[list[RolloutGroup], list[TrainingRow]]:
+        """Sample and judge both groups of every problem, and let the algorithm choose the training rows."""
         groups = [
             RolloutGroup(problem, prepared.prompt, prepared.strategy_id, prepared.guided_prompt, prepared.solution_ids)
             for problem in problems
             for prepared in (self.prepared.groups[problem.id],)
         ]
         with self.averages.timed("generate"):
-            self.engine.sync_weights(self.accelerator.unwrap_model(self.model))
             sample_groups(
                 groups,
                 self.engine,
@@ -210,26 +236,24 @@ class SGPOTrainer(ResumableTrainer):
                 self.sampling,
                 num_autonomous=self.algorithm.num_autonomous,
                 num_guided=self.algorithm.num_guided,
-                seed=(args.seed, step),
+                seed=(self.args.seed, step),
             )
         with self.averages.timed("verify"):
             judge(((r, group.problem) for group in groups for r in (*group.autonomous, *group.guided)), self.verifier)
         with self.averages.timed("score"):
-            generator = torch.Generator().manual_seed(seed_of(args.seed, step, args.process_index, "targets"))
-            self._rows = self.algorithm.training_rows(groups, self._score, generator=generator)
-            if args.num_iterations > 1:
-                rows = [row for row in self._rows if row.advantage]
-                logprobs = self._logprobs([row.prompt for row in rows], [row.completion_ids for row in rows])
-                for row, values in zip(rows, logprobs, strict=True):
-                    row.old_logprobs = values
-        sampled = sum(len(group.autonomous) + len(group.guided) for group in groups)
-        totals = (*astuple(Totals.of(self._rows, problems=len(groups))), sampled)
-        summed: list[int] = self.accelerator.reduce(torch.tensor(totals, device=args.device)).tolist()
-        self._totals = Totals(*summed[:-1])
-        self.completions += summed[-1]
-        self._groups = groups
-        add_rollout_metrics(self.averages, groups, self._rows, guided=self.algorithm.num_guided > 0)
-        self._write_records("rollouts", rollout_records(step, groups))
+            return groups, self.algorithm.training_rows(groups, self._score, generator=generator)
+
+    def _reserve(self, problems: Problems, step: int) -> Iterator[Problem]:
+        ids = gather_object([problem.id for problem in problems]) if self.args.dynamic_sampling else []
+        return reserve_problems(self.prepared.problems, set(ids), seed=self.args.seed, step=step)
+
+    def _share(self, count: int) -> tuple[int, int]:
+        counts = gather_object([count])
+        return sum(counts[: self.args.process_index]), sum(counts)
+
+    def _sum(self, count: int) -> int:
+        """A count, summed over all processes."""
+        return int(self.accelerator.reduce(torch.tensor(count, device=self.args.device)))
 
     def _score(self, items: Sequence[tuple[PromptIds, Rollout]]) -> list[Tensor]:
         return self._logprobs([prompt for prompt, _ in items], [rollout.completion_ids for _, rollout in items])

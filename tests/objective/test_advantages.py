@@ -57,3 +57,8 @@ def test_against_a_loop_written_from_the_equation():
 def test_a_flat_list_of_rewards_is_refused():
     with pytest.raises(ValueError, match="problems, completions"):
         group_advantages(torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
+def test_nothing_has_no_advantages(shape):
+    assert group_advantages(torch.empty(shape)).shape == shape

@@ -18,6 +18,14 @@ CASES = {
     "none has a target": {"guided": 0},
     "two updates": {"guided": 2, "num_iterations": 2},
     "grpo": {"guided": 6, "algorithm": "grpo"},
+    "dynamic sampling": {
+        "guided": 2,
+        "algorithm": "grpo",
+        "num_autonomous": 2,  # half of the groups have no gradient
+        "dynamic_sampling": 2,
+        "loss_mean": "sequence",  # by token, the lengths of the groups without a gradient that stay would matter
+        "problems": some_problems(18),
+    },
 }
 
 
