@@ -166,6 +166,9 @@ def test_the_three_styles_of_a_solution():
         "The list is 4 8 9 7.\n'bump' stands for 'raise', which gives 5 9 0 8.\n"
         "'twice' stands for 'double', which gives 6 0 8 0.\nThe answer is \\boxed{6 0 8 0}."
     )
+    # Of two steps the last one stays, so that the answer never comes out of nowhere.
+    pair = clues.clue_puzzle(chain[:2], (4, 8, 9, 7), level=0)
+    assert pair.compact.solutions["leap"] == " reverse 8 0 9 5 answer : 8 0 9 5"
     # The foreign notation is the clock's own.
     time = clock.clock_puzzle(10, [("later", 4), ("earlier", 3)])
     assert time.compact.solution == " 10 + 4 = 2 ; 2 - 3 = 11 ; answer : 11"
