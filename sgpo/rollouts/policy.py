@@ -76,6 +76,9 @@ def _load_merged(source: str, dtype: torch.dtype) -> Any:
 
     # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
     base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    warmed_up = Path(source).parent / "warmup"
+    if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
+        base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
     model = AutoModelForCausalLM.from_pretrained(resolve_model(base), dtype=dtype)
     return PeftModel.from_pretrained(model, source).merge_and_unload()
 

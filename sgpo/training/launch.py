@@ -111,4 +111,4 @@ def _peft_config(recipe: Recipe) -> Any:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(task_type="CAUSAL_LM", **recipe.lora.model_dump())
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **recipe.lora.model_dump()})

@@ -48,8 +48,10 @@ class WarmupSection(BaseModel):
         return {"num_train_epochs": self.epochs, **(self.model_extra or {})}
 
 
-class LoraSection(_Section):
-    """Low-rank adapters in place of full fine-tuning (peft.LoraConfig)."""
+class LoraSection(BaseModel):
+    """Low-rank adapters in place of full fine-tuning (arXiv 2106.09685): any option of peft.LoraConfig."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     r: int = Field(default=32, ge=1)
     lora_alpha: int = Field(default=64, ge=1)
@@ -103,7 +105,12 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
         own = list(WarmupSection.model_fields)
         sft = check_options(SFTConfig, warmup.model_extra or {}, where=f"{path}, warmup", also=own)
         warmup = WarmupSection(share=warmup.share, epochs=warmup.epochs, **sft)
-    return recipe.model_copy(update={"train": train, "warmup": warmup})
+    lora = recipe.lora
+    if lora is not None:
+        from peft import LoraConfig
+
+        lora = LoraSection(**check_options(LoraConfig, lora.model_dump(), where=f"{path}, lora"))
+    return recipe.model_copy(update={"train": train, "warmup": warmup, "lora": lora})
 
 
 def check_options(
@@ -190,7 +197,7 @@ def _explain(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{place}: {first['msg']}"
-    sections = {"problems": ProblemSource, "evaluation": ProblemSource, "lora": LoraSection}
+    sections = {"problems": ProblemSource, "evaluation": ProblemSource}
     section: Any = sections.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe
     return f"unknown key {place!r}{_nearest(str(first['loc'][-1]), list(section.model_fields))}"
 

@@ -114,6 +114,8 @@ def test_problems_of_the_command_line_replace_source_and_fields(tmp_path):
         ("warmup.learning_rate=3e-5", "warmup.learning_rate", 3e-5),
         ("lora.r=4", "lora.r", 4),
         ("lora={}", "lora.r", 32),
+        ("lora.target_modules=[q_proj]", "lora.target_modules", ["q_proj"]),
+        ("lora.lora_dropout=1e-1", "lora.lora_dropout", 0.1),
     ],
 )
 def test_set_changes_one_key(tmp_path, setting, place, value):
@@ -181,7 +183,9 @@ def test_a_recipe_that_extends_nothing_readable_is_refused(tmp_path, extends, me
         (YAML.replace("epochs: 2", "epochs: 0"), "warmup.epochs: Input should be greater than 0"),
         (YAML.replace("epochs: 2", "share: 1.5"), "warmup.share: Input should be less than 1"),
         (YAML.replace("learning_rate: 1e-5", "learning_rat: 1"), "warmup: unknown option 'learning_rat'; did you mean"),
-        (YAML + "lora: {rank: 3}\n", "unknown key 'lora.rank'"),
+        (YAML + "lora: {alpha: 3}\n", "lora: unknown option 'alpha'; did you mean 'lora_alpha'?"),
+        (YAML + "lora: {lora_dropout: some}\n", "lora: lora_dropout='some' is of the wrong type"),
+        (YAML + "lora: {r: 0}\n", "lora.r: Input should be greater than or equal to 1"),
         (YAML + "seed: 3\n", "unknown key 'seed'"),
         (YAML.replace("train:", "trian:"), "unknown key 'trian'; did you mean 'train'?"),
         (YAML.replace("model: some/model", "model: 3"), "model: Input should be a valid string"),
