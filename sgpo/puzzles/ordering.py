@@ -7,12 +7,13 @@ newcomer may be placed at an end of the row or beside the one that the clue name
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sgpo.puzzles.base import Puzzle, Wording, Words, tell
+from sgpo.verifier.extract import last_box
+from sgpo.verifier.kinds import plain_text
 
 PEOPLE = "abcdefgh"
 
@@ -159,8 +160,8 @@ def check(completion: str, answer: str) -> bool:
     The row is what the last box holds or, without one, what follows the last "answer".
     """
     pairs = [tuple(pair.split(" < ")) for pair in answer.split(" , ")]
-    boxes = re.findall(r"\\boxed\{([^{}]*)\}", completion)
-    row = (boxes[-1] if boxes else completion.rpartition("answer :")[2]).split()
+    box = last_box(completion)
+    row = plain_text(completion.rpartition("answer :")[2] if box is None else box).split()
     return sorted(row) == sorted({person for pair in pairs for person in pair}) and all(
         row.index(earlier) < row.index(later) for earlier, later in pairs
     )

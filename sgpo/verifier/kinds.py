@@ -1,9 +1,9 @@
-"""The kinds of task: how a completion is judged against the gold answer.
+r"""The kinds of task: how a completion is judged against the gold answer.
 
 | kind | judged by |
 |---|---|
 | `math` | `sgpo.verifier.equivalence` |
-| `exact` | the same text, up to white space |
+| `exact` | the same text, up to white space (LaTeX's too) and `\text{...}` |
 | `choice` | the letter of a multiple choice |
 | `puzzle` | the function that the gold answer names (`{"check": "package.module:function", ...}`), else as `exact` |
 | `package.module:function` | `function(completion=..., answer=...) -> bool | Verdict`, a user's own |
@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from sgpo.verifier.choice import chosen_letters, letters_of
 from sgpo.verifier.extract import READ_LIMIT, last_box
+from sgpo.verifier.text import without_text
 from sgpo.verifier.verdict import Verdict
 
 KINDS = ("math", "exact", "choice", "puzzle")
@@ -27,6 +28,7 @@ KINDS = ("math", "exact", "choice", "puzzle")
 IN_PROCESS = ("exact", "choice")
 
 _MARKER = re.compile(r"\banswer\b(?:\s+is\b)?\s*[:=]?", re.IGNORECASE)
+_LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\q?quad(?![A-Za-z])|~")
 
 
 class UsageError(ValueError):
@@ -54,16 +56,21 @@ def judge(completion: str, answer: str, *, kind: str, strict: bool = False) -> V
 
 
 def _judge_exact(completion: str, answer: str) -> Verdict:
-    """The same text up to white space: the last box, else the line after the last "answer", else the last line."""
+    """The same plain text: the last box, else the line after the last "answer", else the last line."""
     extracted = last_box(completion)
     if extracted is None:
         marker = max(_MARKER.finditer(completion), key=re.Match.end, default=None)
         lines = (completion[marker.end() :] if marker else completion).strip().splitlines()
         extracted = (lines[0] if marker else lines[-1]) if lines else ""
-    extracted = " ".join(extracted.split())
+    extracted = plain_text(extracted)
     if not extracted:
         return Verdict("unparsed")
-    return Verdict("correct" if extracted == " ".join(answer.split()) else "wrong", extracted)
+    return Verdict("correct" if extracted == plain_text(answer) else "wrong", extracted)
+
+
+def plain_text(text: str) -> str:
+    r"""A short text with single spaces, those of LaTeX included, and without `\text{...}` around its parts."""
+    return " ".join(_LATEX_SPACE.sub(" ", without_text(text)).split())
 
 
 def _judge_choice(completion: str, answer: str) -> Verdict:

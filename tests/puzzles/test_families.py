@@ -119,7 +119,8 @@ def test_every_right_row_is_accepted_and_no_other(seed):
     people, right = right_rows(puzzle)
     assert tuple(final_answer(puzzle).split()) in right
     for row in permutations(people):
-        for completion in (f" answer : {' '.join(row)}", f"So \\boxed{{{' '.join(row)}}} it is."):
+        written = (" ".join(row), f"\\text{{{' '.join(row)}}}", "\\ ".join(row))
+        for completion in (f" answer : {' '.join(row)}", *(f"So \\boxed{{{text}}} it is." for text in written)):
             assert ordering.check(completion=completion, answer=puzzle.answer) == (row in right)
     row = final_answer(puzzle).split()
     for miss in ([], row[:-1], [*row, row[0]], [*row, "z"]):

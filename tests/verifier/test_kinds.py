@@ -26,6 +26,8 @@ CHOICES = [
     ("reverse 2 4 1 3 answer : 3 1 4 2", "3 1 4 2", "correct"), ("answer : 3 1  4 2\n", "3 1 4 2", "correct"), ("answer : 3 1 4", "3 1 4 2", "wrong"),
     ("answer : 1 answer : 2", "2", "correct"), ("3 1 4 2", "3 1 4 2", "correct"), ("so\n3 1 4 2", "3 1 4 2", "correct"), ("\\boxed{3 1 4 2} done", "3 1 4 2", "correct"),
     ("", "3", "unparsed"), ("answer :", "3", "unparsed"), ("answer : 03", "3", "wrong"), ("The answer is up", "up", "correct"),
+    ("\\boxed{3\\ 1\\,4 \\quad 2}", "3 1 4 2", "correct"), ("\\boxed{\\text{a b}}", "a b", "correct"), ("\\boxed{\\text{a} \\; \\text{b}}", "a b", "correct"),
+    ("\\boxed{3\\ 1\\,42}", "3 1 4 2", "wrong"), ("\\boxed{\\text{b a}}", "a b", "wrong"), ("\\boxed{\\text{}}", "a b", "unparsed"),
 ])  # fmt: skip
 def test_exact(completion: str, answer: str, kind: str) -> None:
     assert judge(completion, answer, kind="exact").kind == kind
