@@ -55,6 +55,12 @@ class TrainingRow:
         """Whether the row has a gradient at all."""
         return bool(self.advantage or self.cross_entropy or self.target)
 
+    @property
+    def length(self) -> int:
+        """Its tokens in the longer of its forwards: the guided prompt of a target counts."""
+        prompts = [self.prompt] if self.target is None else [self.prompt, self.target.guided_prompt]
+        return max(len(prompt.ids) for prompt in prompts) + len(self.completion_ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:

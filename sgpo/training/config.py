@@ -106,6 +106,14 @@ class SGPOConfig(TrainingArguments):
     )
     vllm_importance_sampling_clip_max: float = field(default=3.0, metadata={"help": "The cap on that weight; as TRL."})
 
+    max_tokens_per_batch: int = field(
+        default=16384,
+        metadata={
+            "help": "Tokens, padding included, of one forward and backward in training: what decides its memory. "
+            "Gradients do not depend on it."
+        },
+    )
+
     # The loss.
     clip_low: float = field(default=0.2, metadata={"help": "The importance ratio is clipped below 1 - clip_low."})
     clip_high: float = field(default=0.28, metadata={"help": "The importance ratio is clipped above 1 + clip_high."})
@@ -235,6 +243,7 @@ _AT_LEAST = {
     "max_completion_length": 1,
     "generation_batch_size": 1,
     "vllm_tensor_parallel_size": 1,
+    "max_tokens_per_batch": 1,
     "clip_low": 0.0,
     "clip_high": 0.0,
     "distill_weight_base": 0.0,

@@ -8,9 +8,9 @@ the Trainer calls once per optimizer step, is where problems become rollouts and
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGrou
 from sgpo.rollouts.logprobs import Predictor, token_logprobs
 from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.batches import token_batches
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
@@ -185,14 +186,22 @@ class SGPOTrainer(ResumableTrainer):
         ends = torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()
         micro_batches = []
         for start, end in zip([0, *ends], ends, strict=False):
-            rows = [row for row in self._rows if start <= row.problem_index < end]
-            # Most groups all fail or all pass: rows without a gradient need no forward. One stays (or is made up, where
-            # the algorithm chose none), because every process must run the same forwards.
+            # Most groups all fail or all pass: rows without a gradient need no forward.
+            rows = [row for row in self._rows if start <= row.problem_index < end and row.pulls]
+            parts = token_batches([row.length for row in rows], self.args.max_tokens_per_batch)
+            # Every process must run the same forwards, if need be over a token that counts nothing.
             idle = TrainingRow(
                 problem_index=start, prompt=self._groups[start].prompt, completion_ids=[self._tokenizer.pad_token_id]
             )
-            micro_batches.append({"rows": [r for r in rows if r.pulls] or rows[:1] or [idle], "last": end == ends[-1]})
+            more = max(1, self._most(len(parts))) - len(parts)
+            micro_batches.append(
+                {"parts": [[rows[i] for i in part] for part in parts] + [[idle]] * more, "last": end == ends[-1]}
+            )
         return micro_batches, None
+
+    def _most(self, parts: int) -> int:
+        """The largest number of parts that any process has."""
+        return int(self.accelerator.gather(torch.tensor([parts], device=self.args.device)).max())
 
     def _collect(self, problems: Problems) -> None:
         """Fill the batch: groups of these problems, or of others in place of those without a gradient, and the rows."""
@@ -260,24 +269,21 @@ class SGPOTrainer(ResumableTrainer):
 
     @torch.no_grad()
     def _logprobs(self, prompts: Sequence[PromptIds], completions: Sequence[list[int]]) -> list[Tensor]:
-        """Log-probabilities of completions after prompts under the current policy, a micro-batch at a time."""
-        rollouts = self.algorithm.num_autonomous + self.algorithm.num_guided
-        size = self.args.per_device_train_batch_size * max(rollouts, 1)
-        values: list[Tensor] = []
-        calls = torch.tensor([math.ceil(len(prompts) / size)], device=self.args.device)
-        for call in range(int(self.accelerator.gather(calls).max())):
-            rows = slice(call * size, (call + 1) * size)
-            if not prompts[rows]:
-                self.predictor.run_along(self.model_wrapped)
-                continue
+        """Log-probabilities of completions after prompts under the current policy, a part at a time."""
+        values: dict[int, Tensor] = {}
+        lengths = [len(prompt.ids) + len(ids) for prompt, ids in zip(prompts, completions, strict=True)]
+        parts = token_batches(lengths, self.args.max_tokens_per_batch)
+        idle = self._most(len(parts)) - len(parts)
+        for part in parts:
+            ids = [completions[i] for i in part]
             with self.compute_loss_context_manager():
-                predictions = self.predictor(
-                    self.model_wrapped, [prompt.ids for prompt in prompts[rows]], completions[rows]
-                )
-                ids_N = torch.tensor([t for ids in completions[rows] for t in ids], device=predictions.states.device)
+                predictions = self.predictor(self.model_wrapped, [prompts[i].ids for i in part], ids)
+                ids_N = torch.tensor([t for row in ids for t in row], device=predictions.states.device)
                 logprobs_N = token_logprobs(predictions, ids_N, temperature=self.args.temperature)
-            values += logprobs_N.split([len(ids) for ids in completions[rows]])
-        return values
+            values.update(zip(part, logprobs_N.split([len(row) for row in ids]), strict=True))
+        for _ in range(idle):
+            self.predictor.run_along(self.model_wrapped)
+        return [values[i] for i in range(len(prompts))]
 
     # -- the loss
 
@@ -289,26 +295,44 @@ class SGPOTrainer(ResumableTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         loss = batch_loss(model, self.predictor, inputs["rows"], self._totals, self.args, self.averages, self.guide)
-        if inputs["last"]:
-            records = target_records(
-                self.state.global_step + 1, self._groups, self._rows, self._tokenizer, kl_clip=self.args.kl_clip
-            )
-            self._write_records("targets", records)
         # DDP averages gradients over the processes, but every part here is a part of one global sum.
         loss = loss * self.args.world_size
         return (loss, None) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """About 6 operations per parameter and token of the training forward and backward."""
-        tokens = sum(len(row.prompt.ids) + len(row.completion_ids) for row in inputs["rows"])
+        tokens = sum(len(row.prompt.ids) + len(row.completion_ids) for part in inputs["parts"] for row in part)
         return 6 * tokens * sum(parameter.numel() for parameter in self.model.parameters())
 
     # -- metrics, evaluation, the run directory
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of a micro-batch, part by part; processes exchange gradients in the last part only."""
         with self.averages.timed("train"):
-            loss: Tensor = super().training_step(*args, **kwargs)
-        return loss
+            losses = []
+            for i, rows in enumerate(inputs["parts"], 1):
+                with nullcontext() if i == len(inputs["parts"]) else self._without_sync(model):
+                    losses.append(super().training_step(model, {"rows": rows}, num_items_in_batch))
+        if inputs["last"]:
+            records = target_records(
+                self.state.global_step + 1, self._groups, self._rows, self._tokenizer, kl_clip=self.args.kl_clip
+            )
+            self._write_records("targets", records)
+        return torch.stack(losses).sum()
+
+    @contextmanager
+    def _without_sync(self, model: Any) -> Iterator[None]:
+        """What the Trainer does around every micro-batch but the last: gradients stay in this process."""
+        state = self.accelerator.gradient_state
+        sync = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(sync)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

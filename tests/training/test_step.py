@@ -44,12 +44,12 @@ def groups_of(trainer, call=0):
 
 @pytest.mark.parametrize(("guided", "loss_mean"), [(6, "token"), (2, "token"), (2, "sequence")])
 def test_the_split_of_a_batch_changes_nothing(tmp_path, tokenizer, guided, loss_mean):
-    """Two steps, in one, two, three and six parts; with strategies for all and for two of the problems."""
+    """Two steps, in one to six parts and by token budget; with strategies for all and for two of the problems."""
     bank = bank_of(tmp_path / "bank.db", PROBLEMS[:guided])
     ends, rows = [], []
-    for size, parts in ((6, 1), (3, 2), (2, 3), (1, 6)):
+    for size, parts, max_tokens in ((6, 1, 16384), (3, 2, 16384), (2, 3, 16384), (1, 6, 100), (6, 1, 100), (6, 1, 1)):
         trainer = build_trainer(
-            tmp_path / f"run-{size}",
+            tmp_path / f"run-{size}-{max_tokens}",
             tokenizer,
             bank=bank,
             max_steps=2,
@@ -57,6 +57,7 @@ def test_the_split_of_a_batch_changes_nothing(tmp_path, tokenizer, guided, loss_
             loss_mean=loss_mean,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=parts,
+            max_tokens_per_batch=max_tokens,
         )
         trainer.train()
         ends.append(weights_of(trainer))
