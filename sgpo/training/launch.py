@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.policy import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
@@ -68,6 +70,9 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     )
     if recipe.warmup is not None:
         _write_split(run, warm, rest)
+    if trainer.is_world_process_zero() and not run.recipe_file.exists():
+        run.recipe_file.parent.mkdir(parents=True, exist_ok=True)
+        run.recipe_file.write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
 

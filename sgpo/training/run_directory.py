@@ -27,6 +27,10 @@ class RunDirectory:
         return self.path / "config.json"
 
     @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

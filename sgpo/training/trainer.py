@@ -41,6 +41,7 @@ from sgpo.training.dynamic_sampling import replace_without_signal, reserve_probl
 from sgpo.training.effects import record_effects
 from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
+from sgpo.training.model_card import write_model_card
 from sgpo.training.preparing import longest_sequence, prepare_problems
 from sgpo.training.records import rollout_records, target_records
 from sgpo.training.resumable import ResumableTrainer
@@ -405,6 +406,8 @@ class SGPOTrainer(ResumableTrainer):
         directory holds another run, or the checkpoint is none.
         """
         output = super().train(resume_from_checkpoint, **kwargs)
+        if self.is_world_process_zero():
+            write_model_card(self.run)
         shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_share
         if self.bank is not None and shown_as_meant and self.is_world_process_zero():
             used = {

@@ -135,3 +135,12 @@ def test_schedules(recipe, settings, rates):
 def test_a_run_is_as_long_as_its_steps_or_epochs(recipe, settings, steps):
     out = recipe("run", "algorithm=grpo", "per_device_train_batch_size=2", *settings)
     assert metrics(out, "step") == list(range(1, steps + 1))
+
+
+def test_the_recipe_is_kept_in_the_run_and_in_its_model_card(recipe):
+    out = recipe("run", "lora.r=2", "learning_rate=0.05")
+    again = load_recipe(out / "recipe.yaml")
+    assert (again.out, again.lora.r, again.lora.target_modules) == (str(out), 2, "all-linear")
+    assert again.train["learning_rate"] == 0.05
+    card = (out / "checkpoints" / "final" / "README.md").read_text(encoding="utf-8")
+    assert (out / "recipe.yaml").read_text(encoding="utf-8").rstrip() in card

@@ -1,0 +1,152 @@
+"""The model card of a trained model: what a reader of the model alone needs to know, from its run's own files.
+
+Names and answers come from users' files and models: everything is escaped, for Markdown and for the HTML within it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sgpo.training.config import SGPOConfig
+from sgpo.training.run_directory import RunDirectory, read_json
+
+PAPER = "https://arxiv.org/abs/2606.24064"
+CITATION = """@misc{sgpo,
+  title = {Beyond Trajectory Imitation: Strategy-Guided Policy Optimization for LLM Reasoning},
+  year = {2026},
+  eprint = {2606.24064},
+  archivePrefix = {arXiv},
+  url = {https://arxiv.org/abs/2606.24064}
+}"""
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def write_model_card(run: RunDirectory) -> Path:
+    """Write the card of a run's final model, `checkpoints/final/README.md`, in place of any that is there."""
+    path = run.final_model / "README.md"
+    path.write_text(model_card(run), encoding="utf-8", errors="replace")
+    return path
+
+
+def model_card(run: RunDirectory) -> str:
+    """The card as Markdown: recipe, data, metrics, commit, and how to cite."""
+    config = read_json(run.config_file)
+    warmup = run.path / "warmup.json"
+    base = str(read_json(warmup)["model"] if warmup.exists() else config["model"])
+    parts = [
+        _front_matter(base),
+        f"# {_text(run.path.resolve().name)}",
+        f"{_code(base)}, trained by the algorithm `{_text(config['algorithm'])}` of `sgpo`, an implementation of "
+        f"[Strategy-Guided Policy Optimization]({PAPER}).",
+        "## Metrics",
+        _evaluations(run) or "The run made no evaluation.",
+        _training(run),
+        "## Data",
+        _data(config),
+        "## Recipe",
+        _recipe(run, config),
+        "## Made with",
+        _table(("what", "which"), _provenance(config)),
+        "## Citation",
+        _fenced(CITATION, "bibtex"),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(base: str) -> str:
+    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["sgpo"]}
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+        fields["base_model"] = base
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
+
+
+def _evaluations(run: RunDirectory) -> str:
+    """The last evaluation of each set, and the first where there are two."""
+    rows = []
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(run.path.glob("eval/*-step-*.json")):
+        scores = read_json(file)
+        by_name.setdefault(str(scores["name"]), []).append(scores)
+    for name, evaluations in sorted(by_name.items()):
+        for scores in [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations:
+            k = scores["k"]
+            measures = [_interval(scores.get(f"{measure}@{n}")) for measure, n in (("avg", k), ("pass", k), ("maj", k))]
+            rows.append((name, scores["step"], scores["problems"], k, *measures))
+    if not rows:
+        return ""
+    header = ("problems", "after step", "number", "k", "avg@k", "pass@k", "maj@k")
+    return "Plain prompts; means over problems with 95 % intervals.\n\n" + _table(header, rows)
+
+
+def _interval(score: Any) -> str:
+    if not isinstance(score, Mapping):
+        return ""
+    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _training(run: RunDirectory) -> str:
+    trained = [row for row in run.read_metrics() if "loss" in row]
+    if not trained:
+        return ""
+    last = trained[-1]
+    keys = ("pass_rate/autonomous", "pass_rate/guided", "entropy", "completion_length/autonomous")
+    values = [(key, f"{last[key]:.3f}") for key in keys if key in last]
+    return (
+        f"Trained for {last['step']} steps on {last['completions']:,} sampled completions. The last step:\n\n"
+        + _table(("metric", "value"), values)
+    )
+
+
+def _data(config: Mapping[str, Any]) -> str:
+    problems, strategies = config["problems"], config["strategies"]
+    rows = [
+        ("problems", problems["problems"]),
+        ("left out, prompt too long", problems["too_long"]),
+        ("strategies", strategies["path"] or "none"),
+        ("problems without a strategy", strategies["without_strategy"]),
+        ("prompt style", f"{config['prompts']['style']} {config['prompts']['version']}"),
+    ]
+    return _table(("what", "which"), rows)
+
+
+def _recipe(run: RunDirectory, config: Mapping[str, Any]) -> str:
+    if run.recipe_file.exists():
+        return _fenced(run.recipe_file.read_text(encoding="utf-8").rstrip(), "yaml")
+    options = {name: config["args"][name] for name in SGPOConfig.__annotations__ if name in config["args"]}
+    return _fenced(yaml.safe_dump(options, sort_keys=False).rstrip(), "yaml")
+
+
+def _provenance(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    names = ("git_commit", "command", "started")
+    return [(name.replace("_", " "), config[name]) for name in names if config.get(name)] + [
+        (name, version) for name, version in config.get("versions", {}).items()
+    ]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: Any) -> str:
+    """One line of plain text in Markdown: neither markup nor HTML nor the end of a table's cell."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", text)
+
+
+def _code(value: str) -> str:
+    return f"<code>{_text(value)}</code>"
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block of code, whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
