@@ -150,6 +150,27 @@ def report(
     print_json({"report": str(path)}) if as_json else print(path)
 
 
+@app.command()
+@one_line_errors
+def study(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file; see recipes/study/.")],
+    table: Annotated[str | None, typer.Option(help="One table of the study; all of them, if not given.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small version, to see that everything runs.")] = False,
+    page_only: Annotated[bool, typer.Option("--page-only", help="Run nothing; write the page anew.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a grid of methods and seeds, two runs at a time, and write the page about it. A later start goes on.
+
+    Examples: sgpo study recipes/study/study.yaml --quick;
+    sgpo study recipes/study/study.yaml --table main
+    """
+    with work_on_stderr() as output:
+        from sgpo.study.command import study_command
+
+        result = study_command(study_file, table=table, quick=quick, page_only=page_only)
+    print_json(result, output) if as_json else print(result["page"])
+
+
 def _free(path: Path) -> Path:
     """The path, or the first of path-2, path-3, ... that does not exist."""
     candidates = chain([path], (path.with_name(f"{path.name}-{number}") for number in count(2)))

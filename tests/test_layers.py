@@ -15,6 +15,7 @@ LAYERS = [
     {"evaluation", "strategies", "algorithms"},
     {"training"},
     {"puzzles", "report"},
+    {"study"},
     {"cli"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -143,16 +143,17 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    _write(path, json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON Lines file, whole or not at all."""
     # Escaped: a completion may hold half a surrogate pair, which UTF-8 can't.
-    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_text(text, encoding="utf-8", errors="surrogatepass")

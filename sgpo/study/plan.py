@@ -1,0 +1,190 @@
+"""The plan of a study: which arms it compares, in which tables, and the runs that this takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sgpo.training.config import SGPOConfig
+from sgpo.training.recipe import check_options, load_recipe
+
+Leak = Literal["little", "much"]
+Style = Literal["own", "leap", "foreign"]
+HeldOut = Literal["fresh", "validation"]
+SPLITS = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Section):
+    """A method: recipes trained one after the other (none: the warmed-up policy as it is), each in an equal part of the
+    steps, on solutions in one style. `rate_of` names the arm whose learning rate it takes."""
+
+    recipes: list[str]
+    style: Style = "own"
+    rate_of: str | None = None
+
+
+class Table(_Section):
+    """Arms side by side, `replicates` runs of each. With `rates`, each arm is run once per rate and replicate."""
+
+    arms: list[str]
+    replicates: int = Field(ge=1)
+    leak: Leak = "little"
+    held_out: HeldOut = "fresh"
+    rates: list[float] = []
+
+
+class Study(_Section):
+    """`pool` problems to train on and `problems` of each split to score, `samples` times each. Replicate `r` starts
+    from warm-up `r % warmups` and has training problems, test problems and sampling of its own.
+
+    A warm-up takes `warmup_rows` rows of the benchmark's and `solution_rows` in which a solution stands in the prompt.
+    `train` holds options of SGPOConfig for every arm; `rates` the learning rates chosen on the validation problems.
+    `compared` is the arm that all others are compared with. `results`, `page` and `work` are paths: finished runs, the
+    page about them, and what may be deleted afterwards.
+    """
+
+    compared: str
+    problems: int = Field(ge=1)
+    pool: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    warmups: int = Field(ge=1)
+    warmup_rows: int = Field(ge=1)
+    solution_rows: int = Field(ge=0)
+    results: Path
+    page: Path
+    work: Path
+    train: dict[str, Any]
+    rates: dict[str, float]
+    arms: dict[str, Arm]
+    tables: dict[str, Table]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run. It belongs to every table that asks for the same: what two tables have in common is run once."""
+
+    arm: str
+    style: Style
+    leak: Leak
+    held_out: HeldOut
+    warmup: int
+    replicate: int
+    learning_rate: float | None  # None: nothing is trained
+
+    @property
+    def name(self) -> str:
+        rate = "" if self.learning_rate is None else f"-{self.learning_rate:.0e}".replace("e-0", "e-")
+        return f"{self.leak}-{self.held_out}/{self.arm}{rate}-r{self.replicate}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_study(path: Path, *, quick: bool = False) -> Study:
+    """Read a study file; `quick` lays its `quick` section over the rest.
+
+    Raises ValueError that names the file and the key: no such file, no YAML, an unknown key or arm, an option or recipe
+    that is wrong.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such study; the shipped one is recipes/study/study.yaml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable YAML file: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
+    changes = content.pop("quick", {})
+    if quick:
+        content = {**content, **changes, "train": {**content.get("train", {}), **changes.get("train", {})}}
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    _check_arms(study, path)
+    train = check_options(SGPOConfig, study.train, where=f"{path}, train")
+    recipes = {name: [str(path.parent / recipe) for recipe in arm.recipes] for name, arm in study.arms.items()}
+    for paths in recipes.values():
+        for recipe in paths:
+            load_recipe(recipe)
+    arms = {name: arm.model_copy(update={"recipes": recipes[name]}) for name, arm in study.arms.items()}
+    return study.model_copy(update={"train": train, "arms": arms})
+
+
+def _check_arms(study: Study, path: Path) -> None:
+    named = [(f"tables.{name}.arms", arm) for name, table in study.tables.items() for arm in table.arms]
+    named += [("rates", arm) for arm in study.rates] + [("compared", study.compared)]
+    named += [(f"arms.{name}.rate_of", arm.rate_of) for name, arm in study.arms.items() if arm.rate_of is not None]
+    for where, arm in named:
+        if arm not in study.arms:
+            raise ValueError(f"{path}: {where}: no arm {arm!r}; there are: {', '.join(study.arms)}")
+
+
+def runs_of(study: Study, table: Table) -> list[Run]:
+    """The runs of a table, replicate by replicate: what is there when a study is stopped is as even as can be.
+
+    An arm whose learning rate is not chosen yet has none (`check_rates`).
+    """
+    return [
+        Run(
+            arm=name,
+            style=study.arms[name].style,
+            leak=table.leak,
+            held_out=table.held_out,
+            warmup=replicate % study.warmups,
+            replicate=replicate,
+            learning_rate=rate,
+        )
+        for replicate in range(table.replicates)
+        for name in table.arms
+        for rate in _rates(study, table, name)
+    ]
+
+
+def _rates(study: Study, table: Table, name: str) -> Sequence[float | None]:
+    arm = study.arms[name]
+    if not arm.recipes:
+        return [None]
+    if table.rates:
+        return table.rates
+    rate = study.rates.get(arm.rate_of or name)
+    return [] if rate is None else [rate]
+
+
+def check_rates(study: Study, table: Table) -> None:
+    """Raises ValueError for an arm without a learning rate."""
+    for name in table.arms:
+        if not _rates(study, table, name):
+            raise ValueError(
+                f"no learning rate for the arm {name!r}: run the table with a grid of 'rates' first, and enter the one "
+                "that does best on the validation problems under the study's 'rates'"
+            )
+
+
+def stages_of(study: Study, run: Run) -> list[dict[str, Any]]:
+    """The options of SGPOConfig of a run's stages: those of the recipe, then the study's, then the run's own."""
+    recipes = study.arms[run.arm].recipes
+    steps = study.train["max_steps"]
+    parts = [steps // len(recipes)] * len(recipes)
+    if recipes:
+        parts[-1] += steps - sum(parts)
+    return [
+        {
+            **load_recipe(recipe).train,
+            **study.train,
+            "max_steps": part,
+            "learning_rate": run.learning_rate,
+            "seed": run.replicate,
+        }
+        for recipe, part in zip(recipes, parts, strict=True)
+    ]
