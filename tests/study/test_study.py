@@ -1,0 +1,194 @@
+"""A study file, what is refused in it, its runs, its page; and one small study from end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sgpo.cli import app
+from sgpo.study.command import study_command
+from sgpo.study.page import write_page
+from sgpo.study.plan import SPLITS, load_study, runs_of, stages_of
+from sgpo.study.results import best_rates
+from sgpo.training.run_directory import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "recipes/study/study.yaml"
+
+
+def study_file(tmp_path, **changes):
+    """A small study of three arms."""
+    recipes = ROOT / "recipes"
+    content = {
+        "compared": "sgpo",
+        "results": str(tmp_path / "results"),
+        "page": str(tmp_path / "study.md"),
+        "work": str(tmp_path / "work"),
+        "problems": 6,
+        "pool": 32,
+        "samples": 2,
+        "warmups": 2,
+        "warmup_rows": 96,
+        "solution_rows": 12,
+        "train": {
+            "max_steps": 2, "prompt_style": "compact", "max_prompt_length": 128, "max_completion_length": 16,
+            "per_device_train_batch_size": 2, "eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True,
+            "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
+        },
+        "rates": {"sgpo": 1e-4, "sft_grpo": 3e-4},
+        "arms": {
+            "warm_up": {"recipes": []},
+            "sgpo": {"recipes": [str(recipes / "quickstart.yaml")]},
+            "sft_grpo": {
+                "recipes": [str(recipes / "baselines/sft.yaml"), str(recipes / "baselines/sft_grpo.yaml")],
+                "style": "leap",
+            },
+            "clamp": {"recipes": [str(recipes / "ablations/clamp.yaml")], "rate_of": "sgpo"},
+        },
+        "tables": {
+            "rates": {"arms": ["sgpo"], "replicates": 1, "held_out": "validation", "rates": [1e-4, 1e-3]},
+            "main": {"arms": ["warm_up", "sgpo", "sft_grpo"], "replicates": 3},
+            "ablations": {"arms": ["sgpo", "clamp"], "replicates": 2},
+        },
+    }  # fmt: skip
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_the_shipped_study_loads_and_says_enough():
+    for quick in (False, True):
+        study = load_study(SHIPPED, quick=quick)
+        assert {"learning_rates", "main"} <= study.tables.keys()
+    study = load_study(SHIPPED)
+    main = study.tables["main"]
+    assert main.replicates >= 5
+    assert study.warmups >= 3
+    baselines = {Path(recipe).stem for arm in main.arms for recipe in study.arms[arm].recipes}
+    assert baselines == {path.stem for path in (ROOT / "recipes/baselines").iterdir()} | {"quickstart"}
+    ablations = {Path(recipe).stem for arm in study.tables["ablations"].arms for recipe in study.arms[arm].recipes}
+    assert ablations == {path.stem for path in (ROOT / "recipes/ablations").iterdir()} | {"quickstart"}
+    for arm, rate in study.rates.items():
+        assert rate in study.tables["learning_rates"].rates, arm
+
+
+def test_the_runs_of_a_table(tmp_path):
+    study = load_study(study_file(tmp_path))
+    names = [run.name for run in runs_of(study, study.tables["main"])]
+    assert names[:4] == [
+        "little-fresh/warm_up-r0", "little-fresh/sgpo-1e-4-r0", "little-fresh/sft_grpo-3e-4-r0",
+        "little-fresh/warm_up-r1",
+    ]  # fmt: skip
+    assert [run.warmup for run in runs_of(study, study.tables["main"])] == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    assert [run.name for run in runs_of(study, study.tables["rates"])] == [
+        "little-validation/sgpo-1e-4-r0", "little-validation/sgpo-1e-3-r0",
+    ]  # fmt: skip
+    # The same runs of SGPO serve both tables, and an ablation takes SGPO's learning rate.
+    ablations = runs_of(study, study.tables["ablations"])
+    assert set(ablations) & set(runs_of(study, study.tables["main"])) == {ablations[0], ablations[2]}
+    assert ablations[1].name == "little-fresh/clamp-1e-4-r0"
+
+
+def test_stages_share_the_steps_and_take_the_recipes_options(tmp_path):
+    study = load_study(study_file(tmp_path, train={"max_steps": 5, "per_device_train_batch_size": 2}))
+    run = next(run for run in runs_of(study, study.tables["main"]) if run.arm == "sft_grpo" and run.replicate == 1)
+    first, second = stages_of(study, run)
+    assert (first["algorithm"], first["max_steps"]) == ("sft", 2)
+    assert (second["algorithm"], second["max_steps"], second["num_autonomous"]) == ("grpo", 3, 12)
+    assert {stage["learning_rate"] for stage in (first, second)} == {3e-4}
+    assert {stage["seed"] for stage in (first, second)} == {1}
+    assert first["prompt_style"] == "compact"  # the recipe's own
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compared": "ppo"}, "study.yaml: compared: no arm 'ppo'; there are: warm_up, sgpo"),
+        ({"rates": {"sgpoo": 1e-4}}, "rates: no arm 'sgpoo'"),
+        ({"tables": {"main": {"arms": ["grpo"], "replicates": 1}}}, "tables.main.arms: no arm 'grpo'"),
+        ({"tables": {"main": {"arms": ["sgpo"], "replicates": 0}}}, "tables.main.replicates: Input should be greater"),
+        ({"arms": {"sgpo": {"recipes": ["missing.yaml"]}}, "rates": {}, "tables": {}}, "missing.yaml: no such recipe"),
+        ({"train": {"max_stepz": 3}}, "train: unknown option 'max_stepz'"),
+        ({"problemz": 3}, "problemz: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_study_is_refused_by_name(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_study(study_file(tmp_path, **changes))
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    for arguments, message in [
+        ([str(tmp_path / "none.yaml")], "no such study"),
+        ([str(study_file(tmp_path)), "--table", "minor"], "no table 'minor'; there are: rates, main, ablations"),
+        ([str(study_file(tmp_path, rates={})), "--table", "main"], "no learning rate for the arm 'sgpo'"),
+    ]:
+        outcome = CliRunner().invoke(app, ["study", *arguments])
+        assert outcome.exit_code == 2
+        assert message in outcome.stderr
+        assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def result(run, score):
+    return {
+        **run.to_json(), "completions": 1000 * score, "trained_tokens": 10, "seconds": 1.0, "cpu_seconds": 2.0,
+        "curve": [{"completions": at, "trained_tokens": at, "score": score * at} for at in (0, 1)],
+        "scores": {split: {"avg@2": score, "pass@2": score} for split in SPLITS},
+        "distinct_solutions": dict.fromkeys(SPLITS, 1.5), "entropy": 0.25,
+        "git_commit": "abcdef0123", "started": "2026-11-25",
+    }  # fmt: skip
+
+
+def test_the_page_says_what_was_run_and_who_is_ahead(tmp_path):
+    study = load_study(study_file(tmp_path))
+    scores = {"warm_up": (0.2, 0.2, 0.2), "sgpo": (0.7, 0.8, 0.9), "sft_grpo": (0.71, 0.74, 0.9)}
+    for run in runs_of(study, study.tables["main"]):
+        write_json(study.results / f"{run.name}.json", result(run, scores[run.arm][run.replicate]))
+    page = write_page(study, "sgpo study study.yaml").read_text(encoding="utf-8")
+    assert "| `main` | 9 of 9 | abcdef01 |" in page
+    assert "| `ablations` | 2 of 4 |" in page
+    assert "| `rates` | 0 of 2 |  |  |" in page
+    assert "## `rates`" not in page
+    assert "| sgpo | 3 | 0.800 |" in page
+    # 0.5, 0.6, 0.7 ahead of the warm-up: 0.6 +- 4.303 * 0.1 / sqrt(3)
+    assert "| warm_up | +0.600 [+0.352, +0.848] ahead |" in page
+    assert "| sft_grpo | +0.017 [" in page
+    assert "ahead in 6, level in 6, behind in 0, open in 0" in page
+    assert {path.name for path in (study.results / "main").iterdir()} == {"completions.svg", "trained_tokens.svg"}
+    assert "](results/main/completions.svg)" in page
+
+
+def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
+    study = load_study(study_file(tmp_path))
+    table = study.tables["rates"]
+    for run, score in zip(runs_of(study, table), (0.4, 0.6), strict=True):
+        write_json(study.results / f"{run.name}.json", result(run, score))
+        best = best_rates(study, table)
+        assert best == {"sgpo": run.learning_rate}
+    assert "| sgpo | 0.400 | 0.600 | 0.001 | 0.0001 |" in write_page(study, "x").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_small_study_from_end_to_end(tmp_path):
+    path = study_file(tmp_path)
+    outcome = study_command(path, table="ablations", quick=False, page_only=False)
+    assert outcome["tables"] == {"ablations": {"finished": 4, "planned": 4}}
+    files = sorted((tmp_path / "results/little-fresh").iterdir())
+    assert [file.name for file in files] == [f"{arm}-1e-4-r{r}.json" for arm in ("clamp", "sgpo") for r in (0, 1)]
+    run = json.loads(files[0].read_text(encoding="utf-8"))
+    assert run["scores"].keys() == set(SPLITS)
+    assert run["completions"] == 2 * 2 * 12
+    assert [point["completions"] for point in run["curve"]] == [0, 24, 48]
+    assert run["curve"][-1]["trained_tokens"] == run["trained_tokens"]
+    assert not list((tmp_path / "work/runs").rglob("*.safetensors"))
+    written = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert study_command(path, table="ablations", quick=False, page_only=False)["made"] == 1
+    assert files[0].stat().st_mtime_ns == written
+    again = study_command(path, table="main", quick=False, page_only=True)
+    assert (again["made"], again["tables"]["main"]["finished"]) == (0, 2)
