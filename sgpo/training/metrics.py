@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sgpo.algorithms import TrainingRow
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+from sgpo.training.alarms import mentions_strategy
 
 
 class Averages:
@@ -101,8 +102,12 @@ def add_rollout_metrics(
             averages.add("groups/all_pass", float(all(passes)))
             averages.add("groups/with_gradient", float(len(rewards) > 1))
         # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
-        logprobs = [value for rollout in group.autonomous for value in rollout.logprobs]
+        logprobs = [
+            v for rollout in group.autonomous for v in rollout.logprobs if not math.isnan(v)
+        ]  # vLLM may lack some
         averages.add("entropy", -sum(logprobs), len(logprobs))
+        mentions = sum(mentions_strategy(rollout.completion) for rollout in group.autonomous)
+        averages.add("strategy_mentions", mentions, len(group.autonomous))
         if group.autonomous:
             averages.add("distinct_answers", len({_answer(r) for r in group.autonomous}))
     targets = [row.target for row in rows if row.target is not None]

@@ -81,8 +81,10 @@ class RunDirectory:
         write_jsonl(self.path / file, kept)
 
     def cut_after(self, step: int) -> None:
-        """Drop the metrics, rollouts, targets and evaluations of steps after `step`, which will be made again."""
+        """Drop the metrics, alarms, rollouts, targets and evaluations of steps after `step`, made again from there."""
         self.cut_metrics(step)
+        if (self.path / "alarms.jsonl").exists():
+            self.cut_metrics(step, file="alarms.jsonl")
         for kind in ("rollouts", "targets", "eval"):
             for path in self.path.glob(f"{kind}/*step-*.json*"):
                 number = re.search(r"step-(\d+)\.jsonl?(\.tmp)?$", path.name)

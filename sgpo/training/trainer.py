@@ -33,6 +33,7 @@ from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGrou
 from sgpo.rollouts.logprobs import Predictor, token_logprobs
 from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.alarms import AlarmWatcher
 from sgpo.training.batches import token_batches
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
@@ -129,6 +130,7 @@ class SGPOTrainer(ResumableTrainer):
             data_collator=list,
             callbacks=[
                 MetricsWriter(self.run),
+                AlarmWatcher(self.run),
                 *([] if args.disable_tqdm else [ProgressBar(args.algorithm)]),
                 *(callbacks or []),
             ],

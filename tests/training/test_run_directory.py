@@ -137,7 +137,12 @@ def test_metrics_have_documented_keys(finished):
     for row in trained:
         assert row.keys() <= documented_keys, row.keys() - documented_keys
     # Only what this run has no part in is missing.
-    assert documented_keys - trained[1].keys() <= {"loss/cross_entropy", "loss/off_policy", "importance_weight"}
+    assert documented_keys - trained[1].keys() <= {
+        "loss/cross_entropy",
+        "loss/off_policy",
+        "importance_weight",
+        "groups/extra",
+    }
 
 
 def test_metrics_are_what_the_rollouts_show(finished):

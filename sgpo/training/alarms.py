@@ -1,0 +1,181 @@
+"""Alarms: signs in the metrics that a run goes wrong, each with its threshold here and in docs/alarms.md.
+
+An alarm compares the last `WINDOW` rows of metrics.jsonl with the first ones, or with a fixed limit. It warns, and
+marks `alarms.jsonl`, when it begins to hold, and again only after it had ceased to. It never stops a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sgpo.training.run_directory import RunDirectory
+
+logger = logging.getLogger("sgpo")
+
+WINDOW = 10  # rows
+ENTROPY_SHARE = 0.2
+LENGTH_SHARE = 0.5
+DISTINCT_SHARE = 0.5
+DISTINCT_PASS_GAIN = 0.1
+MENTION_SHARE = 0.05
+VERDICT_SHARE = 0.5
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """`value` is what was found, `threshold` what it went past."""
+
+    kind: str
+    message: str
+    value: float
+    threshold: float
+
+
+def raised_alarms(rows: Sequence[Row]) -> list[Alarm]:
+    """The alarms that hold at the last of a run's training rows (of `metrics.jsonl`, in order)."""
+    if len(rows) < WINDOW:
+        return []
+    found = (check(rows) for check in _CHECKS)
+    return [alarm for alarm in found if alarm is not None]
+
+
+def _entropy(rows: Sequence[Row]) -> Alarm | None:
+    return _fallen(
+        rows, "entropy", ENTROPY_SHARE, "the policy collapses; lower the learning rate, or check that kl_clip is set"
+    )
+
+
+def _completion_length(rows: Sequence[Row]) -> Alarm | None:
+    message = "the policy drops its reasoning; look at completions, and at what targets look like"
+    return _fallen(rows, "completion_length/autonomous", LENGTH_SHARE, message)
+
+
+def _distinct_answers(rows: Sequence[Row]) -> Alarm | None:
+    """Fewer answers are right where more of them pass: only a fall without that is an alarm."""
+    before, now = (_mean(part, "pass_rate/autonomous") or 0.0 for part in (rows[:WINDOW], rows[-WINDOW:]))
+    if now - before > DISTINCT_PASS_GAIN:
+        return None
+    message = "completions of a problem grow alike, but no better; lower the learning rate, or raise num_autonomous"
+    return _fallen(rows, "distinct_answers", DISTINCT_SHARE, message)
+
+
+def _no_gradient(rows: Sequence[Row]) -> Alarm | None:
+    keys = ("loss", "groups/with_gradient", "targets/share")
+    if any(row.get(key) for row in rows[-WINDOW:] for key in keys):
+        return None
+    message = (
+        f"no group had a gradient in {WINDOW} rows: all fail or all pass; choose other problems, or read a completion"
+    )
+    return Alarm("no_gradient", message, 0.0, 0.0)
+
+
+def _strategy_mentions(rows: Sequence[Row]) -> Alarm | None:
+    share = _mean(rows[-WINDOW:], "strategy_mentions")
+    if share is None or share <= MENTION_SHARE:
+        return None
+    message = f"{share:.0%} of autonomous completions speak of a strategy that they were not given"
+    return Alarm("strategy_mentions", message, share, MENTION_SHARE)
+
+
+def _unparsed(rows: Sequence[Row]) -> Alarm | None:
+    return _verdicts(rows, "unparsed", "no answer is found in them; look at a completion, prompt_style, and the limit")
+
+
+def _timeout(rows: Sequence[Row]) -> Alarm | None:
+    return _verdicts(rows, "timeout", "they have no reward; raise verifier_timeout or verifier_workers")
+
+
+def _verdicts(rows: Sequence[Row], kind: str, mend: str) -> Alarm | None:
+    counts = [
+        row.get(f"verdicts/{name}", 0) for row in rows[-WINDOW:] for name in ("correct", "wrong", "unparsed", "timeout")
+    ]
+    total = sum(counts)
+    share = sum(row.get(f"verdicts/{kind}", 0) for row in rows[-WINDOW:]) / total if total else 0.0
+    if share <= VERDICT_SHARE:
+        return None
+    return Alarm(f"mostly_{kind}", f"{share:.0%} of verdicts are `{kind}`: {mend}", share, VERDICT_SHARE)
+
+
+def _fallen(rows: Sequence[Row], key: str, share: float, what: str) -> Alarm | None:
+    """The mean of the last rows lies below a share of that of the first ones; the two have no row in common."""
+    before, now = _mean(rows[:WINDOW], key), _mean(rows[-WINDOW:], key)
+    if len(rows) < 2 * WINDOW or before is None or now is None or now >= share * before:
+        return None
+    message = f"{key} fell from {before:.3g} in the first {WINDOW} rows to {now:.3g}: {what}"
+    return Alarm(key.partition("/")[0], message, now, share * before)
+
+
+def _mean(rows: Sequence[Row], key: str) -> float | None:
+    values = [row[key] for row in rows if key in row]
+    return sum(values) / len(values) if values else None
+
+
+_CHECKS: tuple[Callable[[Sequence[Row]], Alarm | None], ...] = (
+    _entropy,
+    _completion_length,
+    _distinct_answers,
+    _no_gradient,
+    _strategy_mentions,
+    _unparsed,
+    _timeout,
+)
+
+_MENTION = re.compile(
+    r"\b(?:the|this|that|your)\s+(?:given|provided|suggested|above|described)\s+strategy\b"
+    r"|\b(?:according\s+to|as|following|follow|using|applying|by|per|from)\s+the\s+strategy\b"
+    r"|\bthe\s+strategy\s+(?:above|given|provided|described|says|said|suggests|tells|states|describes|asks)\b",
+    re.IGNORECASE,
+)
+
+
+def mentions_strategy(completion: str) -> bool:
+    """Whether a text refers to a strategy that it was given: "following the strategy", not "my strategy"."""
+    return _MENTION.search(completion) is not None
+
+
+class AlarmWatcher(TrainerCallback):
+    """Looks at every logged row; warns of what begins to hold, and adds it to `alarms.jsonl`."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.rows: list[Row] = []
+        self.holding: set[str] = set()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.rows = [row for row in self.run.read_metrics() if "loss" in row]  # of a run that is resumed
+            self.holding = {alarm.kind for alarm in raised_alarms(self.rows)}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        self.rows.append(dict(logs))
+        alarms = raised_alarms(self.rows)
+        for alarm in alarms:
+            if alarm.kind not in self.holding:
+                logger.warning("alarm %s at step %d: %s", alarm.kind, state.global_step, alarm.message)
+                row = {
+                    "alarm": alarm.kind,
+                    "message": alarm.message,
+                    "value": alarm.value,
+                    "threshold": alarm.threshold,
+                }
+                self.run.append_metrics({"step": state.global_step, **row}, file="alarms.jsonl")
+        self.holding = {alarm.kind for alarm in alarms}
