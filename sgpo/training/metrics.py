@@ -61,12 +61,19 @@ class Averages:
             return self
         everyone = Averages()
         everyone.steps = self.steps
-        for means, sums in gather_object([(self.means, self.sums)]):
-            for name, (total, count) in means.items():
-                everyone.add(name, total, count)
-            for name, value in sums.items():
-                everyone.add_sum(name, value / accelerator.num_processes if name.startswith("time/") else value)
+        for averages in gather_object([self]):
+            everyone.take_in(averages)
+        for name in everyone.sums:
+            if name.startswith("time/"):
+                everyone.sums[name] /= accelerator.num_processes
         return everyone
+
+    def take_in(self, other: Averages) -> None:
+        """Add the means and sums of another process."""
+        for name, (total, count) in other.means.items():
+            self.add(name, total, count)
+        for name, value in other.sums.items():
+            self.add_sum(name, value)
 
     def results(self) -> dict[str, float]:
         """Every mean and sum by name."""

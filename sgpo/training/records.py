@@ -37,7 +37,7 @@ def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str,
 
 def target_records(
     step: int,
-    groups: Sequence[RolloutGroup],
+    problem_ids: Sequence[str],
     rows: Sequence[TrainingRow],
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -47,7 +47,7 @@ def target_records(
     return [
         {
             "step": step,
-            "problem_id": groups[row.problem_index].problem.id,
+            "problem_id": problem_ids[row.problem_index],
             "strategy_id": row.target.strategy_id,
             "weight": row.target.weight,
             "guided_pass_rate": row.target.guided_pass_rate,

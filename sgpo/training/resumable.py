@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+import torch
+from safetensors import SafetensorError
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
 
+from sgpo.training.in_hand import InHand, load_in_hand, save_in_hand
 from sgpo.training.run_directory import RunDirectory, check_checkpoint, checkpoint_step
 
 
 class ResumableTrainer(Trainer):
-    """What of a run outlives a process. A subclass has its `run`, says how a run begins, and what it has in hand."""
+    """What of a run outlives a process: checkpoints that are whole or absent, and all that the next step depends on.
+
+    A subclass has its `run`, keeps what it has in hand between two steps in `in_hand`, and says how a run begins.
+    """
 
     run: RunDirectory
+    _saving = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.in_hand = InHand()
+        self.add_callback(_GoOn(self))
 
     @abstractmethod
     def _begin_run(self) -> None:
-        """Write what a run directory starts with, in process 0."""
-
-    @abstractmethod
-    def _save_in_hand(self, checkpoint: Path) -> None:
-        """Write what this process has in hand between two optimizer steps, beyond the Trainer's own state."""
-
-    @abstractmethod
-    def _load_in_hand(self, checkpoint: Path) -> None:
-        """Take up what `_save_in_hand` wrote."""
+        """Write what a run directory starts with; called in process 0."""
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, and leave the model in the run directory's `checkpoints/final`.
 
-        `resume_from_checkpoint`: a checkpoint, or True for the run's last one. Raises ValueError where the run
-        directory holds another run, or the checkpoint is none.
+        `resume_from_checkpoint`: a checkpoint, or True for the run's last one. What the run did after it is removed,
+        later checkpoints included, and done again. Raises ValueError where the run directory holds another run, or the
+        checkpoint is none; OSError where the disk is full or refuses.
         """
         checkpoint: Path | None = None
         if resume_from_checkpoint:
@@ -40,12 +50,11 @@ class ResumableTrainer(Trainer):
             checkpoint = self.run.last_checkpoint() if resume_from_checkpoint is True else Path(resume_from_checkpoint)
             if checkpoint is not None:
                 check_checkpoint(checkpoint)
+                self.in_hand = load_in_hand(checkpoint, process=self.args.process_index, processes=self.args.world_size)
                 self.args.eval_on_start = False  # it was done when the run started
+            self.accelerator.wait_for_everyone()  # no process looks for a checkpoint that another removes
             if self.is_world_process_zero():
                 self.run.cut_after(checkpoint_step(checkpoint) if checkpoint else -1)
-            self.accelerator.wait_for_everyone()
-            if checkpoint is not None:
-                self._load_in_hand(checkpoint)
         else:
             self.run.check_unused()
         self.accelerator.wait_for_everyone()
@@ -56,14 +65,73 @@ class ResumableTrainer(Trainer):
         self.save_model()
         return output
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs:  # of the whole run, not of the steps since it was resumed
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`."""
-        super().save_model(output_dir or str(self.run.final_model), _internal_call)
+        if output_dir is not None:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self._whole(self.run.final_model) as beside:
+            super().save_model(str(beside), _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # First of all: a checkpoint is whole once it has its trainer_state.json, which comes last.
-        self._save_in_hand(self.run.checkpoints / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
+        with self._whole(checkpoint) as beside:
+            in_hand = replace(
+                self.in_hand,
+                loss=self._tr_loss.item(),
+                total_loss=self._total_loss_scalar,
+                logged_step=self._globalstep_last_logged,
+            )
+            save_in_hand(beside, in_hand, process=self.args.process_index)
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save and self.state.best_model_checkpoint == str(beside):
+                self.state.best_model_checkpoint = str(checkpoint)
+                self.state.save_to_json(str(beside / TRAINER_STATE_NAME))
+        if self.args.should_save:
+            rotate_checkpoints(str(self.run.checkpoints), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self.run.checkpoints)
+        return str(self.run.unfinished if self._saving else self.run.checkpoints)
+
+    @contextmanager
+    def _whole(self, path: Path) -> Iterator[Path]:
+        """Where all processes write what appears at `path` once it is whole. Raises OSError where that fails."""
+        self._saving = True
+        try:
+            yield self.run.unfinished / path.name
+        except (OSError, SafetensorError) as error:
+            raise _unwritten(path, error) from error
+        except RuntimeError as error:
+            # What torch.save raises where the system refuses, without a type of its own.
+            raise (_unwritten(path, error) if "PytorchStreamWriter" in str(error) else error) from error
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.run.finish(path)
+        self.accelerator.wait_for_everyone()
+
+
+class _GoOn(TrainerCallback):
+    """The Trainer forgets the losses since the last logged row; a resumed run takes them from its checkpoint."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step:
+            in_hand = self.trainer.in_hand
+            self.trainer._tr_loss = torch.tensor(in_hand.loss, device=args.device)
+            self.trainer._total_loss_scalar = in_hand.total_loss
+            self.trainer._globalstep_last_logged = in_hand.logged_step
+
+
+def _unwritten(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path} could not be written, the run is as it was before ({error}); make room and resume it")

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,6 +42,11 @@ class RunDirectory:
     @property
     def warm_model(self) -> Path:
         return self.checkpoints / "warmup"
+
+    @property
+    def unfinished(self) -> Path:
+        """Where a checkpoint or model is until it is whole, and what is to be removed."""
+        return self.checkpoints / ".unfinished"
 
     def check_unused(self) -> None:
         """Raises ValueError where another run is already here: nothing is ever written over."""
@@ -77,23 +83,33 @@ class RunDirectory:
 
     def cut_metrics(self, step: int, *, file: str = "metrics.jsonl") -> None:
         """Drop the rows of steps after `step`, which will be made again, and the summary of a run that had ended."""
-        kept = [row for row in self.read_metrics(file=file) if row["step"] <= step and "train_runtime" not in row]
-        write_jsonl(self.path / file, kept)
+        if (self.path / file).exists():
+            rows = self.read_metrics(file=file)
+            kept = [row for row in rows if row["step"] <= step and "train_runtime" not in row]
+            write_jsonl(self.path / file, kept)
+
+    def finish(self, path: Path) -> None:
+        """Let what was written whole into `unfinished` appear at `path`, in place of what is there."""
+        if path.exists():
+            path.rename(self.unfinished / "old")
+        (self.unfinished / path.name).rename(path)
+        shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def cut_after(self, step: int) -> None:
-        """Drop the metrics, alarms, rollouts, targets and evaluations of steps after `step`, made again from there."""
+        """Drop everything that steps after `step` made, which will be made again, and what a kill left half-written."""
+        # Checkpoints first, and each at once: a kill in here leaves none that the rows do not reach.
+        self.unfinished.mkdir(parents=True, exist_ok=True)
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if not _is_whole(path) or checkpoint_step(path) > step:
+                path.rename(self.unfinished / path.name)
+        shutil.rmtree(self.unfinished, ignore_errors=True)
         self.cut_metrics(step)
-        if (self.path / "alarms.jsonl").exists():
-            self.cut_metrics(step, file="alarms.jsonl")
+        self.cut_metrics(step, file="alarms.jsonl")
         for kind in ("rollouts", "targets", "eval"):
             for path in self.path.glob(f"{kind}/*step-*.json*"):
                 number = re.search(r"step-(\d+)\.jsonl?(\.tmp)?$", path.name)
                 if number is not None and int(number[1]) > step:
                     path.unlink()
-
-    def completions(self) -> int:
-        """How many completions training has sampled: the rows of `rollouts/`."""
-        return sum(path.read_bytes().count(b"\n") for path in self.path.glob("rollouts/step-*.jsonl"))
 
     def read_rows(self, kind: str) -> Iterator[dict[str, Any]]:
         """All rows of `rollouts` or `targets`, step by step."""

@@ -8,7 +8,6 @@ the Trainer calls once per optimizer step, is where problems become rollouts and
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple
@@ -21,10 +20,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
-from transformers.trainer_utils import speed_metrics
 
 from sgpo.algorithms import TrainingRow, build_algorithm
-from sgpo.evaluation.evaluate import evaluate
 from sgpo.problems import Problem
 from sgpo.prompts import prompt_style
 from sgpo.rollouts.engine import Engine, Sampling
@@ -40,20 +37,19 @@ from sgpo.training.config import SGPOConfig
 from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
 from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
 from sgpo.training.effects import record_effects
+from sgpo.training.evaluating import EvaluatingTrainer
 from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
 from sgpo.training.model_card import write_model_card
 from sgpo.training.preparing import longest_sequence, prepare_problems
 from sgpo.training.records import rollout_records, target_records
-from sgpo.training.resumable import ResumableTrainer
-from sgpo.training.rows_in_use import load_rows, save_rows
-from sgpo.training.run_directory import RunDirectory, write_json, write_jsonl
+from sgpo.training.run_directory import RunDirectory, write_jsonl
 from sgpo.verifier import Verifier
 
 Problems = Sequence[Problem]
 
 
-class SGPOTrainer(ResumableTrainer):
+class SGPOTrainer(EvaluatingTrainer):
     """Trains a policy on problems, guided by the strategies of a bank.
 
     `model`: a causal language model, its path or its hub id. `train_dataset`, `eval_dataset`: `Problem`s (a list, a
@@ -151,11 +147,11 @@ class SGPOTrainer(ResumableTrainer):
             vllm=args.vllm_options(longest=longest),
         )
         self.sampling = Sampling(max_tokens=args.max_completion_length, temperature=args.temperature, top_p=args.top_p)
-        self.averages = Averages()
-        self.completions = 0  # sampled for training so far, by all processes: the budget axis of a comparison
-        self._groups: list[RolloutGroup] = []  # the rollouts in use
-        self._rows: list[TrainingRow] = []
-        self._totals = Totals()
+
+    @property
+    def averages(self) -> Averages:
+        """What was measured since the last row of metrics."""
+        return self.in_hand.averages
 
     def _initial_guide(self) -> Guide:
         """The model as it is now, for good."""
@@ -178,24 +174,22 @@ class SGPOTrainer(ResumableTrainer):
     ) -> tuple[list[Any], Tensor | int | None]:
         """The micro-batches of one optimizer step: sampled, judged, and turned into training rows."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        if not batches:
+        # A run that is resumed at its very end is asked for one more step.
+        if not batches or self.state.global_step >= self.state.max_steps:
             return [], None
         self.averages.steps += 1
         problems = [problem for batch in batches for problem in batch]
-        # After a resume with other problems or another number of processes, the rows in use are not of this batch.
-        known = [group.problem for group in self._groups] == problems
-        if self.state.global_step % self.args.num_iterations == 0 or not known:
+        if self.state.global_step % self.args.num_iterations == 0 or not self._in_hand(problems):
             self._collect(problems)
         ends = torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()
         micro_batches = []
         for start, end in zip([0, *ends], ends, strict=False):
             # Most groups all fail or all pass: rows without a gradient need no forward.
-            rows = [row for row in self._rows if start <= row.problem_index < end and row.pulls]
+            rows = [row for row in self.in_hand.rows if start <= row.problem_index < end and row.pulls]
             parts = token_batches([row.length for row in rows], self.args.max_tokens_per_batch)
             # Every process must run the same forwards, if need be over a token that counts nothing.
-            idle = TrainingRow(
-                problem_index=start, prompt=self._groups[start].prompt, completion_ids=[self._tokenizer.pad_token_id]
-            )
+            prompt = self.prepared.groups[problems[start].id].prompt
+            idle = TrainingRow(problem_index=start, prompt=prompt, completion_ids=[self._tokenizer.pad_token_id])
             more = max(1, self._most(len(parts))) - len(parts)
             micro_batches.append(
                 {"parts": [[rows[i] for i in part] for part in parts] + [[idle]] * more, "last": end == ends[-1]}
@@ -206,6 +200,10 @@ class SGPOTrainer(ResumableTrainer):
         """The largest number of parts that any process has."""
         return int(self.accelerator.gather(torch.tensor([parts], device=self.args.device)).max())
 
+    def _in_hand(self, problems: Problems) -> bool:
+        """Whether the rows in use are of these problems, in all processes: not so after a resume with others."""
+        return self._sum(self.in_hand.narrow_to([problem.id for problem in problems])) == self.args.world_size
+
     def _collect(self, problems: Problems) -> None:
         """Fill the batch: groups of these problems, or of others in place of those without a gradient, and the rows."""
         step, args = self.state.global_step + 1, self.args
@@ -214,19 +212,21 @@ class SGPOTrainer(ResumableTrainer):
         generator = torch.Generator().manual_seed(seed_of(args.seed, step, args.process_index, "targets"))
         collect = partial(self._sample, step=step, generator=generator)
         first, rows = collect(problems)
-        self._groups, self._rows, extra = replace_without_signal(
+        groups, rows, extra = replace_without_signal(
             first, rows, self._reserve(problems, step), collect, rounds=args.dynamic_sampling, share=self._share
         )
         if args.num_iterations > 1:
-            rows = [row for row in self._rows if row.advantage]
-            logprobs = self._logprobs([row.prompt for row in rows], [row.completion_ids for row in rows])
-            for row, values in zip(rows, logprobs, strict=True):
+            pulled = [row for row in rows if row.advantage]
+            logprobs = self._logprobs([row.prompt for row in pulled], [row.completion_ids for row in pulled])
+            for row, values in zip(pulled, logprobs, strict=True):
                 row.old_logprobs = values
         sampled = [*first, *extra]
         completions = sum(len(group.autonomous) + len(group.guided) for group in sampled)
-        self._totals = Totals(*map(self._sum, astuple(Totals.of(self._rows, problems=len(problems)))))
-        self.completions += self._sum(completions)
-        add_rollout_metrics(self.averages, sampled, self._rows, guided=self.algorithm.num_guided > 0)
+        in_hand = self.in_hand
+        in_hand.problem_ids, in_hand.group_ids = [p.id for p in problems], [group.problem.id for group in groups]
+        in_hand.rows, in_hand.totals = rows, Totals(*map(self._sum, astuple(Totals.of(rows, problems=len(problems)))))
+        in_hand.completions += self._sum(completions)
+        add_rollout_metrics(self.averages, sampled, rows, guided=self.algorithm.num_guided > 0)
         if args.dynamic_sampling:
             self.averages.add_sum("groups/extra", len(extra))
         self._write_records("rollouts", rollout_records(step, sampled))
@@ -297,7 +297,9 @@ class SGPOTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        loss = batch_loss(model, self.predictor, inputs["rows"], self._totals, self.args, self.averages, self.guide)
+        loss = batch_loss(
+            model, self.predictor, inputs["rows"], self.in_hand.totals, self.args, self.averages, self.guide
+        )
         # DDP averages gradients over the processes, but every part here is a part of one global sum.
         loss = loss * self.args.world_size
         return (loss, None) if return_outputs else loss
@@ -307,7 +309,7 @@ class SGPOTrainer(ResumableTrainer):
         tokens = sum(len(row.prompt.ids) + len(row.completion_ids) for part in inputs["parts"] for row in part)
         return 6 * tokens * sum(parameter.numel() for parameter in self.model.parameters())
 
-    # -- metrics, evaluation, the run directory
+    # -- metrics and the run directory
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -320,7 +322,11 @@ class SGPOTrainer(ResumableTrainer):
                     losses.append(super().training_step(model, {"rows": rows}, num_items_in_batch))
         if inputs["last"]:
             records = target_records(
-                self.state.global_step + 1, self._groups, self._rows, self._tokenizer, kl_clip=self.args.kl_clip
+                self.state.global_step + 1,
+                self.in_hand.group_ids,
+                self.in_hand.rows,
+                self._tokenizer,
+                kl_clip=self.args.kl_clip,
             )
             self._write_records("targets", records)
         return torch.stack(losses).sum()
@@ -340,64 +346,16 @@ class SGPOTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             results = self.averages.gathered(self.accelerator).results()
-            self.averages = Averages()
+            self.in_hand.averages = Averages()
             if results.get("tokens") and results.get("time/generate"):
                 results["tokens_per_second"] = results["tokens"] / results["time/generate"]
-            logs = {**logs, **results, "completions": self.completions}
+            logs = {**logs, **results, "completions": self.in_hand.completions}
         super().log(logs, start_time)
 
     def _write_records(self, kind: str, rows: list[dict[str, Any]]) -> None:
         gathered = gather_object(rows)
         if self.is_world_process_zero():
             self.run.write_rows(kind, self.state.global_step + 1, gathered)
-
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """avg@k, pass@k and maj@k on each evaluation set, sampled from plain prompts (`eval_samples`, ...).
-
-        Writes `eval/NAME-step-N.json` and the completions. Returns `eval_avg@4` and so on (`eval_NAME_avg@4` with
-        several sets), which `metric_for_best_model` and early stopping may name.
-        """
-        sets = self.eval_problems if eval_dataset is None else evaluation_sets(eval_dataset)
-        if not sets:
-            raise ValueError("nothing to evaluate on: pass eval_dataset, a list of problems or several by name")
-        metrics: dict[str, float] = {}
-        start = time.time()
-        for name, problems in sets.items():
-            prefix = metric_key_prefix if len(sets) == 1 else f"{metric_key_prefix}_{name}"
-            scores = self._evaluate_set(name, problems)
-            for key, value in scores.items():
-                if isinstance(value, dict) and "mean" in value:
-                    metrics[f"{prefix}_{key}"] = value["mean"]
-        count = sum(len(problems) for problems in sets.values())
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=count * self.args.eval_samples))
-        self.log(metrics | {f"{metric_key_prefix}_completions": self.completions})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _evaluate_set(self, name: str, problems: Problems) -> dict[str, Any]:
-        args = self.args
-        self.engine.sync_weights(self.accelerator.unwrap_model(self.model))
-        evaluation = evaluate(
-            problems,
-            self.engine,
-            self._tokenizer,
-            self.verifier,
-            Sampling(max_tokens=args.eval_max_tokens, temperature=args.eval_temperature, top_p=args.eval_top_p),
-            samples=args.eval_samples,
-            style=args.prompt_style,
-            seed=args.seed,
-        )
-        if self.is_world_process_zero():
-            step = self.state.global_step
-            path = self.run.path / "eval" / f"{name}-step-{step:06d}.json"
-            write_jsonl(path.with_suffix(".jsonl"), evaluation.rows)
-            write_json(path, evaluation.to_json(name=name, step=step, completions=self.completions))
-        return evaluation.scores
 
     # -- the run as a whole
 
@@ -421,19 +379,6 @@ class SGPOTrainer(ResumableTrainer):
     def _begin_run(self) -> None:
         write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.prepared.strategies.values()))
         self.run.write_config(self._describe())
-
-    def _save_in_hand(self, checkpoint: Path) -> None:
-        if self.state.global_step % self.args.num_iterations:
-            save_rows(self._rows_file(checkpoint), [g.problem.id for g in self._groups], self._rows, self._totals)
-
-    def _load_in_hand(self, checkpoint: Path) -> None:
-        if self._rows_file(checkpoint).exists():
-            ids, self._rows, self._totals = load_rows(self._rows_file(checkpoint))
-            self._groups = [self.prepared.groups[id_] for id_ in ids if id_ in self.prepared.groups]
-        self.completions = self.run.completions()
-
-    def _rows_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"rows-{self.args.process_index}.pt"
 
     def _describe(self) -> dict[str, Any]:
         strategies = {

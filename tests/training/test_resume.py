@@ -59,7 +59,18 @@ def build(out, tokenizer, *, kill_at=None, **options):
 
 
 def is_time(key):
-    return key.startswith(("time/", "train_", "eval/runtime", "eval/samples_", "eval/steps_", "tokens_per_second"))
+    return key.startswith(
+        (
+            "time/",
+            "train_runtime",
+            "train_samples",
+            "train_steps",
+            "eval/runtime",
+            "eval/samples_",
+            "eval/steps_",
+            "tokens_per_second",
+        )
+    )
 
 
 def contents(run):
@@ -116,8 +127,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path, tokenize
     assert (out / "config.json").read_text() == config
 
 
-@pytest.mark.parametrize("state", [None, '{"global_step": 4, "lo'])
-def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path, tokenizer, whole, state):
+def test_what_a_kill_left_half_written_is_removed(tmp_path, tokenizer, whole):
+    """A kill while a checkpoint is written; and, as other programs may leave them, a checkpoint and files cut off."""
     out = tmp_path / "run"
     trainer = build(out, tokenizer)
     save = trainer._save_rng_state
@@ -130,10 +141,11 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path, tokenizer, whole
     trainer._save_rng_state = die
     with pytest.raises(Killed):
         trainer.train()
-    assert (out / "checkpoints/checkpoint-4/model.safetensors").exists()
-    if state is not None:
-        (out / "checkpoints/checkpoint-4/trainer_state.json").write_text(state)
-    # What a kill in the middle of a write leaves behind.
+    checkpoints = out / "checkpoints"
+    assert (checkpoints / ".unfinished/checkpoint-4/model.safetensors").exists()
+    assert RunDirectory(out).last_checkpoint().name == "checkpoint-2"
+    (checkpoints / "checkpoint-3").mkdir()
+    (checkpoints / "checkpoint-3/trainer_state.json").write_text('{"global_step": 3, "lo')
     (out / "rollouts/.step-000005.jsonl.tmp").write_text('{"half')
     (out / "eval/.eval-step-000004.json.tmp").write_text("{")
     with (out / "metrics.jsonl").open("a") as file:
@@ -141,6 +153,46 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path, tokenizer, whole
     resumed = build(out, tokenizer)
     resumed.train(resume_from_checkpoint=True)
     assert_ends_like(whole, resumed)
+    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-2", "checkpoint-4", "checkpoint-5", "final"}
+
+
+def test_going_back_removes_later_checkpoints(tmp_path, tokenizer, whole):
+    out = tmp_path / "run"
+    build(out, tokenizer).train()
+    with pytest.raises(Killed):
+        build(out, tokenizer, kill_at=3).train(resume_from_checkpoint=str(out / "checkpoints/checkpoint-2"))
+    assert RunDirectory(out).last_checkpoint().name == "checkpoint-2"
+    resumed = build(out, tokenizer)
+    resumed.train(resume_from_checkpoint=True)
+    assert_ends_like(whole, resumed)
+
+
+def test_a_run_resumed_at_its_end_trains_no_further(tmp_path, tokenizer, whole):
+    out = tmp_path / "run"
+    build(out, tokenizer).train()
+    resumed = build(out, tokenizer)
+    resumed.train(resume_from_checkpoint=True)
+    assert_ends_like(whole, resumed)
+
+
+def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path, tokenizer):
+    options = {
+        "save_steps": 1,
+        "eval_steps": 1,
+        "save_total_limit": 2,
+        "metric_for_best_model": "eval_avg@2",
+        "load_best_model_at_end": True,
+        "greater_is_better": True,
+    }
+    out = tmp_path / "run"
+    trainer = build(out, tokenizer, **options)
+    trainer.train()
+    scores = {row["step"]: row["eval/avg@2"] for row in read_lines(out / "metrics.jsonl") if "eval/avg@2" in row}
+    del scores[0]
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {f"checkpoint-{best}", "checkpoint-5", "final"}
+    state = json.loads((out / "checkpoints/checkpoint-5/trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(out / f"checkpoints/checkpoint-{best}")
 
 
 def test_a_finished_run_can_be_continued(tmp_path, tokenizer, whole):
@@ -155,7 +207,7 @@ def test_a_finished_run_can_be_continued(tmp_path, tokenizer, whole):
     assert steps == [16, 32, 48, 64, 80]
 
 
-def test_completions_are_counted_also_between_two_logged_rows(tmp_path, tokenizer):
+def test_a_row_of_two_steps_is_whole_though_the_run_was_killed_between_them(tmp_path, tokenizer):
     options = {"logging_steps": 2, "save_steps": 3, "eval_strategy": "no", "eval_on_start": False, "max_steps": 4}
     out = tmp_path / "run"
     with pytest.raises(Killed):
@@ -163,6 +215,11 @@ def test_completions_are_counted_also_between_two_logged_rows(tmp_path, tokenize
     resumed = build(out, tokenizer, **options)
     resumed.train(resume_from_checkpoint=True)
     assert [row["completions"] for row in read_lines(out / "metrics.jsonl") if "loss" in row] == [32, 64]
+    never_stopped = build(tmp_path / "whole", tokenizer, **options)
+    never_stopped.train()
+    (out / "eval").mkdir()
+    (tmp_path / "whole/eval").mkdir()
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_a_checkpoint_that_is_none_is_refused_before_anything_is_cut(tmp_path, tokenizer):

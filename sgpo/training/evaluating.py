@@ -1,0 +1,76 @@
+"""Evaluation during training: completions sampled from plain prompts, judged and scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerControl
+from transformers.trainer_utils import speed_metrics
+
+from sgpo.evaluation.evaluate import evaluate
+from sgpo.problems import Problem
+from sgpo.rollouts.engine import Engine, Sampling
+from sgpo.rollouts.groups import RewardFunction
+from sgpo.training.data import evaluation_sets
+from sgpo.training.resumable import ResumableTrainer
+from sgpo.training.run_directory import write_json, write_jsonl
+from sgpo.verifier import Verifier
+
+
+class EvaluatingTrainer(ResumableTrainer):
+    """Evaluates its policy by sampling, where a `Trainer` computes a loss. A subclass has engine and verifier."""
+
+    engine: Engine
+    verifier: Verifier | RewardFunction
+    eval_problems: dict[str, list[Problem]]
+    control: TrainerControl
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """avg@k, pass@k and maj@k on each evaluation set, sampled from plain prompts (`eval_samples`, ...).
+
+        Writes `eval/NAME-step-N.json` and the completions. Returns `eval_avg@4` and so on (`eval_NAME_avg@4` with
+        several sets), which `metric_for_best_model` and early stopping may name.
+        """
+        sets = self.eval_problems if eval_dataset is None else evaluation_sets(eval_dataset)
+        if not sets:
+            raise ValueError("nothing to evaluate on: pass eval_dataset, a list of problems or several by name")
+        metrics: dict[str, float] = {}
+        start = time.time()
+        for name, problems in sets.items():
+            prefix = metric_key_prefix if len(sets) == 1 else f"{metric_key_prefix}_{name}"
+            scores = self._evaluate_set(name, problems)
+            for key, value in scores.items():
+                if isinstance(value, dict) and "mean" in value:
+                    metrics[f"{prefix}_{key}"] = value["mean"]
+        count = sum(len(problems) for problems in sets.values())
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=count * self.args.eval_samples))
+        self.log(metrics | {f"{metric_key_prefix}_completions": self.in_hand.completions})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate_set(self, name: str, problems: Sequence[Problem]) -> dict[str, Any]:
+        args = self.args
+        self.engine.sync_weights(self.accelerator.unwrap_model(self.model))
+        evaluation = evaluate(
+            problems,
+            self.engine,
+            self.processing_class,
+            self.verifier,
+            Sampling(max_tokens=args.eval_max_tokens, temperature=args.eval_temperature, top_p=args.eval_top_p),
+            samples=args.eval_samples,
+            style=args.prompt_style,
+            seed=args.seed,
+        )
+        if self.is_world_process_zero():
+            step = self.state.global_step
+            path = self.run.path / "eval" / f"{name}-step-{step:06d}.json"
+            write_jsonl(path.with_suffix(".jsonl"), evaluation.rows)
+            write_json(path, evaluation.to_json(name=name, step=step, completions=self.in_hand.completions))
+        return evaluation.scores
