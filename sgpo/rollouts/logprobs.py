@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from sgpo.objective.divergence import Direction, chunked_token_divergence, token_divergence
 from sgpo.objective.logprobs import chunked_token_logprobs
@@ -41,7 +42,8 @@ class Predictor:
 
     The base model's last hidden states are caught by a hook, so that the model is called through its own `forward`, as
     DDP and PEFT need it. Models whose logits are not `hidden @ head.T` (soft caps, scales, an adapted head) are
-    recognised by a comparison on one short input, and give full logits.
+    recognised by a comparison on one short input, and give full logits; so do those whose head is sharded (FSDP2,
+    ZeRO-3), which is whole only within `forward`.
     """
 
     def __init__(self, model: Any, *, pad_id: int) -> None:
@@ -71,7 +73,7 @@ class Predictor:
             dtype=torch.long,
             device=device,
         )
-        if not self.head_is_linear:
+        if not self.head_is_linear or _is_sharded(self.head.weight):
             logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
             return Predictions(None, logits.flatten(0, 1)[index_N])
         hidden = self._hidden(model, input_ids=input_ids, attention_mask=attention_mask)
@@ -96,6 +98,8 @@ class Predictor:
     @torch.no_grad()
     def _check_head(self, model: Any) -> bool:
         if self.head is None or self.decoder is model or getattr(self.head, "bias", None) is not None:
+            return False
+        if _is_sharded(self.head.weight):
             return False
         # An adapter on the head is zero at first: no comparison would notice it.
         if any(parameter.requires_grad for parameter in self.head.parameters() if parameter is not self.head.weight):
@@ -129,6 +133,11 @@ def predicted_divergence(
     return chunked_token_divergence(
         unguided.states, guided.states, unguided.head_VH, direction=direction, temperature=temperature
     )
+
+
+def _is_sharded(weight: Tensor) -> bool:
+    """Whether a process holds a part of the weight alone: FSDP2's are DTensors, ZeRO-3's bear an id of DeepSpeed's."""
+    return isinstance(weight, DTensor) or hasattr(weight, "ds_id")
 
 
 def _innermost(model: Any) -> Any:

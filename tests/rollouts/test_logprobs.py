@@ -117,3 +117,17 @@ def test_divergence_between_two_prompts(make, direction):
     first, second = (p, u) if direction == "forward" else (u, p)
     expected = [sum(a * (a / b).log() for a, b in zip(x, y, strict=True)) for x, y in zip(first, second, strict=True)]
     assert values.tolist() == pytest.approx([float(e) for e in expected], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("when", ["loaded sharded", "sharded later"])
+def test_a_sharded_head_is_used_only_within_the_models_own_forward(when):
+    """ZeRO-3 gives its parameters an id; at any other time they are empty."""
+    model = tiny_qwen2(tie_word_embeddings=False)
+    expected = token_logprobs(predict(model), IDS, temperature=1.0)
+    if when == "loaded sharded":
+        model.lm_head.weight.ds_id = 3
+    predictor = Predictor(model, pad_id=0)
+    model.lm_head.weight.ds_id = 3
+    predictions = predict(model, predictor)
+    assert predictions.head_VH is None
+    assert torch.allclose(token_logprobs(predictions, IDS, temperature=1.0), expected, atol=1e-5)

@@ -13,7 +13,7 @@ from sgpo.training.recipe import load_recipe
 RECIPES = sorted(
     path
     for path in (Path(__file__).resolve().parents[2] / "recipes").rglob("*")
-    if path.suffix in (".yaml", ".toml") and path.parent.name != "study"
+    if path.suffix in (".yaml", ".toml") and path.parent.name not in ("study", "accelerate")
 )
 
 YAML = """
