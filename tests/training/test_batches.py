@@ -8,12 +8,13 @@ from tests.training.test_step import SpyPredictor
 
 
 def test_neighbours_in_length_share_a_batch():
-    # 9 alone (2 x 9 > 10); 5 and 4 padded to 5 fill 10; the rest padded to 2 would be 6.
-    assert token_batches([2, 9, 1, 5, 4, 2], 10) == [[1], [3, 4], [0, 5, 2]]
+    # 9 alone (2 x 9 > 10); 5 and 4 padded to 5 fill 10; 2 and 2; 1 is shorter than three quarters of 2.
+    assert token_batches([2, 9, 1, 5, 4, 2], 10) == [[1], [3, 4], [0, 5], [2]]
+    assert token_batches([4, 3, 2], 100) == [[0, 1], [2]]
 
 
 def test_a_row_over_the_budget_is_alone():
-    assert token_batches([3, 50, 2], 6) == [[1], [0, 2]]
+    assert token_batches([3, 50, 3], 6) == [[1], [0, 2]]
     assert token_batches([], 6) == []
 
 
