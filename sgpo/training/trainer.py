@@ -202,7 +202,8 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def _in_hand(self, problems: Problems) -> bool:
         """Whether the rows in use are of these problems, in all processes: not so after a resume with others."""
-        return self._sum(self.in_hand.narrow_to([problem.id for problem in problems])) == self.args.world_size
+        known = self.in_hand.narrow_to([problem.id for problem in problems])
+        return self._sum(int(known)) == self.args.world_size
 
     def _collect(self, problems: Problems) -> None:
         """Fill the batch: groups of these problems, or of others in place of those without a gradient, and the rows."""
