@@ -22,14 +22,14 @@ from sgpo.evaluation.comparison import compare_runs, read_curves
 from sgpo.problems import save_problems
 from sgpo.puzzles import DEFAULT_FAMILIES, mix_puzzles, select_families
 from sgpo.puzzles.quickstart import RUNS, make_puzzles, run_quickstart, train_run, warm_up
-from sgpo.training.run_directory import provenance, read_json, write_json
+from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
 
 RESULTS = Path("docs/results")
 STEPS = 120
 # SFT on the policy's own correct completions of guided prompts, as many completions as the others.
 GUIDED_SFT: dict[str, Any] = {"algorithm": "guided_sft", "num_guided": 12, "num_targets": 12}
 LABELS = {"grpo": "GRPO", "sgpo": "SGPO", "guided_sft": "guided SFT"}
-RATES = (1e-4, 2e-4, 3e-4, 5e-4)
+RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3)
 TUNING_SEED = 100
 # The 97.5 % point of Student's t for so many seeds (two-sided 95 %).
 T_OF_SEEDS = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
@@ -52,17 +52,19 @@ def main() -> None:
 
 
 def tune(home: Path) -> None:
-    """GRPO with every rate of the grid from one warm-up; evaluated on puzzles that no test uses."""
-    make_puzzles(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
-    validation = mix_puzzles(select_families(DEFAULT_FAMILIES), 200, split="validation", seed=TUNING_SEED)
-    save_problems([puzzle.to_problem() for puzzle in validation], home / "validation.jsonl")
-    warm_up(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
+    """GRPO with every rate of the grid from one warm-up; evaluated on puzzles that no test uses. What is there stays."""
+    if not RunDirectory(home).warm_model.exists():
+        make_puzzles(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
+        validation = mix_puzzles(select_families(DEFAULT_FAMILIES), 200, split="validation", seed=TUNING_SEED)
+        save_problems([puzzle.to_problem() for puzzle in validation], home / "validation.jsonl")
+        warm_up(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
     scores = {}
     for rate in RATES:
-        name = f"grpo-{rate:g}"
-        options = RUNS["grpo"] | {"learning_rate": rate}
-        train_run(home, name, options, steps=STEPS, seed=TUNING_SEED, evaluated=["validation"])
-        scores[f"{rate:g}"] = [[point.completions, _mean(point.scores)] for point in _curve(home / name, "validation")]
+        run = RunDirectory(home / f"grpo-{rate:g}")
+        if not run.final_model.exists():
+            options = RUNS["grpo"] | {"learning_rate": rate}
+            train_run(home, run.path.name, options, steps=STEPS, seed=TUNING_SEED, evaluated=["validation"])
+        scores[f"{rate:g}"] = [[point.completions, _mean(point.scores)] for point in _curve(run.path, "validation")]
     write_json(RESULTS / "quickstart" / "tuning.json", {"seed": TUNING_SEED, "grpo": scores, **provenance()})
 
 
