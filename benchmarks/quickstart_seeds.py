@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def tune(home: Path) -> None:
-    """GRPO with every rate of the grid from one warm-up; evaluated on puzzles that no test uses. What is there stays."""
+    """GRPO with every rate of the grid from one warm-up, on puzzles that no test uses; finished runs are kept."""
     if not RunDirectory(home).warm_model.exists():
         make_puzzles(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
         validation = mix_puzzles(select_families(DEFAULT_FAMILIES), 200, split="validation", seed=TUNING_SEED)
