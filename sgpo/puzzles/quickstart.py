@@ -50,13 +50,13 @@ WARMUP: dict[str, Any] = {
     "logging_steps": 50,
 }
 
-# Options of SGPOConfig, the same for both runs; the learning rate was chosen for GRPO (docs/puzzles.md).
+# Options of SGPOConfig, the same for both runs; the learning rate was chosen for GRPO (docs/results/quickstart.md).
 TRAIN: dict[str, Any] = {
     "prompt_style": "compact",
     "max_prompt_length": 64,
     "max_completion_length": 48,
     "per_device_train_batch_size": 16,
-    "learning_rate": 3e-4,
+    "learning_rate": 5e-4,
     "eval_strategy": "steps",
     "eval_on_start": True,
     "eval_samples": 4,
