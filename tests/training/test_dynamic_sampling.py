@@ -133,7 +133,7 @@ def build(out, tokenizer, **options):
 def test_the_batch_fills_up_and_every_completion_counts(tmp_path, tokenizer):
     trainer = build(tmp_path / "run", tokenizer)
     trainer.train()
-    assert {group.problem.id for group in trainer._groups} <= MIXED
+    assert set(trainer.in_hand.group_ids) <= MIXED
     rows = metrics_of(trainer)
     files = [read_lines(tmp_path / "run" / "rollouts" / f"step-{step:06d}.jsonl") for step in (1, 2)]
     for row, sampled, before in zip(rows, files, ([], files[0]), strict=True):
@@ -144,7 +144,7 @@ def test_the_batch_fills_up_and_every_completion_counts(tmp_path, tokenizer):
         failed = problems - MIXED
         assert failed
         assert row["groups/all_fail"] >= len(failed) / len(problems)
-    assert trainer._totals.policy_sequences == 3 * 4
+    assert trainer.in_hand.totals.policy_sequences == 3 * 4
 
 
 def test_a_group_with_a_target_has_a_signal(tmp_path, tokenizer):
@@ -174,7 +174,7 @@ def test_a_group_with_a_target_has_a_signal(tmp_path, tokenizer):
     (row,) = metrics_of(trainer)
     assert row["pass_rate/guided"] > 0
     targets = read_lines(tmp_path / "run" / "targets" / "step-000001.jsonl")
-    assert {target["problem_id"] for target in targets} == {group.problem.id for group in trainer._groups}
+    assert {target["problem_id"] for target in targets} == set(trainer.in_hand.group_ids)
 
 
 def test_a_resumed_run_draws_the_same_problems(tmp_path, tokenizer):
