@@ -174,6 +174,7 @@ def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_small_study_from_end_to_end(tmp_path):
     path = study_file(tmp_path)
     outcome = study_command(path, table="ablations", quick=False, page_only=False)
