@@ -98,6 +98,8 @@ def train(
         loaded = load_recipe(recipe, [*replaced, *(settings or [])], problems=problems)
         trained = run_recipe(loaded, stage=stage.value, resume=resume, model_given=model is not None)
         result = {"run": loaded.out, "stage": stage.value, "model": str(trained)}
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes (torchrun, accelerate launch) the first speaks
     if as_json:
         print_json(result, output)
     elif stage is Stage.warmup:

@@ -68,11 +68,12 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         bank=bank,
         peft_config=_peft_config(recipe),
     )
-    if recipe.warmup is not None:
-        _write_split(run, warm, rest)
-    if trainer.is_world_process_zero() and not run.recipe_file.exists():
-        run.recipe_file.parent.mkdir(parents=True, exist_ok=True)
-        run.recipe_file.write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
+    if args.process_index == 0:
+        if recipe.warmup is not None:
+            _write_split(run, warm, rest)
+        if not run.recipe_file.exists():
+            run.recipe_file.parent.mkdir(parents=True, exist_ok=True)
+            run.recipe_file.write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
 
@@ -101,8 +102,9 @@ def _warm_up(run: RunDirectory, problems: list[Problem], rest: list[Problem], re
     tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
     rows, counts = solution_rows(problems, tokenizer, style=args.prompt_style, max_length=options.get("max_length"))
     model = load_policy(recipe.model)
-    _write_split(run, problems, rest)
-    write_json(run.path / "warmup.json", {"model": recipe.model, "sft": options, **counts, **provenance()})
+    if args.process_index == 0:
+        _write_split(run, problems, rest)
+        write_json(run.path / "warmup.json", {"model": recipe.model, "sft": options, **counts, **provenance()})
     run_warmup(model, tokenizer, rows, options, run)
 
 

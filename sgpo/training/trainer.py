@@ -266,7 +266,7 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def _sum(self, count: int) -> int:
         """A count, summed over all processes."""
-        return int(self.accelerator.reduce(torch.tensor(count, device=self.args.device)))
+        return int(self.accelerator.reduce(torch.tensor(int(count), device=self.args.device)))
 
     def _score(self, items: Sequence[tuple[PromptIds, Rollout]]) -> list[Tensor]:
         return self._logprobs([prompt for prompt, _ in items], [rollout.completion_ids for _, rollout in items])

@@ -88,11 +88,15 @@ def run_warmup(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     checkpoint = last_checkpoint(working)
-    run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     beside = run.checkpoints / ".warmup"
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    os.replace(beside, run.warm_model)
-    shutil.rmtree(working, ignore_errors=True)
+    trainer.save_model(str(beside))  # together: each process may hold a part of the weights alone
+    if trainer.is_world_process_zero():
+        (beside / "training_args.bin").unlink(missing_ok=True)
+        os.replace(beside, run.warm_model)
+        shutil.rmtree(working, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     return run.warm_model

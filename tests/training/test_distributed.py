@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from tests.training.building import bank_of, largest_difference, read_lines, some_problems
+from sgpo.training.run_directory import write_jsonl
+from tests.training.building import bank_of, largest_difference, policy, read_lines, some_problems
 from tests.training.two_processes import CASES, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,3 +57,34 @@ def test_two_processes_do_what_one_does(home, tokenizer, case):
                 for run in (one, two)
             )
             assert ours == theirs
+
+
+def test_a_recipe_with_a_warm_up_runs_in_two_processes(tmp_path, tokenizer):
+    """From the command line, as `accelerate launch` starts it on several GPUs: one process writes and speaks."""
+    policy().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    problems = some_problems(12)
+    bank_of(tmp_path / "bank.db", problems).close()
+    rows = [{"id": p.id, "problem": p.problem, "answer": p.answer, "solution": f"so {p.answer}"} for p in problems]
+    write_jsonl(tmp_path / "problems.jsonl", rows)
+    recipe = {
+        "model": str(tmp_path / "base"), "problems": str(tmp_path / "problems.jsonl"), "out": str(tmp_path / "run"),
+        "bank": str(tmp_path / "bank.db"),
+        "warmup": {"share": 0.34, "epochs": 1, "per_device_train_batch_size": 1, "warmup_steps": 0},
+        "train": {"per_device_train_batch_size": 2, "num_autonomous": 4, "num_guided": 2, "max_prompt_length": 64,
+                  "max_completion_length": 10, "prompt_style": "compact", "max_steps": 2, "use_cpu": True,
+                  "disable_tqdm": True, "save_steps": 1, "verifier_workers": 1},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [str(Path(sys.executable).with_name("sgpo")), "train", str(tmp_path / "recipe.yaml"), "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["model"] == str(tmp_path / "run/checkpoints/final")
+    warm = {path.name for path in (tmp_path / "run/checkpoints/warmup").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= warm
+    assert [row["step"] for row in read_lines(tmp_path / "run/metrics.jsonl") if "loss" in row] == [1, 2]
+    assert {len(read_lines(path)) for path in (tmp_path / "run/rollouts").iterdir()} == {2 * 2 * 6}
