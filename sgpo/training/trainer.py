@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.problems import Problem
@@ -42,6 +42,7 @@ from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
 from sgpo.training.model_card import write_model_card
 from sgpo.training.preparing import longest_sequence, prepare_problems
+from sgpo.training.processes import check_launch, part_quietly
 from sgpo.training.records import rollout_records, target_records
 from sgpo.training.run_directory import RunDirectory, write_jsonl
 from sgpo.verifier import Verifier
@@ -64,8 +65,6 @@ class SGPOTrainer(EvaluatingTrainer):
     # The components are normalised over the global batch already (sgpo/training/loss.py).
     loss_is_scaled_for_ga = True
 
-    control: TrainerControl
-
     def __init__(
         self,
         model: Any,
@@ -79,6 +78,7 @@ class SGPOTrainer(EvaluatingTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         args = args or SGPOConfig()
+        check_launch(args)
         source = model if isinstance(model, str | Path) else model.config._name_or_path
         if isinstance(model, str | Path):
             model = load_policy(model)
@@ -131,8 +131,7 @@ class SGPOTrainer(EvaluatingTrainer):
                 *(callbacks or []),
             ],
         )
-        if args.engine == "hf" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
+        part_quietly()
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.predictor = Predictor(self.model, pad_id=processing_class.pad_token_id)
@@ -307,7 +306,8 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """About 6 operations per parameter and token of the training forward and backward."""
-        tokens = sum(len(row.prompt.ids) + len(row.completion_ids) for part in inputs["parts"] for row in part)
+        rows = [row for part in inputs["parts"] for row in part if row.pulls]
+        tokens = sum(len(row.prompt.ids) + len(row.completion_ids) for row in rows)
         return 6 * tokens * sum(parameter.numel() for parameter in self.model.parameters())
 
     # -- metrics and the run directory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 import yaml
 
+from sgpo import SGPOConfig
 from sgpo.training.run_directory import write_jsonl
+from tests.training import sharded
 from tests.training.building import bank_of, largest_difference, policy, read_lines, some_problems
 from tests.training.two_processes import CASES, run_case
 
@@ -41,6 +44,8 @@ def test_two_processes_do_what_one_does(home, tokenizer, case):
     run_case(home, tokenizer, case, processes=1, **CASES[case])
     one, two = home / f"{case}, 1", home / f"{case}, 2"
     assert largest_difference(torch.load(one / "weights.pt"), torch.load(two / "weights.pt")) < 1e-5
+    for ours, theirs in zip(torch.load(one / "gradients.pt"), torch.load(two / "gradients.pt"), strict=True):
+        assert largest_difference(ours, theirs) < 1e-5
     rows, others = (read_lines(run / "metrics.jsonl") for run in (one, two))
     assert len(rows) == len(others)
     for row, other in zip(rows, others, strict=True):
@@ -88,3 +93,29 @@ def test_a_recipe_with_a_warm_up_runs_in_two_processes(tmp_path, tokenizer):
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= warm
     assert [row["step"] for row in read_lines(tmp_path / "run/metrics.jsonl") if "loss" in row] == [1, 2]
     assert {len(read_lines(path)) for path in (tmp_path / "run/rollouts").iterdir()} == {2 * 2 * 6}
+
+
+def test_the_case_of_one_target_has_one(home):
+    counts = [len(read_lines(path)) for path in (home / "one process has a target, 2/targets").iterdir()]
+    assert max(counts) == 1
+
+
+def test_a_checkpoint_of_two_processes_loads_in_one(home, tokenizer):
+    """Between two updates on one batch: the rollouts of both processes come together in one."""
+    case = "two updates"
+    shutil.copytree(home / f"{case}, 2", home / "resumed, 1")
+    checkpoint = home / "resumed, 1/checkpoints/checkpoint-1"
+    run_case(home, tokenizer, "resumed", processes=1, resume=str(checkpoint), **CASES[case])
+    resumed, whole = home / "resumed, 1", home / f"{case}, 2"
+    assert largest_difference(torch.load(resumed / "weights.pt"), torch.load(whole / "weights.pt")) < 1e-5
+    for row, other in zip(read_lines(resumed / "metrics.jsonl"), read_lines(whole / "metrics.jsonl"), strict=True):
+        assert row.keys() == other.keys()
+        for key in ("loss", "grad_norm", "completions", "divergence/mean", "train_loss", "eval/avg@2"):
+            assert row.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=1e-4, abs=1e-5), key
+
+
+def test_the_loss_of_a_model_sharded_by_fsdp2_has_the_gradients_of_a_whole_one(home, tmp_path):
+    whole = sharded.gradients(policy(), sharded.ROWS, SGPOConfig(output_dir=str(tmp_path), use_cpu=True))
+    found = torch.load(home / "sharded.pt")
+    assert max(gradient.abs().max().item() for gradient in whole.values()) > 0.1
+    assert largest_difference(whole, found) < 1e-5

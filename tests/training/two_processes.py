@@ -10,13 +10,15 @@ import torch
 from transformers import AutoTokenizer
 
 from sgpo import StrategyBank
-from tests.training.building import build_trainer, some_problems, weights_of
+from tests.training import sharded
+from tests.training.building import Recorder, build_trainer, some_problems, weights_of
 
 CASES = {
     "all have targets": {"guided": 6},
     "some have targets": {"guided": 2},
+    "one process has a target": {"guided": 1},
     "none has a target": {"guided": 0},
-    "two updates": {"guided": 2, "num_iterations": 2},
+    "two updates": {"guided": 2, "num_iterations": 2, "save_strategy": "steps", "save_steps": 1},
     "grpo": {"guided": 6, "algorithm": "grpo"},
     "dynamic sampling": {
         "guided": 2,
@@ -29,8 +31,9 @@ CASES = {
 }
 
 
-def run_case(home: Path, tokenizer, name: str, *, processes: int, guided: int, **options):
-    """Two steps on six problems, however many processes share them; process 0 saves the weights."""
+def run_case(home: Path, tokenizer, name: str, *, processes: int, guided: int, resume=None, **options):
+    """Two steps on six problems, however many processes share them; process 0 saves weights and gradients."""
+    recorder = Recorder()
     trainer = build_trainer(
         home / f"{name}, {processes}",
         tokenizer,
@@ -42,11 +45,13 @@ def run_case(home: Path, tokenizer, name: str, *, processes: int, guided: int, *
         eval_strategy="steps",
         eval_steps=2,
         eval_samples=2,
+        callbacks=[recorder],
         **options,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
         torch.save(weights_of(trainer), trainer.run.path / "weights.pt")
+        torch.save(recorder.gradients, trainer.run.path / "gradients.pt")
     assert trainer.args.world_size == processes
 
 
@@ -55,3 +60,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for case, case_options in CASES.items():
         run_case(Path(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[2]), case, processes=2, **case_options)
+    sharded.save_gradients(Path(sys.argv[1]), process=torch.distributed.get_rank())

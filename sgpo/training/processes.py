@@ -1,0 +1,56 @@
+"""Several processes: which launches are refused, and how the processes of one part (docs/distributed.md)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Mapping
+
+import torch.distributed
+
+from sgpo.training.config import SGPOConfig
+
+# What `accelerate launch` sets, without the ranks that it or torchrun give to processes that know of each other.
+_LAUNCHED_FOR_SEVERAL = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"}
+
+
+def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ValueError for a launch that would not do what it says."""
+    if args.world_size == 1 and environment.keys() >= _LAUNCHED_FOR_SEVERAL and "WORLD_SIZE" not in environment:
+        raise ValueError(
+            "started for several processes, but this is the only one (accelerate launch starts one on a CPU, whatever "
+            "num_processes says); use torchrun --nproc_per_node, or unset MASTER_ADDR to train in one"
+        )
+    fsdp, deepspeed = (
+        bool(option) or environment.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+        for name, option in (("FSDP", args.fsdp), ("DEEPSPEED", args.deepspeed))
+    )
+    if not fsdp and not deepspeed:
+        return
+    if args.device.type == "cpu":
+        raise ValueError(
+            "sharded training (FSDP, DeepSpeed) needs GPUs: on a CPU accelerate would train whole copies and not say "
+            "so; start without it"
+        )
+    if args.engine == "hf":
+        raise ValueError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
+    version = args.fsdp_plugin_args["fsdp_version"] if args.fsdp else int(environment.get("FSDP_VERSION", "1"))
+    if fsdp and version != 2:
+        raise ValueError(f"fsdp_version must be 2, got {version}: FSDP1 hides the head's weights from the loss")
+
+
+def part_quietly() -> None:
+    """At the interpreter's exit: leave the process group, once its threads have come to rest.
+
+    The threads of gloo drop the tensors of a collective after whoever waited for it goes on, and need the interpreter
+    for that; one that asks for it while the interpreter shuts down aborts the process, which had done its work.
+    """
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        time.sleep(0.1)  # without the interpreter's lock, for threads that need microseconds of it
