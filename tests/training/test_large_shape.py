@@ -56,7 +56,7 @@ def take_a_step(home: Path) -> None:
             pad_token_id=0,
             eos_token_id=1,
             bos_token_id=None,
-        )  # fmt: skip
+        )
     )
     torch.set_default_dtype(torch.float32)
     model.generation_config.eos_token_id = list(range(1, 151_936, 8))  # so that completions end, and can be targets
@@ -65,7 +65,8 @@ def take_a_step(home: Path) -> None:
     trainer = build_trainer(
         home / "run", tokenizer, model=model, problems=some_problems(2), per_device_train_batch_size=2,
         distill_weight="constant", max_completion_length=16, optim="adamw_torch", learning_rate=1e-6, bf16=True,
-        verifier=lambda completion, problem: next(verdicts), gradient_checkpointing=True, max_tokens_per_batch=256, max_grad_norm=1.0,
+        verifier=lambda completion, problem: next(verdicts), gradient_checkpointing=True,
+        max_tokens_per_batch=256, max_grad_norm=1.0,
     )  # fmt: skip
     trainer.train()
 
