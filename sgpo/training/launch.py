@@ -11,6 +11,7 @@ from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.policy import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
+from sgpo.training.processes import check_launch, part_quietly
 from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
 from sgpo.training.trainer import SGPOTrainer
@@ -34,6 +35,8 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     if stage == "warmup" and recipe.warmup is None:
         raise ValueError("--stage warmup: this recipe has no 'warmup' section")
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
+    check_launch(args)
+    part_quietly()
     problems = recipe.problems.load()
     # Named as its file, so that runs of other recipes on the same file can be compared.
     evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
