@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,22 +44,28 @@ def evaluate(
     samples: int,
     style: str,
     seed: int,
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[list[RolloutGroup]], list[RolloutGroup]] = list,
 ) -> Evaluation:
     """Sample each problem `samples` times from its plain prompt and score the verdicts.
 
-    A completion depends on its problem, its number and `seed` alone, not on what it was batched with. Raises ValueError
-    where there is no problem, or an id occurs twice.
+    A completion depends on its problem, its number and `seed` alone, not on what it was batched with. Several processes
+    share the problems: `share` is (this one, how many), `gather` brings what all have sampled. Raises ValueError where
+    there is no problem, or an id occurs twice.
     """
     if not problems:
         raise ValueError("no problems to evaluate on")
     if len({problem.id for problem in problems}) < len(problems):
         raise ValueError("two problems of an evaluation have the same id")
-    groups = []
-    for problem in problems:
+    process, processes = share
+    own = []
+    for problem in problems[process::processes]:
         text = autonomous_prompt(problem.problem, style=style)
-        groups.append(RolloutGroup(problem, PromptIds(text, encode_prompt(tokenizer, text))))
-    sample_groups(groups, engine, tokenizer, sampling, num_autonomous=samples, num_guided=0, seed=(seed, "evaluation"))
-    judge(((rollout, group.problem) for group in groups for rollout in group.autonomous), verifier)
+        own.append(RolloutGroup(problem, PromptIds(text, encode_prompt(tokenizer, text))))
+    sample_groups(own, engine, tokenizer, sampling, num_autonomous=samples, num_guided=0, seed=(seed, "evaluation"))
+    judge(((rollout, group.problem) for group in own for rollout in group.autonomous), verifier)
+    sampled = {group.problem.id: group for group in gather(own)}
+    groups = [sampled[problem.id] for problem in problems]
     kinds: dict[str, list[str]] = defaultdict(list)
     answers: dict[str, list[str | None]] = defaultdict(list)
     rows = []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import TrainerControl
 from transformers.trainer_utils import speed_metrics
 
@@ -67,6 +68,8 @@ class EvaluatingTrainer(ResumableTrainer):
             samples=args.eval_samples,
             style=args.prompt_style,
             seed=args.seed,
+            share=(args.process_index, args.world_size),
+            gather=gather_object,
         )
         if self.is_world_process_zero():
             step = self.state.global_step

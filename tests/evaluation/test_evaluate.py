@@ -116,3 +116,31 @@ def test_our_verifier_judges_by_the_kind_of_the_problem(tokenizer):
 def test_no_problems_or_two_of_one_id_are_refused_before_anything_is_sampled(tokenizer, problems, message):
     with pytest.raises(ValueError, match=message):
         run(problems, None, tokenizer)
+
+
+@pytest.mark.parametrize("count", [5, 1])
+def test_processes_share_the_problems_and_come_to_the_same(tokenizer, count):
+    """Each samples its part; with one problem the second has none."""
+    problems = some_problems(count)
+    asked, sampled = [], {}
+
+    class Engine(HFEngine):
+        def generate(self, prompts, sampling, *, seeds):
+            asked.append(len(prompts))
+            return super().generate(prompts, sampling, seeds=seeds)
+
+    def part(process, gather):
+        engine = Engine(policy(), pad_id=0, eos_ids=END_TOKENS)
+        return run(problems, engine, tokenizer, share=(process, 2), gather=gather)
+
+    def keep(own):
+        sampled[len(sampled)] = own
+        raise StopIteration
+
+    alone = run(problems, HFEngine(policy(), pad_id=0, eos_ids=END_TOKENS), tokenizer)
+    for process in (0, 1):
+        with pytest.raises(StopIteration):
+            part(process, keep)
+    assert asked == [2 * (count - count // 2), 2 * (count // 2)]
+    for process in (0, 1):
+        assert part(process, lambda own: sampled[0] + sampled[1]) == alone

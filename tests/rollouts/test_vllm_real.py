@@ -90,3 +90,26 @@ def test_a_saved_model_samples_by_its_seeds(saved):
     assert [c.token_ids for c in first] == [c.token_ids for c in again[::-1]]
     model = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).eval()
     assert largest_mismatch(model, first, PROMPTS) < 1e-3
+
+
+def test_a_run_with_vllm_weighs_its_tokens_by_about_one(saved, tokenizer, tmp_path, monkeypatch):
+    """The trainer as a whole, two steps; only the handing over of weights is the CPU's own."""
+    from transformers import AutoModelForCausalLM
+    from trl.generation import vllm_generation
+
+    from tests.training.building import build_trainer, metrics_of
+
+    monkeypatch.setattr(vllm_generation, "LLM", partial(vllm_generation.LLM, dtype="float32"))
+    monkeypatch.setattr(vllm_generation.VLLMGeneration, "sync_weights", sync_prepacked_weights)
+    trainer = build_trainer(
+        tmp_path / "run",
+        tokenizer,
+        model=AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32),
+        engine="vllm",
+        max_steps=2,
+        learning_rate=0.1,
+    )
+    trainer.train()
+    rows = metrics_of(trainer)
+    assert [row["importance_weight"] for row in rows] == pytest.approx([1.0, 1.0], abs=1e-3)
+    assert rows[1]["loss"] != 0.0
