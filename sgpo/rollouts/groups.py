@@ -97,8 +97,7 @@ def sample_groups(
             if prompt is not None:
                 requests += [(rollouts, prompt)] * count
                 seeds += [seed_of(*seed, group.problem.id, name, index) for index in range(count)]
-    if not requests:  # an algorithm that samples nothing
-        return
+    # Also for nothing: other processes may have something, and engines that they share wait for all.
     completions = engine.generate([prompt.ids for _, prompt in requests], sampling, seeds=seeds)
     # A batch of nothing would decode to one empty text.
     texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True) if completions else []
