@@ -2,6 +2,10 @@
 
     python benchmarks/verifier.py accuracy [--data ../shared/data/verifier]
     python benchmarks/verifier.py speed    [--data ../shared/data/verifier] [--rounds 3]
+    python benchmarks/verifier.py golds    [--data ../shared/data/verifier]
+
+`golds` takes the gold answers of the benchmarks and training files beside that folder: each in five forms must be
+recognised, each with one character changed must not.
 
 math-verify is run "at its best": both sides are wrapped in dollars where they hold no delimiter. Its verdict on the
 model outputs is the one stored in the file; its speed is that on the last 4,000 characters, as there. Needs no GPU;
@@ -11,8 +15,9 @@ use OMP_NUM_THREADS=1.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import re
+import resource
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -20,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sgpo.problems import Problem
+from sgpo.problems import Problem, read_rows
 from sgpo.verifier import Verifier
 
 Row = dict[str, Any]
@@ -28,19 +33,21 @@ Row = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("accuracy", "speed"))
+    parser.add_argument("what", choices=("accuracy", "speed", "golds"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data/verifier"))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     logging.disable(logging.ERROR)
     if options.what == "accuracy":
         _accuracy(options.data)
+    elif options.what == "golds":
+        _golds(options.data.parent)
     else:
         _speed(_read(options.data / "model_outputs.jsonl"), options.rounds)
 
 
 def _read(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [dict(row) for _, row in read_rows(path)]
 
 
 def _math_verify(gold: str, found: str) -> bool:
@@ -120,26 +127,64 @@ def _report(
         print(f"| {name} | {counts['rows'] // len(verdicts)} | {' | '.join(str(counts[key]) for key in verdicts)} |")
 
 
+FORMS: tuple[Callable[[str], str], ...] = (
+    lambda gold: f"So it is \\boxed{{{gold}}}.",
+    lambda gold: f"Adding up, the answer is ${gold}$.",
+    lambda gold: f"We have shown enough. Therefore the value is ${gold}$.",
+    lambda gold: "\\boxed{" + gold.replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)") + "}",
+    lambda gold: gold,
+)
+SLIPS = (
+    (r"(\d)", lambda match: str((int(match[1]) + 1) % 10)), (r"-", lambda match: "+"), (r"\+", lambda match: "-"),
+    (r"\[", lambda match: "("), (r"\\leq?(?![a-z])", lambda match: "<"), (r"\\sin", lambda match: "\\cos"),
+    (r"([a-z])$", lambda match: "k" if match[1] != "k" else "j"),
+)  # fmt: skip
+
+
+def _golds(data: Path) -> None:
+    """Gold answers in other forms, and with one character changed."""
+    rows = [row for file in (*data.glob("benchmarks/*.jsonl"), *data.glob("train/*.jsonl")) for row in _read(file)]
+    every = {str(row["answer"]).strip() for row in rows if row.get("answer")}
+    golds = sorted(gold for gold in every if not re.fullmatch(r"-?\d{1,3}", gold))
+    right = [(form(gold), gold) for gold in golds for form in FORMS]
+    slips = {(re.sub(pattern, slip, gold, count=1), gold) for gold in golds for pattern, slip in SLIPS}
+    wrong = [(f"\\boxed{{{slip}}}", gold) for slip, gold in sorted(slips) if slip != gold]
+    with Verifier(workers=2) as verifier:
+        missed = [pair for pair, said in zip(right, verifier.verify_many(right), strict=True) if not said.correct]
+        passed = [pair for pair, said in zip(wrong, verifier.verify_many(wrong), strict=True) if said.correct]
+    print(f"{len(golds)} gold answers of {len(every)}; in other forms {len(right)}, not recognised {len(missed)}:")
+    for completion, gold in missed:
+        print(f"  {gold!r}: {completion!r}")
+    print(f"with one character changed {len(wrong)}, called equal {len(passed)}:")
+    for completion, gold in passed:
+        print(f"  {gold!r}: {completion!r}")
+
+
 def _speed(rows: Sequence[Row], rounds: int) -> None:
     pairs = [(row["prediction"], row["gold"]) for row in rows]
     start = time.perf_counter()
     with Verifier(workers=2) as verifier:
         verifier.verify("\\boxed{2}", "2")
         print(f"start-up to the first verdict: {time.perf_counter() - start:.2f} s")
-    ours, theirs, alone = [], [], []
+    rates: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
-        with Verifier(workers=2) as verifier:
-            verifier.verify_many([("\\boxed{2}", "2"), ("\\boxed{3}", "2")])
-            ours.append(_rate(lambda verifier=verifier: verifier.verify_many(pairs), len(pairs)))
-        with Verifier(workers=1) as verifier:
-            verifier.verify("\\boxed{2}", "2")
-            alone.append(_rate(lambda verifier=verifier: verifier.verify_many(pairs), len(pairs)))
-        theirs.append(_rate(lambda: [_math_verify(gold, found[-4000:]) for found, gold in pairs], len(pairs)))
-    for name, rates in (("math-verify, one process", theirs), ("sgpo, 1 worker", alone), ("sgpo, 2 workers", ours)):
-        print(
-            f"{name}: {statistics.median(rates):.0f} answers/s (median of {rounds}: {[round(rate) for rate in rates]})"
+        for workers in (2, 1):
+            name, before = f"sgpo, {workers} worker{'s' if workers > 1 else ''}", _cpu_of_children()
+            with Verifier(workers=workers) as verifier:
+                verifier.verify_many([("\\boxed{2}", "2"), ("\\boxed{3}", "2")])
+                rates[name].append(_rate(lambda verifier=verifier: verifier.verify_many(pairs), len(pairs)))
+            print(f"{name}: {(_cpu_of_children() - before) / workers:.1f} s of CPU each, start included")
+        rates["math-verify, one process"].append(
+            _rate(lambda: [_math_verify(gold, found[-4000:]) for found, gold in pairs], len(pairs))
         )
-    print(f"ratio: {statistics.median(ours) / statistics.median(theirs):.1f}")
+    for name, each in rates.items():
+        print(f"{name}: {statistics.median(each):.0f} answers/s (median of {rounds}: {[round(rate) for rate in each]})")
+
+
+def _cpu_of_children() -> float:
+    """Seconds of CPU that this process's ended children have used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _rate(run: Callable[[], object], count: int) -> float:

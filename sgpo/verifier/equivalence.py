@@ -15,8 +15,10 @@ from sgpo.verifier import expressions
 from sgpo.verifier.choice import chosen_letters
 from sgpo.verifier.extract import READ_LIMIT, extract, gold_text
 from sgpo.verifier.forms import Form, is_name, read_form
-from sgpo.verifier.quantity import Number, read_based, read_number, read_quantity
+from sgpo.verifier.number_words import LARGE
+from sgpo.verifier.quantity import Number, in_full, read_based, read_number, read_quantity
 from sgpo.verifier.relations import (
+    by_name,
     defines,
     entries_of,
     exact_part,
@@ -27,7 +29,9 @@ from sgpo.verifier.relations import (
     names_of,
     right_sides,
     same_role,
+    tuple_of,
     union_of,
+    value_of,
     variable_of,
 )  # fmt: skip
 from sgpo.verifier.text import clean, compact, depth, without_text
@@ -97,11 +101,12 @@ class Comparison:
 
     def _by_form(self, gold: Form, found: Form) -> bool | None:
         pair = (gold.kind, found.kind)
-        if pair in (("list", "union"), ("union", "list")) or (
-            "union" in pair and "relation" in pair and any(r"\neq" in side.operators for side in (gold, found))
-        ):
+        if "union" in pair and set(pair) & {"list", "relation"}:
             unions = union_of(gold), union_of(found)
-            return self._any_order(unions[0], unions[1]) if unions[0] and unions[1] else None
+            if unions[0] and unions[1]:
+                return self._any_order(*unions)
+            if "list" in pair:
+                return None
         if "list" in pair:
             return self._lists(gold, found)
         if "relation" in pair:
@@ -123,6 +128,7 @@ class Comparison:
     # Lists, tuples, intervals
 
     def _lists(self, gold: Form, found: Form) -> bool | None:
+        gold, found = tuple_of(gold), tuple_of(found)
         golds, founds = items_of(gold), items_of(found)
         if len(golds) > LIST_LIMIT or len(founds) > LIST_LIMIT:
             return False
@@ -135,10 +141,12 @@ class Comparison:
                 return self._in_order(right_sides(golds), right_sides(founds))
             return self._any_order(right_sides(golds), right_sides(founds))
         if len(set(gold_names)) > 1 and not found_names:
-            return self._in_order(right_sides(golds), founds)
+            return self._in_order(by_name(golds, gold_names), founds)
         if len(set(found_names)) > 1 and not gold_names:
-            return self._in_order(golds, right_sides(founds))
+            return self._in_order(golds, by_name(founds, found_names))
         if "group" in (gold.kind, found.kind):
+            if len(golds) == len(founds) and any(form.text.startswith(r"\{") for form in (gold, found)):
+                return False  # a set is no tuple
             return True if self._in_order(golds, founds) else None
         if len(golds) != len(founds):
             other = read_number(gold.text.replace(",", ".")), read_number(found.text.replace(",", "."))
@@ -177,7 +185,7 @@ class Comparison:
                 return self.same(read_form(gold.parts[-1].text), read_form(found.parts[-1].text))
             return self._equations(gold, found)
         if is_chain(found) and gold.kind != "relation":
-            return self.same(gold, read_form(found.parts[-1].text))
+            return self.same(gold, value_of(found))
         if is_chain(gold) and found.kind != "relation":
             return self.same(read_form(gold.parts[-1].text), found) if is_name(gold.parts[0].text) else False
         gold_set, found_set = interval_of(gold), interval_of(found)
@@ -206,6 +214,11 @@ class Comparison:
         if choice is not None:
             return choice
         g, f = read_quantity(gold), read_quantity(found)
+        if g.unit != f.unit and not LARGE.keys().isdisjoint((g.unit, f.unit)):
+            if (full := in_full(g)) is not None and full == in_full(f):
+                return True  # 5 million and 5,000,000; leniently also 5, its "million" left out as a unit is
+            if self.strict:
+                return False
         if g.unit and f.unit and g.unit != f.unit:
             return False
         if compact(g.value) == compact(f.value) and (g.percent == f.percent or not self.strict):

@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -28,7 +29,7 @@ TOLERANCE = mpmath.mpf(10) ** -25
 FACTORIAL_LIMIT = 20_000
 EXPONENT_LIMIT = 1_000_000  # binary exponent of the largest number that is worked with
 
-_NORMALIZATION = LatexExtractionConfig().normalization_config
+_NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)  # else `x + c` loses its `c`
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 # What the parser would misread: degrees as numbers, gamma as Euler's constant, `y'` as `y`, `dx/dt` as 0.
 _RESPELLED = (

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 
+from sgpo.verifier.number_words import SMALL
+
 READ_LIMIT = 200_000  # characters at the end of a completion that are read; a 32k-token completion has about 120,000
 PHRASE_LIMIT = 1500  # an "answer is" further from the end is about something else
 
@@ -54,8 +56,11 @@ _LEADING_WORDS = re.compile(
     r"^(?:[A-Za-z]+\s+){0,4}(?:[A-Za-z]+:|(?i:gets?|gives?|costs?|makes?|total|result|sum|value|answer))\s+(?:[—–:]\s*)?"
     r"(?=[-−\\$\d(])"
 )
-_VERB = re.compile(r"\b(?:is|are|equals)\b[:\s]*")
-_LEADS = re.compile(r"(?:\b(?:is|are|equals|be|get|gets|have|has|of)\b|[=≈:：为是])\s*", re.IGNORECASE)
+_LEAD_INSIDE = re.compile(
+    r"(?:\\text\w*\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*\}?\s*(?=[^\s}])", re.IGNORECASE
+)
+_VERB = re.compile(r"\b(?:is|are|equals)\b(?!\s+not\b)[:\s]*")
+_LEADS = re.compile(r"(?:\b(?:is|are|equals|be|get|gets|have|has|of)\b(?!\s+not\b)|[=≈:：为是])\s*", re.IGNORECASE)
 
 
 def extract(completion: str, *, strict: bool = False) -> str | None:
@@ -65,8 +70,14 @@ def extract(completion: str, *, strict: bool = False) -> str | None:
         return None
     for find in (_clear_statement,) if strict else (_clear_statement, _answer_phrase, _ending):
         if found := (find(text) or "").strip(' \t\n*`"'):
-            return found
+            return _without_lead(found)
     return None
+
+
+def _without_lead(found: str) -> str:
+    """`42` of a box that says "The answer is 42"."""
+    lead = _LEAD_INSIDE.match(found)
+    return found[lead.end() :] if lead else found
 
 
 def gold_text(answer: str) -> str:
@@ -235,10 +246,11 @@ def _sentence_answer(sentences: list[str]) -> str | None:
     for pattern in (_VERB, _LEADS):
         lead = _last(pattern, last)
         after = last[lead.end() :].strip(" .*") if lead else ""
+        after = after.rstrip(")") if after.count(")") > after.count("(") else after
         if not after or _has_prose(after) or not re.search(r"[\d\\√π]|^\(?[A-Z]\)?$", after):
             continue
         return next(iter(_numbers(after)), after) if re.match(r"[A-Za-z]{3}", after) else after
-    numbers = _numbers(last)
+    numbers = _numbers(last) or _number_words(last)
     if not numbers:
         return None
     # Of several numbers the one that was just computed: "= 28. So 28 of the 56 ...".
@@ -266,6 +278,13 @@ def _numbers(text: str) -> list[str]:
     return [match[0].strip() for match in _NUMBER.finditer(text)]
 
 
+def _number_words(text: str) -> list[str]:
+    """The one number that a sentence spells out: `seventeen` in "There are seventeen". ("One" is too often none.)"""
+    spelled = re.findall(r"[a-z]+(?:-[a-z]+)?", text.lower())
+    found = [word for word in spelled if all(part in SMALL for part in word.split("-"))]
+    return found if len(found) == 1 and found != ["one"] else []
+
+
 def _drop_bold(text: str) -> str:
     """The text without a `**` pair around all of it."""
     text = text.strip()
@@ -281,7 +300,10 @@ def _has_prose(text: str) -> bool:
     return len(words) > 3 or not _VERBS.isdisjoint(words) or bool(_IDEOGRAPH.search(text))
 
 
-_VERBS = {"is", "are", "equals", "be", "so", "thus", "therefore", "hence"}
+_VERBS = {
+    "is", "are", "equals", "be", "so", "thus", "therefore", "hence", "it", "there", "he", "she", "they", "we", "has",
+    "have", "had", "takes", "costs", "answer", "choose",
+}  # fmt: skip
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 _NOT_PROSE = {"and", "or", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "percent", "pct", "exp", "theta"}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sgpo.verifier.text import closing, split_top
+from sgpo.verifier.text import closing, split_top, without_text
 
 _COMMA = re.compile(r"\s*(?:,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s*(?<![A-Za-z])(?:and|or)(?![A-Za-z])|,)\s*")
 _SEMICOLON = re.compile(r"\s*;\s*")
 _CUP = re.compile(r"\s*\\cup\s*")
 _RELATION = re.compile(r"\s*(\\leq|\\geq|\\neq|\\approx|\\equiv|\\in(?![a-z])|<|>|=)\s*")
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_BUILDER = re.compile(r"[A-Za-z]\s*(?:\\in\s*(?:\\mathbb\s*\{?\s*R\s*\}?|\\R)\s*)?(?:\||:|\\mid)\s*(.*)", re.DOTALL)
 _CASES = re.compile(r"\\begin\{(?:cases|aligned|array)\}(.*)\\end\{(?:cases|aligned|array)\}", re.DOTALL)
 # `x`, `f(x)`, `(p, q)`, `S_{MBCN}:S`, `|AB|`, `x_1 + x_2` is not: a name that an answer is given to.
 _NAME = re.compile(
@@ -40,10 +41,23 @@ def read_form(text: str) -> Form:
     text = _strip_braces(text.strip())
     if (words := re.fullmatch(r"\\text\s*\{([^{}]*,[^{}]*)\}", text)) is not None:
         text = words[1].strip()  # \text{A, C}
-    for read in (_environment, _list, _plus_minus, _relation, _union, _group):
+    if (whole := _WORDED_SETS.get(" ".join(without_text(text).lower().split()))) is not None:
+        return read_form(whole)
+    for read in (_environment, _vector, _list, _plus_minus, _relation, _union, _group):
         if form := read(text):
             return form
     return Form("value", text)
+
+
+_WORDED_SETS = {
+    **dict.fromkeys(
+        ("all real numbers", "all reals", "any real number", r"\mathbb{r}", r"\mathbb r"), r"(-\infty,\infty)"
+    ),
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", r"\{\}", r"\{ \}"),
+        r"\emptyset",
+    ),
+}
 
 
 def is_name(text: str) -> bool:
@@ -76,7 +90,9 @@ def _list(text: str) -> Form | None:
     for separator in (_SEMICOLON, _COMMA):
         parts = [part for part in split_top(text, separator) if part.strip()]
         if len(parts) > 1:
-            return Form("list", text, tuple(map(read_form, parts)))
+            # `\pm 1, \pm 2` are four values.
+            forms = (_flat(read_form(part)) if r"\pm" in part else (read_form(part),) for part in parts)
+            return Form("list", text, tuple(form for flat in forms for form in flat))
     return None
 
 
@@ -118,12 +134,18 @@ def _union(text: str) -> Form | None:
     return Form("union", text, tuple(map(read_form, parts))) if len(parts) > 1 else None
 
 
+def _vector(text: str) -> Form | None:
+    if text.startswith(r"\langle") and text.endswith(r"\rangle") and text.count(r"\langle") == 1:
+        return _parts(text, text.removeprefix(r"\langle").removesuffix(r"\rangle"), "()")
+    return None
+
+
 def _group(text: str) -> Form | None:
-    opened = text.removeprefix(r"\langle")
-    if opened != text and text.endswith(r"\rangle"):
-        return _parts(text, opened.removesuffix(r"\rangle"), "()")
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inner = text[2:-2].strip()
+        if builder := _BUILDER.fullmatch(inner):
+            said = read_form(builder[1])
+            return said if said.kind == "relation" else None
         if "|" in inner or ":" in inner or r"\mid" in inner:
             return None
         inside = read_form(inner)
@@ -132,7 +154,8 @@ def _group(text: str) -> Form | None:
         body = text[1:-1]
         if text[0] != "]" and text[-1] != "[" and closing(text, 0) != len(text) - 1:
             return None
-        return _parts(text, body, text[0] + text[-1])
+        # ]1, 3[ is the open interval.
+        return _parts(text, body, {"]": "("}.get(text[0], text[0]) + {"[": ")"}.get(text[-1], text[-1]))
     return None
 
 

@@ -25,6 +25,7 @@ _UNITS = {
         "mL": "mL ml milliliter milliliters", "gal": "gal gallon gallons", "mph": "mph", "km/h": "km/h kmh kph",
         "m/s": "m/s", "N": "N newton newtons", "J": "J joule joules", "W": "W watt watts", "Hz": "Hz hertz",
         "K": "K kelvin", "Pa": "Pa", "V": "V volt volts", "cent": "cent cents ¢",
+        **{name: name for name in LARGE},
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -89,6 +90,12 @@ def read_quantity(text: str) -> Quantity:
     return Quantity(value.strip() or text, unit, percent is not None)
 
 
+def in_full(quantity: Quantity) -> Fraction | None:
+    """5,000,000 for `5 million`, and for itself; None for what is no number."""
+    number = read_number(quantity.value)
+    return number.value * LARGE.get(quantity.unit or "", 1) if number else None
+
+
 def _plain_unit(text: str) -> str:
     """`\\text{kg\\cdot m/s}` as `kg m/s`; a power stays, to tell cm from cm^2."""
     return without_text(re.sub(r"\\cdot", " ", text)).strip()
@@ -119,6 +126,8 @@ def _unit_name(words: str, names: list[str]) -> str | None:
     """The one unit that `words` name, with its power; None where it is composed or unknown."""
     powers = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
     units = [name for name in names if name not in powers]
+    if units and units[0] in LARGE:
+        return units[0]  # 5 million people
     if len(units) != 1 or units[0] not in _UNITS:
         return None
     written = re.search(r"\^\s*\{?(-?\d)\}?", words)

@@ -23,6 +23,12 @@ def names_of(items: Sequence[Form]) -> list[str]:
     return names if len(names) == len(items) else []
 
 
+def tuple_of(form: Form) -> Form:
+    """(3, 2) of `(a, b) = (3, 2)`; any other form is itself."""
+    value = value_of(exact_part(form)) if is_chain(form) else form
+    return value if value.kind == "group" else form
+
+
 def named_rows(form: Form) -> list[Form]:
     """`p=5, q=2; p=7, q=2` as two lists, each with its names; empty where names do not repeat."""
     leaves = [leaf for part in form.parts for leaf in (part.parts if part.kind == "list" else (part,))]
@@ -35,7 +41,20 @@ def named_rows(form: Form) -> list[Form]:
 
 
 def right_sides(items: Sequence[Form]) -> list[Form]:
-    return [read_form(exact_part(item).parts[-1].text) for item in items]
+    return [value_of(exact_part(item)) for item in items]
+
+
+def by_name(items: Sequence[Form], names: Sequence[str]) -> list[Form]:
+    """The values that single letters are given, in the order of a tuple of these letters: `y = 3, x = 2` is (2, 3)."""
+    if all(len(name) == 1 for name in names) and len(set(names)) == len(names):
+        items = [items[names.index(name)] for name in sorted(names)]
+    return right_sides(items)
+
+
+def value_of(chain: Form) -> Form:
+    """What a chain of equations says in the end: 5 in `x = 2 + 3 = 5`, and in `5 = x`."""
+    *_, last = sides = [side.text for side in chain.parts]
+    return read_form(sides[0] if is_name(last) and not is_name(sides[0]) else last)
 
 
 def entries_of(form: Form) -> Sequence[Form]:
@@ -71,8 +90,11 @@ def exact_part(form: Form) -> Form:
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 
 
+_SIZE = re.compile(r"\s*(?:\||\\lvert)\s*([A-Za-z])\s*(?:\||\\rvert)\s*")
+
+
 def variable_of(form: Form) -> str:
-    return next((compact(part.text) for part in form.parts if is_name(part.text)), "")
+    return next((compact(part.text).strip("|") for part in form.parts if is_name(part.text)), "")
 
 
 def interval_of(form: Form) -> Form | None:
@@ -90,6 +112,8 @@ def interval_of(form: Form) -> Form | None:
         sides, operators = sides[::-1], [_FLIPPED[operator] for operator in operators[::-1]]
     if any(operator in (">", r"\geq") for operator in operators):
         return None
+    if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])):
+        sides, operators = [f"-({sides[1]})", size[1], sides[1]], operators * 2  # |x| < 2
     if len(sides) == 2:
         sides = [r"-\infty", *sides] if is_name(sides[0]) else [*sides, r"\infty"]
         operators = ["<", *operators] if sides[0] == r"-\infty" else [*operators, "<"]
@@ -101,8 +125,12 @@ def interval_of(form: Form) -> Form | None:
 
 
 def union_of(form: Form) -> list[Form]:
-    """The intervals of a union, of inequalities that "or" links, or of `x \\neq 0`; else empty."""
+    """The intervals of a union, of inequalities that "or" links, of `x \\neq 0` or `|x| > 2`; else empty."""
     if form.kind == "relation" and form.operators == (r"\neq",) and is_name(form.parts[0].text):
         return list(read_form(rf"(-\infty,{form.parts[1].text}) \cup ({form.parts[1].text},\infty)").parts)
+    if form.kind == "relation" and form.operators in ((">",), (r"\geq",)) and _SIZE.fullmatch(form.parts[0].text):
+        left, right = "()" if form.operators == (">",) else "[]"
+        end = form.parts[1].text
+        return list(read_form(rf"(-\infty,-({end}){right} \cup {left}{end},\infty)").parts)
     intervals = [interval_of(part) for part in form.parts] if form.kind in ("union", "list") else [None]
     return [interval for interval in intervals if interval] if all(intervals) else []

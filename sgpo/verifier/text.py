@@ -71,6 +71,7 @@ def clean(text: str) -> str:
     text = re.sub(r"\\text\s*\{\s*\}|\\text\s*(?=[^\s{])", " ", text)
     text = re.sub(r"(?<!\\)\$|\\\$(?=\s*$)|\\[()]|\\(?=\s*$)", " ", text)
     text = re.sub(r"\\\[|\\\](?!\d)", " ", text) if r"\begin" not in text else text
+    text = re.sub(r"\\log\s*_\s*\{?\s*e(?![A-Za-z])\s*\}?", r"\\ln ", text)
     text = text.replace("**", "^").replace("*", r"\cdot ")
     text = text.replace("<=", r"\leq ").replace(">=", r"\geq ").replace("!=", r"\neq ").replace("=>", r"\Rightarrow ")
     text = _calls(text)
