@@ -17,7 +17,8 @@ class GRPO:
     """Group Relative Policy Optimization (arXiv 2402.03300), with DAPO's clip range and token mean (arXiv 2503.14476).
 
     Sample: `num_autonomous` completions per problem from the plain prompt. Loss: the clipped policy gradient with
-    `A = (r - mean) / (std + 1e-4)` per group; the mean over all completion tokens of the global batch; no KL penalty.
+    `A = (r - mean) / (std + 1e-4)` per group; the mean over all completion tokens of the global batch (by completion
+    with `loss_mean="sequence"`); no KL penalty.
     `num_guided` does not concern it: the same budget as SGPO's 8 + 4 is `num_autonomous=12`.
     """
 

@@ -168,6 +168,10 @@ def build_vllm_engine(
     Raises ValueError where vLLM is not installed or its server cannot serve a trainer.
     """
     check_vllm()
+    if options.mode == "colocate" and not model.name_or_path:
+        raise ValueError(
+            "the vllm engine loads a model by its path or hub id, and this one has none; save it and load it"
+        )
     from trl.generation.vllm_generation import VLLMGeneration
 
     generation = VLLMGeneration(

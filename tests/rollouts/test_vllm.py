@@ -124,6 +124,7 @@ def fake_vllm(monkeypatch):
 def test_the_factory_knows_both_engines(fake_vllm, tokenizer):
     options = VLLMOptions(tensor_parallel_size=2, gpu_memory_utilization=0.5, max_model_length=64)
     model = tiny_qwen2()
+    model.name_or_path = "some/model"
     common = {"batch_size": 8, "accelerator": accelerator_of(), "vllm": options}
     assert isinstance(build_engine("hf", model, tokenizer, **common), HFEngine)
     engine = build_engine("vllm", model, tokenizer, **common)
@@ -142,6 +143,11 @@ def test_a_server_must_give_the_log_probabilities_that_it_samples_by(fake_vllm, 
     assert build("processed_logprobs").generation.mode == "server"
     with pytest.raises(ValueError, match=r"gives raw_logprobs.*restart it with --logprobs-mode processed_logprobs"):
         build("raw_logprobs")
+
+
+def test_a_model_that_vllm_cannot_find_is_refused(fake_vllm, tokenizer):
+    with pytest.raises(ValueError, match="loads a model by its path or hub id, and this one has none"):
+        build_vllm_engine(tiny_qwen2(), tokenizer, accelerator_of(), VLLMOptions(), eos_ids=[1], max_sequences=8)
 
 
 def test_without_vllm_the_mend_is_named(tokenizer):

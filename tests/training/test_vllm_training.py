@@ -53,6 +53,13 @@ def fake_vllm(monkeypatch):
     monkeypatch.setattr(adapter, "find_spec", lambda name: name)
 
 
+def named_policy():
+    """A policy that vLLM could find."""
+    model = policy()
+    model.name_or_path = "some/model"
+    return model
+
+
 @pytest.mark.parametrize(
     ("options", "weight"),
     [
@@ -64,7 +71,9 @@ def fake_vllm(monkeypatch):
 )
 def test_the_mismatch_of_the_engine_weighs_the_policy_gradient(tmp_path, tokenizer, options, weight):
     recorder = Recorder()
-    trainer = build_trainer(tmp_path / "run", tokenizer, engine="vllm", callbacks=[recorder], **options)
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, engine="vllm", model=named_policy(), callbacks=[recorder], **options
+    )
     trainer.train()
     groups = naive.read_groups(trainer.engine.calls[0], tokenizer, PROBLEMS, hash_verdict)
     model = naive.double(policy())
@@ -81,8 +90,8 @@ def test_the_mismatch_of_the_engine_weighs_the_policy_gradient(tmp_path, tokeniz
 def test_weights_are_handed_over_after_every_update_and_before_an_evaluation(tmp_path, tokenizer):
     recorder = Recorder()
     trainer = build_trainer(
-        tmp_path / "run", tokenizer, engine="vllm", callbacks=[recorder], max_steps=2, learning_rate=0.1,
-        evaluation=PROBLEMS[:2], eval_strategy="steps", eval_steps=2, eval_samples=2,
+        tmp_path / "run", tokenizer, engine="vllm", model=named_policy(), callbacks=[recorder], max_steps=2,
+        learning_rate=0.1, evaluation=PROBLEMS[:2], eval_strategy="steps", eval_steps=2, eval_samples=2,
     )  # fmt: skip
     trainer.train()
     synced = trainer.engine.engine.generation.synced
@@ -93,7 +102,9 @@ def test_weights_are_handed_over_after_every_update_and_before_an_evaluation(tmp
 
 def test_vllm_has_room_for_the_longest_prompt_and_completion(tmp_path, tokenizer):
     def room(name, **options):
-        trainer = build_trainer(tmp_path / name, tokenizer, engine="vllm", evaluation=PROBLEMS, **options)
+        trainer = build_trainer(
+            tmp_path / name, tokenizer, engine="vllm", model=named_policy(), evaluation=PROBLEMS, **options
+        )
         return trainer.engine.engine.generation.options["max_model_length"]
 
     assert room("training") == 64 + 10
@@ -113,11 +124,11 @@ def test_vllm_has_room_for_the_longest_prompt_and_completion(tmp_path, tokenizer
 )
 def test_options_out_of_range_are_refused(tmp_path, tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
-        build_trainer(tmp_path / "run", tokenizer, engine="vllm", **options)
+        build_trainer(tmp_path / "run", tokenizer, engine="vllm", model=named_policy(), **options)
 
 
 def test_without_vllm_training_does_not_start(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'sgpo\[vllm\]'"):
-        build_trainer(tmp_path / "run", tokenizer, engine="vllm")
+        build_trainer(tmp_path / "run", tokenizer, engine="vllm", model=named_policy())
     assert not (tmp_path / "run" / "config.json").exists()
