@@ -27,6 +27,7 @@ def test_accelerate_takes_it(name, kind):
 def test_sharding_is_what_the_loss_needs():
     fsdp = load_config_from_file(str(FOLDER / "fsdp2.yaml")).fsdp_config
     assert fsdp["fsdp_version"] == 2
+    assert not fsdp["fsdp_cpu_ram_efficient_loading"]  # else all processes but one would start with no weights
     assert fsdp["fsdp_state_dict_type"] == "FULL_STATE_DICT"  # checkpoints/final is a whole model
     deepspeed = load_config_from_file(str(FOLDER / "zero3.yaml")).deepspeed_config
     assert deepspeed["zero_stage"] == 3
