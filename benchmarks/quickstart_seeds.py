@@ -34,6 +34,8 @@ TUNING_SEED = 100
 # The 97.5 % point of Student's t for so many seeds (two-sided 95 %).
 T_OF_SEEDS = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
+TABLES = "<!-- below: python benchmarks/quickstart_seeds.py page -->"
+
 Row = dict[str, Any]
 
 
@@ -118,19 +120,20 @@ def _mean(scores: dict[str, float]) -> float:
 
 
 def write_page() -> None:
-    """`docs/results/quickstart.md` from the files beside it."""
+    """The tables of `docs/results/quickstart.md` from the files beside it; what stands above them stays."""
+    page = RESULTS / "quickstart.md"
     seeds = [read_json(path) for path in sorted((RESULTS / "quickstart").glob("seed-*.json"))]
     parts = [
-        "# The quickstart on five seeds",
+        page.read_text(encoding="utf-8").partition(TABLES)[0].strip() + f"\n\n{TABLES}",
         _conditions(seeds),
-        "## Each seed\n" + _seed_table(seeds),
-        "## Over the seeds\n" + _summary(seeds),
-        "## Whole curves: avg@4 on 200 fresh puzzles\n" + _curve_table(seeds, "fresh"),
-        "## All-fail shares: fresh puzzles that fail all four times\n" + _curve_table(seeds, "all_fail"),
-        "## Retention: avg@4 on 50 puzzles of the family that is never trained\n" + _curve_table(seeds, "untouched"),
-        "## The learning rate\n" + _tuning(read_json(RESULTS / "quickstart" / "tuning.json")),
+        "## Each seed\n\n" + _seed_table(seeds),
+        "## Over the seeds\n\n" + _summary(seeds),
+        "## Whole curves: avg@4 on 200 fresh puzzles\n\n" + _curve_table(seeds, "fresh"),
+        "## All-fail shares: fresh puzzles that fail all four times\n\n" + _curve_table(seeds, "all_fail"),
+        "## Retention: avg@4 on 50 puzzles of the family that is never trained\n\n" + _curve_table(seeds, "untouched"),
+        "## The learning rate\n\n" + _tuning(read_json(RESULTS / "quickstart" / "tuning.json")),
     ]
-    (RESULTS / "quickstart.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _conditions(seeds: Sequence[Row]) -> str:
@@ -138,8 +141,8 @@ def _conditions(seeds: Sequence[Row]) -> str:
     commits = sorted({row["git_commit"][:7] + "+" * row["git_commit"].endswith("+") for row in seeds})
     versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("torch", "transformers", "trl"))
     return f"""\
-`python benchmarks/quickstart_seeds.py tune`, then `... seed N` for each seed, then `... page`, which writes this page
-from `docs/results/quickstart/*.json`. Commit {", ".join(commits)}; {first["started"][:10]};
+`python benchmarks/quickstart_seeds.py tune`, then `... seed N` for each seed, then `... page`, which writes these
+tables from `docs/results/quickstart/*.json`. Commit {", ".join(commits)}; {first["started"][:10]};
 {first["machine"]["cpus"]} shared CPU cores, one thread a run, other work beside it, so the seconds say little;
 {versions}.
 
