@@ -211,6 +211,8 @@ def show_quickstart(result: dict[str, Any]) -> None:
             label, *(f"{score['mean']:.3f} [dim]({score['low']:.3f} to {score['high']:.3f})[/dim]" for score in scores)
         )
     console.print(table)
+    if "untouched" in result:
+        console.print("The untouched puzzles are of a family that the warm-up taught and that is not trained on.")
     console.print(
         f"After the warm-up {result['all_fail_share']:.0%} of groups fail all 8 times alone; in "
         f"{result['rescued_share']:.0%} of these the strategy brings a correct completion."
