@@ -104,11 +104,11 @@ class ResumableTrainer(Trainer):
         self._saving = True
         try:
             yield self.run.unfinished / path.name
-        except (OSError, SafetensorError) as error:
-            raise _unwritten(path, error) from error
-        except RuntimeError as error:
-            # What torch.save raises where the system refuses, without a type of its own.
-            raise (_unwritten(path, error) if "PytorchStreamWriter" in str(error) else error) from error
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last, of no type of its own
+            self.run.drop_unfinished()
+            raise OSError(
+                f"{path}: cannot be written ({error}); the run is as it was, make room and resume it"
+            ) from error
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
@@ -131,7 +131,3 @@ class _GoOn(TrainerCallback):
             self.trainer._tr_loss = torch.tensor(in_hand.loss, device=args.device)
             self.trainer._total_loss_scalar = in_hand.total_loss
             self.trainer._globalstep_last_logged = in_hand.logged_step
-
-
-def _unwritten(path: Path, error: Exception) -> OSError:
-    return OSError(f"{path} could not be written, the run is as it was before ({error}); make room and resume it")

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,9 +63,11 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
         """Add a row to `metrics.jsonl`, or to another such file."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / file).open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(row) + "\n")
+        path = self.path / file
+        with _named(path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as opened:
+                opened.write(json.dumps(row) + "\n")
 
     def read_metrics(self, *, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl`, or of another such file; a half-written last one is left out."""
@@ -93,6 +96,10 @@ class RunDirectory:
         if path.exists():
             path.rename(self.unfinished / "old")
         (self.unfinished / path.name).rename(path)
+        self.drop_unfinished()
+
+    def drop_unfinished(self) -> None:
+        """Remove what is not whole."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def cut_after(self, step: int) -> None:
@@ -102,7 +109,7 @@ class RunDirectory:
         for path in self.checkpoints.glob("checkpoint-*"):
             if not _is_whole(path) or checkpoint_step(path) > step:
                 path.rename(self.unfinished / path.name)
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.drop_unfinished()
         self.cut_metrics(step)
         self.cut_metrics(step, file="alarms.jsonl")
         for kind in ("rollouts", "targets", "eval"):
@@ -172,10 +179,20 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8", errors="surrogatepass")
-    os.replace(beside, path)
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8", errors="surrogatepass")
+        os.replace(beside, path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What the system says of a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror}); what was finished is kept") from error
 
 
 def provenance() -> dict[str, Any]:
