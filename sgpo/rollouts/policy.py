@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from huggingface_hub import hf_hub_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 # What `from_pretrained` reads: weights, configs, chat template, vocabulary; not a checkpoint's optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
@@ -38,10 +39,7 @@ def model_revision(name: str | Path) -> str:
     """
     source = resolve_model(name)
     if not Path(source).is_dir():
-        try:
-            return str(AutoConfig.from_pretrained(source)._commit_hash)
-        except (OSError, ValueError) as error:
-            raise ValueError(_unloadable(name, source, "model", error)) from error
+        return _commit_of(name, source)
     digest = hashlib.sha256()
     for file in sorted(Path(source).iterdir()):
         if file.suffix in MODEL_FILES:
@@ -49,6 +47,18 @@ def model_revision(name: str | Path) -> str:
                 content = hashlib.file_digest(opened, "sha256").hexdigest()
             digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _commit_of(name: str | Path, source: str) -> str:
+    """The commit of a hub model, which the hub's cache has as the name of the folder of its files."""
+    error: Exception | None = None
+    for file in ("config.json", "adapter_config.json"):
+        try:
+            return Path(hf_hub_download(source, file)).parent.name
+        except (OSError, ValueError) as missing:
+            error = error or missing
+    assert error is not None
+    raise ValueError(_unloadable(name, source, "model", error)) from error
 
 
 def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
