@@ -100,6 +100,11 @@ def _policy_component(
     lengths_B1 = torch.tensor([[len(row.completion_ids)] for row, _ in rows], device=logprobs_BT.device)
     mask_BT = torch.arange(logprobs_BT.shape[1], device=logprobs_BT.device) < lengths_B1
     advantages_B = torch.tensor([row.advantage for row, _ in rows], device=logprobs_BT.device)
+    sampling_logprobs_BT = _sampling_logprobs(rows)
+    differences_N = (old_logprobs_BT - sampling_logprobs_BT)[mask_BT].abs()
+    if len(differences_N := differences_N[~differences_N.isnan()]):
+        averages.add_all("logprob_difference/mean", differences_N)
+        averages.add_largest("logprob_difference/max", float(differences_N.max()))
     loss = policy_loss(
         logprobs_BT,
         old_logprobs_BT,
@@ -108,7 +113,7 @@ def _policy_component(
         clip_low=options.clip_low,
         clip_high=options.clip_high,
         loss_mean=options.loss_mean,
-        importance_BT=_importance_weights(rows, old_logprobs_BT, mask_BT, options, averages),
+        importance_BT=_importance_weights(old_logprobs_BT, sampling_logprobs_BT, mask_BT, options, averages),
     )
     if options.loss_mean == "token":
         component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
@@ -122,9 +127,20 @@ def _policy_component(
     return component
 
 
+def _sampling_logprobs(rows: Sequence[tuple[TrainingRow, Tensor]]) -> Tensor:
+    """What the engine gave for each token (`sampling_logprobs_BT`); NaN where it gave nothing."""
+    parts = [
+        torch.full_like(values, torch.nan)
+        if row.sampling_logprobs is None
+        else values.new_tensor(row.sampling_logprobs)
+        for row, values in rows
+    ]
+    return pad_sequence(parts, batch_first=True)
+
+
 def _importance_weights(
-    rows: Sequence[tuple[TrainingRow, Tensor]],
     old_logprobs_BT: Tensor,
+    sampling_logprobs_BT: Tensor,
     mask_BT: Tensor,
     options: SGPOConfig,
     averages: Averages,
@@ -132,15 +148,6 @@ def _importance_weights(
     """The weights of tokens that vLLM sampled; None where the trainer's own model samples."""
     if options.engine != "vllm" or not options.vllm_importance_sampling_correction:
         return None
-    sampling_logprobs_BT = pad_sequence(
-        [
-            torch.full_like(values, torch.nan)
-            if row.sampling_logprobs is None
-            else values.new_tensor(row.sampling_logprobs)
-            for row, values in rows
-        ],
-        batch_first=True,
-    )
     weights_BT = importance_weights(
         old_logprobs_BT, sampling_logprobs_BT, clip_max=options.vllm_importance_sampling_clip_max
     )

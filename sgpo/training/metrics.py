@@ -21,7 +21,7 @@ from sgpo.training.alarms import mentions_strategy
 
 
 class Averages:
-    """Means as (sum, count) pairs, so that parts of a batch add up; and plain sums.
+    """Means as (sum, count) pairs, so that parts of a batch add up; plain sums; and largest values.
 
     A mean over nothing is left out: a step without a target has no divergence, not a divergence of 0. The components
     of the loss are sums over the parts of a step, and means over the `steps`, as the Trainer's own `loss` is.
@@ -31,6 +31,7 @@ class Averages:
         self.steps = 0
         self.means: dict[str, tuple[float, float]] = {}
         self.sums: dict[str, float] = {}
+        self.largest: dict[str, float] = {}
 
     def add_all(self, name: str, values: Tensor) -> None:
         """Take in every element of `values`."""
@@ -45,6 +46,10 @@ class Averages:
     def add_sum(self, name: str, value: Tensor | float) -> None:
         """Add to a plain sum, such as a component of the loss."""
         self.sums[name] = self.sums.get(name, 0.0) + float(value.detach() if isinstance(value, Tensor) else value)
+
+    def add_largest(self, name: str, value: float) -> None:
+        """Take in a value of which the largest is kept."""
+        self.largest[name] = max(value, self.largest.get(name, value))
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -69,19 +74,21 @@ class Averages:
         return everyone
 
     def take_in(self, other: Averages) -> None:
-        """Add the means and sums of another process."""
+        """Add the means, sums and largest values of another process."""
         for name, (total, count) in other.means.items():
             self.add(name, total, count)
         for name, value in other.sums.items():
             self.add_sum(name, value)
+        for name, value in other.largest.items():
+            self.add_largest(name, value)
 
     def results(self) -> dict[str, float]:
-        """Every mean and sum by name."""
+        """Every mean, sum and largest value by name."""
         means = {name: total / count for name, (total, count) in self.means.items() if count}
         sums = {
             name: value / max(self.steps, 1) if name.startswith("loss/") else value for name, value in self.sums.items()
         }
-        return means | sums
+        return means | sums | self.largest
 
 
 def add_rollout_metrics(

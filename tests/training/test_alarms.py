@@ -10,7 +10,7 @@ import pytest
 from sgpo.training import alarms
 from sgpo.training.alarms import mentions_strategy, raised_alarms
 from sgpo.verifier import Verdict
-from tests.training.building import ScriptedEngine, build_trainer, read_lines
+from tests.training.building import ScriptedEngine, build_trainer, metrics_of, read_lines
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEALTHY = {
@@ -39,6 +39,7 @@ def kinds(made):
         ("strategy_mentions", {"strategy_mentions": 0.06}),
         ("mostly_unparsed", {"verdicts/unparsed": 91}),
         ("mostly_timeout", {"verdicts/timeout": 101}),
+        ("logprob_difference", {"logprob_difference/mean": 0.051}),
     ],
 )
 def test_each_alarm_is_raised_where_its_threshold_is_passed(kind, changes):
@@ -46,7 +47,7 @@ def test_each_alarm_is_raised_where_its_threshold_is_passed(kind, changes):
     (alarm,) = raised_alarms(rows((10, {}), (10, changes)))
     assert alarm.message
     value = next(iter(changes.values()))
-    if kind in ("entropy", "completion_length", "distinct_answers", "strategy_mentions"):
+    if kind in ("entropy", "completion_length", "distinct_answers", "strategy_mentions", "logprob_difference"):
         assert alarm.value == pytest.approx(value)
 
 
@@ -125,6 +126,18 @@ def test_completions_that_speak_of_a_strategy(tmp_path, tokenizer):
     assert (row["step"], row["value"]) == (10, 0.25)
 
 
+def test_an_engine_whose_log_probabilities_are_not_the_trainers(tmp_path, tokenizer):
+    """It says -1 of every token; found out in the first step."""
+    trainer = build_trainer(tmp_path / "run", tokenizer)
+    trainer.engine = ScriptedEngine(tokenizer, lambda prompt, number: f"{number}.")
+    trainer.train()
+    (row,) = run_alarms(tmp_path / "run")
+    (metrics,) = metrics_of(trainer)
+    assert (row["step"], row["alarm"]) == (1, "logprob_difference")
+    assert row["value"] == metrics["logprob_difference/mean"] > 0.05
+    assert metrics["logprob_difference/max"] >= metrics["logprob_difference/mean"]
+
+
 def test_a_resumed_run_raises_what_one_never_stopped_does(tmp_path, tokenizer):
     options = {"verifier": lambda completion, problem: Verdict("unparsed"), "save_strategy": "steps", "save_steps": 9}
     build_trainer(tmp_path / "run", tokenizer, max_steps=12, **options).train()
@@ -149,6 +162,7 @@ def test_the_page_says_the_thresholds_that_hold():
         "strategy_mentions": alarms.MENTION_SHARE,
         "mostly_unparsed": alarms.VERDICT_SHARE,
         "mostly_timeout": alarms.VERDICT_SHARE,
+        "logprob_difference": alarms.LOGPROB_DIFFERENCE,
     }
     page = (DOCS / "alarms.md").read_text(encoding="utf-8")
     assert f"means over {alarms.WINDOW} rows" in page

@@ -57,6 +57,7 @@ def test_a_step_of_sgpo_is_the_equation(tmp_path, tokenizer, options, reference)
     assert max(map(max, divergences.values())) > 1.0 > min(map(min, divergences.values()))
 
     (row,) = metrics_of(trainer)
+    assert 0 < row["logprob_difference/mean"] < row["logprob_difference/max"] < 1e-5
     assert row["loss/policy"] == pytest.approx(policy_part.item(), abs=1e-6)
     assert row["loss/distill"] == pytest.approx(distill_part.item(), rel=1e-5)
     assert row["loss"] == pytest.approx((policy_part + distill_part).item(), rel=1e-5)
