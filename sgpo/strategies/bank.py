@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -116,9 +116,11 @@ class StrategyBank:
 
     def effect(self, strategy_id: str) -> Effect:
         """What training measured of a strategy; all zero where it never did."""
-        query = f"SELECT {', '.join(Effect.__slots__)} FROM effects WHERE strategy_id = ?"
-        row = next(_dicts(self.db.execute(query, (strategy_id,))), {})
-        return Effect(**row)
+        names = ", ".join(Effect.__slots__)
+        parts = (f"SELECT {names} FROM {table} WHERE strategy_id = :id" for table in ("effects", "run_effects"))
+        sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
+        query = f"SELECT {sums} FROM ({' UNION ALL '.join(parts)})"
+        return Effect(**next(_dicts(self.db.execute(query, {"id": strategy_id}))))
 
     def __iter__(self) -> Iterator[Strategy]:
         """The kept strategies, in the order they came."""
@@ -154,10 +156,9 @@ class StrategyBank:
     def record_effect(
         self, strategy_id: str, guided_passes: int, guided_total: int, autonomous_passes: int, autonomous_total: int
     ) -> None:
-        """Add a step's counts to what was measured of a strategy. Raises ValueError for an unknown id or bad counts."""
+        """Add counts to what was measured of a strategy. Raises ValueError for an unknown id or bad counts."""
         counts = (guided_passes, guided_total, autonomous_passes, autonomous_total)
-        if not 0 <= guided_passes <= guided_total or not 0 <= autonomous_passes <= autonomous_total:
-            raise ValueError(f"strategy {strategy_id!r}: passes must lie between 0 and the total, got {counts}")
+        _check_counts(strategy_id, *counts)
         with self.transaction():
             if self.by_id(strategy_id) is None:
                 raise ValueError(f"{self.path}: no strategy with id {strategy_id!r}")
@@ -167,11 +168,24 @@ class StrategyBank:
                 (strategy_id, *counts),
             )
 
+    def record_run(self, run: str, effects: Mapping[str, Sequence[int]]) -> None:
+        """Keep what a run has measured of strategies, by their ids, in place of what it had measured before.
+
+        The counts are those of `record_effect`, over the whole run: a run that is resumed says them again. Ids that are
+        no longer in the bank are passed over. Raises ValueError for bad counts.
+        """
+        with self.transaction():
+            self.db.execute("DELETE FROM run_effects WHERE run = ?", (run,))
+            for strategy_id, counts in effects.items():
+                _check_counts(strategy_id, *counts)
+                if self.by_id(strategy_id) is not None:
+                    self.db.execute("INSERT INTO run_effects VALUES (?, ?, ?, ?, ?, ?)", (run, strategy_id, *counts))
+
     def put(self, strategy: Strategy, kept: bool) -> None:
         self._writes += 1
         old = self.by_id(strategy.id)
         if old and old.text != strategy.text:
-            self.db.execute("DELETE FROM effects WHERE strategy_id = ?", (strategy.id,))
+            self._forget_effect(strategy.id)
         if kept:
             self.db.execute("UPDATE strategies SET kept = 0 WHERE problem_id = ?", (strategy.problem_id,))
         row = {**_row(strategy), "kept": int(kept)}
@@ -181,6 +195,10 @@ class StrategyBank:
             f"ON CONFLICT (id) DO UPDATE SET {updates}",
             tuple(row.values()),
         )
+
+    def _forget_effect(self, strategy_id: str) -> None:
+        for table in ("effects", "run_effects"):
+            self.db.execute(f"DELETE FROM {table} WHERE strategy_id = ?", (strategy_id,))
 
     # ------------------------------------------------------------------------------------------ files in and out
 
@@ -226,11 +244,20 @@ class StrategyBank:
             for strategy, kept, effect in rows:
                 self.put(strategy, kept)
                 if effect is not None:
+                    self._forget_effect(strategy.id)
                     self.db.execute(
-                        "INSERT OR REPLACE INTO effects VALUES (?, ?, ?, ?, ?)",
+                        "INSERT INTO effects VALUES (?, ?, ?, ?, ?)",
                         (strategy.id, *(getattr(effect, name) for name in Effect.__slots__)),
                     )
         return len(rows)
+
+
+def _check_counts(
+    strategy_id: str, guided_passes: int, guided_total: int, autonomous_passes: int, autonomous_total: int
+) -> None:
+    counts = (guided_passes, guided_total, autonomous_passes, autonomous_total)
+    if not 0 <= guided_passes <= guided_total or not 0 <= autonomous_passes <= autonomous_total:
+        raise ValueError(f"strategy {strategy_id!r}: passes must lie between 0 and the total, got {counts}")
 
 
 def _row(strategy: Strategy) -> dict[str, Any]:

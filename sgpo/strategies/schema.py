@@ -62,6 +62,18 @@ MIGRATIONS = (
         created TEXT NOT NULL
     );
     """,
+    """
+    CREATE TABLE run_effects (
+        run TEXT NOT NULL,
+        strategy_id TEXT NOT NULL REFERENCES strategies (id) ON DELETE CASCADE,
+        guided_passes INTEGER NOT NULL,
+        guided_total INTEGER NOT NULL,
+        autonomous_passes INTEGER NOT NULL,
+        autonomous_total INTEGER NOT NULL,
+        PRIMARY KEY (run, strategy_id)
+    );
+    CREATE INDEX run_effects_by_strategy ON run_effects (strategy_id);
+    """,
 )
 
 APPLICATION_ID = 0x5347504F  # "SGPO", in the header of every bank

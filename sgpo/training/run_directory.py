@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 class RunDirectory:
@@ -58,8 +59,13 @@ class RunDirectory:
             )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write `config.json`, with versions, commit, command and time."""
-        write_json(self.config_file, {**config, **provenance()})
+        """Write `config.json`, with an id of the run, versions, commit, command and time."""
+        write_json(self.config_file, {"id": uuid4().hex, **config, **provenance()})
+
+    @property
+    def id(self) -> str:
+        """What tells the run from all others, wherever its directory is moved."""
+        return str(read_json(self.config_file)["id"])
 
     def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
         """Add a row to `metrics.jsonl`, or to another such file."""

@@ -144,6 +144,35 @@ def test_the_effect_stays_with_the_text_it_was_measured_on(tmp_path: Path) -> No
         assert bank.effect("mine") == Effect()
 
 
+def test_a_run_says_its_counts_again_and_they_count_once(tmp_path: Path) -> None:
+    with StrategyBank(tmp_path / "bank.db") as bank:
+        bank.add(make_strategy(id="mine"))
+        bank.record_effect("mine", 1, 4, 2, 8)
+        bank.record_run("one", {"mine": [4, 4, 0, 8], "dropped meanwhile": [1, 1, 1, 1]})
+        bank.record_run("two", {"mine": [2, 4, 1, 8]})
+        bank.record_run("one", {"mine": [5, 8, 1, 16]})
+        measured = Effect(guided_passes=8, guided_total=16, autonomous_passes=4, autonomous_total=32)
+        assert bank.effect("mine") == measured
+        with pytest.raises(ValueError, match="between 0 and the total"):
+            bank.record_run("one", {"mine": [9, 8, 1, 16]})
+        assert bank.effect("mine") == measured
+        bank.export(tmp_path / "bank.jsonl")
+        bank.import_(tmp_path / "bank.jsonl")
+        assert bank.effect("mine") == measured
+        bank.drop("mine")
+        assert bank.effect("mine") == Effect()
+
+
+def test_a_bank_of_the_first_version_is_taken_to_the_present_one(tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        schema.open_bank_file(tmp_path / "bank.db", create=True).close()
+    with StrategyBank(tmp_path / "bank.db") as bank:
+        bank.add(make_strategy(id="mine"))
+        bank.record_run("one", {"mine": [4, 4, 0, 8]})
+        assert bank.effect("mine").guided_passes == 4
+
+
 @pytest.mark.parametrize("counts", [(5, 4, 0, 8), (-1, 4, 0, 8), (1, 4, 9, 8)])
 def test_impossible_counts_are_refused(tmp_path: Path, counts: tuple[int, int, int, int]) -> None:
     with StrategyBank(tmp_path / "bank.db") as bank:

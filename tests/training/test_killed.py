@@ -28,7 +28,6 @@ def contents(run):
             "rollouts/*",
             "targets/*",
             "eval/*",
-            "effects.json",
             "strategies.jsonl",
             "checkpoints/*/*.safetensors",
         )

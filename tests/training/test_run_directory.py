@@ -69,7 +69,7 @@ def test_the_files_are_the_documented_ones(finished):
         for step in (0, 1, 2)
         for end in ("json", "jsonl")
     }
-    assert names == {"config.json", "metrics.jsonl", "strategies.jsonl", "effects.json"} | steps | evaluations
+    assert names == {"config.json", "metrics.jsonl", "strategies.jsonl"} | steps | evaluations
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"checkpoint-1", "checkpoint-2", "final"}
 
 
