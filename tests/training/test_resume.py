@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from peft import LoraConfig
 from transformers import TrainerCallback
 
 from sgpo.training.run_directory import RunDirectory
@@ -262,3 +264,20 @@ def test_steps_made_anew_replace_the_old_ones_in_the_bank(tmp_path, tokenizer):
     assert sum(effect.guided_total for effect in effects) == 4 * 2 * 4  # steps, problems, completions
     assert sum(effect.autonomous_total for effect in effects) == 4 * 2 * 4
     assert sum(effect.guided_passes for effect in effects) == 3 * 2 * 4  # all but the first step's
+
+
+@pytest.mark.parametrize("change", ["adapters", "bf16"])
+def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, change):
+    def start(name, **more):
+        adapters = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if change == "adapters" else None
+        options = {"eval_strategy": "no", "eval_on_start": False, "bf16": change == "bf16", "max_steps": 3}
+        torch.manual_seed(0)  # peft draws the adapters from it
+        return build(tmp_path / name, tokenizer, peft_config=adapters, **options, **more)
+
+    whole = start("whole")
+    whole.train()
+    with pytest.raises(Killed):
+        start("run", kill_at=3).train()
+    resumed = start("run")
+    resumed.train(resume_from_checkpoint=True)
+    assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
