@@ -47,6 +47,9 @@ _NUMBER = re.compile(
     r"(?:\s?(?:%|\\%|percent\b|pct\b|°))?",
     re.ASCII,
 )
+# What a calculation comes to: `96` of "64 cats + 32 dogs = 96 animals".
+_RESULT = re.compile(r"=\s*([-−]?[$€£]?\s?\d[\d,]*+(?:\.\d++)?+%?+)(?!\s*[-−–+*×÷=]|\s*/\s*\d)")
+_OPERATION = re.compile(r"\d[^\d=]{0,40}(?:[-−–+*/×÷]|\bx\b)\s*[$€£]?\s?[\d(.]")
 _COMPUTED = re.compile(r"=\s*([-−]?\d[\d,]*(?:\.\d+)?)(?![\d\s]*[-+*/×·=−])")
 _SENTENCE_END = re.compile(
     r"(?<=[.?])\s+(?=[A-Z\\$(*])|(?<=!)\s+(?=[A-Z])|(?<=。)|\n\s*\n|\n(?=[-*#]|Thus|Therefore|Hence|So )"
@@ -237,20 +240,26 @@ def _ending(text: str) -> str | None:
 def _sentence_answer(sentences: list[str]) -> str | None:
     """What the last of the sentences says."""
     last = sentences[-1]
-    if spans := list(_MATH.finditer(last)):
+    spans = [span for span in _MATH.finditer(last) if not re.search(r"[-+*/=]\s*\$$", span[0])]  # "$500 - $ 155"
+    if spans:
         return _last_math(last, spans)
     if bold := _last(_BOLD, last):
         return _tail(bold[1])
     if not _has_prose(last):
         return last.strip()
+    if calculated := _calculated(last):
+        return calculated
     for pattern in (_VERB, _LEADS):
         lead = _last(pattern, last)
         after = last[lead.end() :].strip(" .*") if lead else ""
         after = after.rstrip(")") if after.count(")") > after.count("(") else after
-        if not after or _has_prose(after) or not re.search(r"[\d\\√π]|^\(?[A-Z]\)?$", after):
+        if number := _only_number(after):
+            return number
+        letter = r"|^\(?[A-Z]\)?$" if lead and "=" not in lead[0] else ""
+        if not after or _has_prose(after) or not re.search(rf"[\d\\√π]{letter}", after):
             continue
         return next(iter(_numbers(after)), after) if re.match(r"[A-Za-z]{3}", after) else after
-    numbers = _numbers(last) or _number_words(last)
+    numbers = _numbers(last) or (_number_words(last) if len(sentences) == 1 else [])
     if not numbers:
         return None
     # Of several numbers the one that was just computed: "= 28. So 28 of the 56 ...".
@@ -278,8 +287,27 @@ def _numbers(text: str) -> list[str]:
     return [match[0].strip() for match in _NUMBER.finditer(text)]
 
 
+def _calculated(sentence: str) -> str | None:
+    """The result of the last calculation in a sentence that goes on to say no other number."""
+    for match in reversed(list(_RESULT.finditer(sentence))):
+        if _OPERATION.search(sentence[: match.start()].rpartition("=")[2]):
+            after = sentence[match.end() :]
+            said = any(re.match(r"\$?\d", after[lead.end() :]) for lead in _LEADS.finditer(after))
+            return None if said else match[1]
+    return None
+
+
+def _only_number(text: str) -> str | None:
+    """`300 cents` of "300 cents left at the end": the one number of a text that begins with it, and its unit."""
+    match = re.match(rf"({_NUMBER.pattern})\s+([A-Za-z]+)\s+[A-Za-z]", text, re.ASCII)
+    if not match or len(_numbers(text)) != 1 or match[2] in _NOT_PROSE or re.search(r"[=\\^_]", text):
+        return None
+    return f"{match[1]} {match[2]}"
+
+
 def _number_words(text: str) -> list[str]:
-    """The one number that a sentence spells out: `seventeen` in "There are seventeen". ("One" is too often none.)"""
+    """The one number that a sentence spells out: `seventeen` in "There are seventeen". ("One" is too often none; and in
+    a longer text words count its cases.)"""
     spelled = re.findall(r"[a-z]+(?:-[a-z]+)?", text.lower())
     found = [word for word in spelled if all(part in SMALL for part in word.split("-"))]
     return found if len(found) == 1 and found != ["one"] else []

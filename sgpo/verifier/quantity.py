@@ -35,6 +35,8 @@ _PERCENT = re.compile(r"\s*(?:\\?%|\bpercent(?:age)?\b|\bpct\b)\s*(?:points?)?\s
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]?|\bdegrees?\b)\s*", re.IGNORECASE)
 _CURRENCY = re.compile(r"\\\$|[$€£¥]|\\(?:euro|pounds)\b|\b(?:US)?(?:dollars?|USD|euros?|EUR)\b", re.IGNORECASE)
 
+_PER = re.compile(r"(?<=\d)\s*(?:/|\bper\b)\s*(?:[A-Za-z]{3,}|kg|hr)\s*$")  # 7200/year
+
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _PLAIN = re.compile(rf"{_SIGN}(?P<value>{_DECIMAL})")
@@ -81,6 +83,7 @@ def read_quantity(text: str) -> Quantity:
         bare = f"{composed[1]} {_plain_unit(composed[2])}"
     bare = without_text(bare) if re.match(r"\s*[-+]?[\d.(\\]", bare) else bare
     bare = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)(?![A-Za-z])\s*\}?", " ", bare).strip()
+    bare = _PER.sub("", bare)
     if percent := _PERCENT.search(bare):
         bare = bare[: percent.start()]
     without_degrees = _DEGREES.sub(" ", bare).strip() if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", bare) else bare
@@ -111,7 +114,9 @@ def _split_unit(text: str, *, named: bool) -> tuple[str, str | None]:
         return text, None
     value, words = match[1], match[2].strip()
     names = re.findall(r"[^\W\d_]+(?:/[^\W\d_]+)?", words)
-    if any(name in _NOT_UNITS for name in names) or re.search(r"\\(?!pi)[a-z]+\s*\{?[^{}]*$", value):
+    if names != ["times"] and any(name in _NOT_UNITS for name in names):  # `30 times` counts, `3 times x` does not
+        return text, None
+    if re.search(r"\\(?!pi)[a-z]+\s*\{?[^{}]*$", value):
         return text, None
     spaced = text[len(value) : len(value) + 1] == " "
     known = [name for name in names if name in _UNITS]

@@ -29,6 +29,11 @@ FOUND = [
     ("Therefore $x = 3$ or $x = 5$.", "3,5"), ("The roots are $1$, $2$ and $3$.", "1,2,3"), ("The solutions are x = 1, x = 2, and x = 3.", "1,2,3"),
     ("They pay $5 and $6, so $11 in total.", "11"), ("It costs \\$5.50.", "5.50"), ("因此，弗兰克一共有**858颗**糖果。", "858"), ("**7**", "7"), ("`7`", "7"),
     ("\\frac{3}{4}", "0.75"), ("x = 3", "3"), ("3, 5", "3,5"), ("$1$ and $2$ and $3$", "1,2,3"), ("The angle is [ 90 ].", "90"), ("20000/π square meters.", "\\frac{20000}{\\pi}"),
+    # What a last sentence has calculated, with words and other numbers around it.
+    ("She can jog 10 x 5 = 50 miles for 5 days.", "50"), ("There are 64+32 = 96 weasels and rabbits left", "96"), ("So he makes 105*1.2=$126 from selling the water", "126"),
+    ("The rebate makes it $334 - $12 = $322.", "322"), ("320 bugs - 84 bugs = 236 bugs", "236"), ("That is $250/month * 12 months/year = $3,000/year", "3000"),
+    ("They still have 121 miles to travel.", "121"), ("The ride will have to run 84 / 14 = 6 times.", "6"), ("5 * 2 = 10, so she has 3 left.", "3"),
+    ("He has 8 marbles (5 + 3 = 8).", "8"), ("The answer is not 18, it's 17.", "17"), ("There are seventeen of them.", "17"),
     ("The answer is for sure D, it can't be A or B", "D"), ("It's not A, therefore I think it's B", "(B)"), ("D. it can't be A or B", "\\text{(D)}"),
     ("\\boxed{5}<|im_end|><|im_start|>user\n\\boxed{6}", "5"),
 ]  # fmt: skip
