@@ -1,6 +1,6 @@
 """The quickstart on several seeds, each with a warm-up of its own: GRPO, SGPO, and SFT on guided completions.
 
-    python benchmarks/quickstart_seeds.py tune                 # GRPO's learning rate, on validation puzzles
+    python benchmarks/quickstart_seeds.py tune                 # learning rates, on validation puzzles
     python benchmarks/quickstart_seeds.py seed 0               # one seed -> docs/results/quickstart/seed-0.json
     python benchmarks/quickstart_seeds.py page                 # all of these -> docs/results/quickstart.md
 
@@ -10,6 +10,7 @@ A seed takes half as long again as `sgpo quickstart`. Set OMP_NUM_THREADS=1 to r
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import time
@@ -54,20 +55,26 @@ def main() -> None:
 
 
 def tune(home: Path) -> None:
-    """GRPO with every rate of the grid from one warm-up, on puzzles that no test uses; finished runs are kept."""
+    """Every rate of the grids from one warm-up, on puzzles that no test uses; finished runs are kept."""
     if not RunDirectory(home).warm_model.exists():
         make_puzzles(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
         validation = mix_puzzles(select_families(DEFAULT_FAMILIES), 200, split="validation", seed=TUNING_SEED)
         save_problems([puzzle.to_problem() for puzzle in validation], home / "validation.jsonl")
         warm_up(home, DEFAULT_FAMILIES, seed=TUNING_SEED)
-    scores = {}
-    for rate in RATES:
-        run = RunDirectory(home / f"grpo-{rate:g}")
-        if not run.final_model.exists():
-            options = RUNS["grpo"] | {"learning_rate": rate}
-            train_run(home, run.path.name, options, steps=STEPS, seed=TUNING_SEED, evaluated=["validation"])
-        scores[f"{rate:g}"] = [[point.completions, _mean(point.scores)] for point in _curve(run.path, "validation")]
-    write_json(RESULTS / "quickstart" / "tuning.json", {"seed": TUNING_SEED, "grpo": scores, **provenance()})
+    grids = {"grpo": (RUNS["grpo"], RATES), "guided_sft": (GUIDED_SFT, RATES[:4])}
+    scores = {
+        name: {f"{rate:g}": _tuning_run(home, f"{name}-{rate:g}", options | {"learning_rate": rate}) for rate in rates}
+        for name, (options, rates) in grids.items()
+    }
+    write_json(RESULTS / "quickstart" / "tuning.json", {"seed": TUNING_SEED, **scores, **provenance()})
+
+
+def _tuning_run(home: Path, name: str, options: dict[str, Any]) -> Row:
+    """The curves [completions, avg@4] on validation puzzles and, where it was measured, on those never trained on."""
+    run = RunDirectory(home / name)
+    if not run.final_model.exists():
+        train_run(home, name, options, steps=STEPS, seed=TUNING_SEED, evaluated=["validation", "untouched"])
+    return {name: [[p.completions, _mean(p.scores)] for p in points] for name, points in read_curves(run.path).items()}
 
 
 def run_seed(home: Path, seed: int) -> None:
@@ -99,13 +106,17 @@ def run_seed(home: Path, seed: int) -> None:
 
 
 def _describe_run(run: Path) -> Row:
-    """Curves over [completions, value]: avg@4 on both problem sets, and puzzles that fail all four times."""
+    """Curves over [completions, value]: avg@4 on both problem sets, and puzzles that fail all four times; and the pass
+    rate of guided training completions, the mean of the first and of the last ten steps."""
     curves = {name: [[p.completions, _mean(p.scores)] for p in _curve(run, name)] for name in ("fresh", "untouched")}
     failed = [
         [point.completions, sum(score == 0 for score in point.scores.values()) / len(point.scores)]
         for point in _curve(run, "fresh")
     ]
-    return {**curves, "all_fail": failed}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    guided = [row["pass_rate/guided"] for row in rows if "pass_rate/guided" in row]
+    ends = [round(statistics.fmean(part), 4) for part in (guided[:10], guided[-10:]) if part]
+    return {**curves, "all_fail": failed, "guided": ends}
 
 
 def _curve(run: Path, name: str) -> list[Any]:
@@ -131,6 +142,8 @@ def write_page() -> None:
         "## Whole curves: avg@4 on 200 fresh puzzles\n\n" + _curve_table(seeds, "fresh"),
         "## All-fail shares: fresh puzzles that fail all four times\n\n" + _curve_table(seeds, "all_fail"),
         "## Retention: avg@4 on 50 puzzles of the family that is never trained\n\n" + _curve_table(seeds, "untouched"),
+        "## The guided skill: pass rate of guided completions in training, first and last ten steps\n\n"
+        + _guided_table(seeds),
         "## The learning rate\n\n" + _tuning(read_json(RESULTS / "quickstart" / "tuning.json")),
     ]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -203,15 +216,31 @@ def _curve_table(seeds: Sequence[Row], kind: str) -> str:
     return _table(["seed", "completions:", *(f"{point:,}" for point in points)], rows)
 
 
-def _tuning(tuning: Row) -> str:
-    """The grid, and which rate is best over the curve."""
+def _guided_table(seeds: Sequence[Row]) -> str:
     rows = [
-        [rate, f"{statistics.fmean(value for _, value in curve):.3f}", f"{curve[-1][1]:.3f}"]
-        for rate, curve in tuning["grpo"].items()
+        [row["seed"], *("{:.2f} to {:.2f}".format(*row["runs"][name]["guided"]) for name in ("sgpo", "guided_sft"))]
+        for row in seeds
+    ]
+    return _table(["seed", "SGPO", "guided SFT"], rows)
+
+
+def _tuning(tuning: Row) -> str:
+    """The grids, each rate with its mean over the curve and its end."""
+    rows = [
+        [
+            LABELS[name],
+            rate,
+            f"{statistics.fmean(value for _, value in curves['validation']):.3f}",
+            f"{curves['validation'][-1][1]:.3f}",
+            f"{curves['untouched'][-1][1]:.3f}" if "untouched" in curves else "",
+        ]
+        for name in ("grpo", "guided_sft")
+        for rate, curves in tuning[name].items()
     ]
     return (
         f"Chosen for GRPO, from one more warm-up (seed {tuning['seed']}), on 200 validation puzzles that no test uses; "
-        "the others take it over.\n\n" + _table(["constant rate", "mean over the curve", "at the end"], rows)
+        "the others take it over.\n\n"
+        + _table(["run", "constant rate", "mean over the curve", "at the end", "untouched, at the end"], rows)
     )
 
 
