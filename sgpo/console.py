@@ -41,10 +41,20 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def work_on_stderr() -> Iterator[TextIO]:
-    """Everything that the work prints goes to standard error; yields the real standard output, for the result."""
+    """Everything that the work prints goes to standard error, also what processes print that it starts (vLLM's do).
+
+    Yields the real standard output, for the result, which is printed once the work is done.
+    """
     output = sys.stdout
-    with redirect_stdout(sys.stderr):
-        yield output
+    output.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield output
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def print_json(document: Any, file: TextIO | None = None) -> None:
