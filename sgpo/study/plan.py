@@ -173,18 +173,15 @@ def check_rates(study: Study, table: Table) -> None:
 
 def stages_of(study: Study, run: Run) -> list[dict[str, Any]]:
     """The options of SGPOConfig of a run's stages: those of the recipe, then the study's, then the run's own."""
-    recipes = study.arms[run.arm].recipes
-    steps = study.train["max_steps"]
-    parts = [steps // len(recipes)] * len(recipes)
-    if recipes:
-        parts[-1] += steps - sum(parts)
+    recipes, steps = study.arms[run.arm].recipes, study.train["max_steps"]
+    ends = [steps * number // len(recipes) for number, _ in enumerate(recipes, start=1)]
     return [
         {
             **load_recipe(recipe).train,
             **study.train,
-            "max_steps": part,
+            "max_steps": end - start,
             "learning_rate": run.learning_rate,
             "seed": run.replicate,
         }
-        for recipe, part in zip(recipes, parts, strict=True)
+        for recipe, start, end in zip(recipes, [0, *ends], ends, strict=False)
     ]

@@ -49,7 +49,7 @@ def run_study(study: Study, runs: Sequence[Run]) -> int:
                     flush=True,
                 )
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # those that are under way end first
             raise
     return len(missing)
 

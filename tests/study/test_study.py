@@ -102,6 +102,7 @@ def test_stages_share_the_steps_and_take_the_recipes_options(tmp_path):
     assert {stage["learning_rate"] for stage in (first, second)} == {3e-4}
     assert {stage["seed"] for stage in (first, second)} == {1}
     assert first["prompt_style"] == "compact"  # the recipe's own
+    assert stages_of(study, runs_of(study, study.tables["main"])[0]) == []  # the policy as it is
 
 
 @pytest.mark.parametrize(
@@ -176,11 +177,14 @@ def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_small_study_from_end_to_end(tmp_path):
-    path = study_file(tmp_path)
-    outcome = study_command(path, table="ablations", quick=False, page_only=False)
-    assert outcome["tables"] == {"ablations": {"finished": 4, "planned": 4}}
+    path = study_file(tmp_path, tables={"small": {"arms": ["warm_up", "sgpo", "clamp"], "replicates": 2}})
+    outcome = study_command(path, table="small", quick=False, page_only=False)
+    assert outcome["tables"] == {"small": {"finished": 6, "planned": 6}}
     files = sorted((tmp_path / "results/little-fresh").iterdir())
-    assert [file.name for file in files] == [f"{arm}-1e-4-r{r}.json" for arm in ("clamp", "sgpo") for r in (0, 1)]
+    assert [file.name for file in files] == [
+        *(f"{arm}-1e-4-r{r}.json" for arm in ("clamp", "sgpo") for r in (0, 1)), "warm_up-r0.json", "warm_up-r1.json",
+    ]  # fmt: skip
+    assert json.loads(files[-1].read_text(encoding="utf-8"))["curve"] == []  # nothing was trained
     run = json.loads(files[0].read_text(encoding="utf-8"))
     assert run["scores"].keys() == set(SPLITS)
     assert run["completions"] == 2 * 2 * 12
@@ -189,7 +193,7 @@ def test_a_small_study_from_end_to_end(tmp_path):
     assert not list((tmp_path / "work/runs").rglob("*.safetensors"))
     written = files[0].stat().st_mtime_ns
     files[1].unlink()
-    assert study_command(path, table="ablations", quick=False, page_only=False)["made"] == 1
+    assert study_command(path, table="small", quick=False, page_only=False)["made"] == 1
     assert files[0].stat().st_mtime_ns == written
-    again = study_command(path, table="main", quick=False, page_only=True)
-    assert (again["made"], again["tables"]["main"]["finished"]) == (0, 2)
+    again = study_command(path, table=None, quick=False, page_only=True)
+    assert (again["made"], again["tables"]["small"]["finished"]) == (0, 6)
