@@ -18,6 +18,7 @@ STYLE_MARK = "_leap"
 def draw_curves(arms: Sequence[str], results: Results, directory: Path, *, label: str) -> list[Path]:
     """One SVG per axis: the mean over an arm's runs at each evaluation. An arm on solutions in the expert's `leap`
     style has the colour of the same arm on the policy's own style, dashed."""
+    arms = [arm for arm in arms if _mean_curve(results, arm, "completions")]
     names = list(dict.fromkeys(arm.removesuffix(STYLE_MARK).removesuffix("_own") for arm in arms))
     files: list[Path] = []
     if len(names) > len(LIGHT.runs):  # more curves than colours: nobody could tell them apart
