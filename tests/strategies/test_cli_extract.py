@@ -142,7 +142,9 @@ def test_standard_output_is_one_document_in_a_real_terminal_session(server: Chat
 
 
 def test_an_interrupted_run_says_so_and_keeps_what_is_finished(server: ChatServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from sgpo.strategies.cli import app; app()"]
+    # Whoever runs the tests in the background of a shell has SIGINT ignored, and every process below inherits that.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", listening + "from sgpo.strategies.cli import app; app()"]
     command += [str(argument) for argument in arguments(server, tmp_path, "--candidates", 1, "--concurrency", 1)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
