@@ -61,8 +61,10 @@ def load_problems(
     lists and objects (`"generations.0"`). `split`, `subset` and `revision` are for Hugging Face datasets only.
 
     Raises ValueError that names the file and row: missing file, no rows, a row that is no JSON object, a row without
-    problem or answer, an id that occurs twice.
+    problem or answer, an id that occurs twice; and for a field that a problem does not have.
     """
+    if unknown := sorted(set(fields or {}) - set(FIELDS)):
+        raise ValueError(f"{source}: a problem has no field {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
     rows, name = source_rows(str(source), split=split, subset=subset, revision=revision)
     problems: list[Problem] = []
     lines: dict[str, int] = {}
@@ -81,13 +83,25 @@ def load_problems(
     return problems
 
 
+def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
+    """The `fields` of `load_problems` from a command line's `FIELD=COLUMN`. Raises ValueError for anything else."""
+    fields: dict[str, str] = {}
+    for pair in pairs:
+        name, _, column = pair.partition("=")
+        if not column or name not in FIELDS:
+            raise ValueError(f"--field {pair!r}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
+        fields[name] = column
+    return fields
+
+
 def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where: str) -> Problem:
     """A problem from a row of a file or dataset. Raises ValueError, with `where`, for one without problem or answer."""
     values = {field: _text(_lookup(row, fields.get(field, field))) for field in FIELDS}
     for field in ("problem", "answer"):
         if not (values[field] or "").strip():
             column = fields.get(field, field)
-            raise ValueError(f"{where}: no {column!r}; every problem needs a text and a gold answer")
+            there = "" if values[field] is not None else f"; its columns are {', '.join(map(str, row))}"
+            raise ValueError(f"{where}: no {column!r}; every problem needs a text and a gold answer{there}")
     problem, answer = str(values["problem"]), str(values["answer"])
     return Problem(
         id=values["id"] or problem_id(problem),

@@ -26,11 +26,16 @@ ALGORITHMS: dict[str, type[Any]] = {
 }
 
 
-def build_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
-    """The algorithm of that name, its fields taken from `options`. Raises ValueError for an unknown name."""
+def algorithm_class(name: str) -> type[Any]:
+    """The class of that name. Raises ValueError for an unknown one."""
     if name not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {name!r}; there are: {', '.join(ALGORITHMS)}")
-    cls = ALGORITHMS[name]
+    return ALGORITHMS[name]
+
+
+def build_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of that name, its fields taken from `options`. Raises ValueError for an unknown name."""
+    cls = algorithm_class(name)
     algorithm: Algorithm = cls(**{field.name: options[field.name] for field in fields(cls)})
     return algorithm
 
@@ -48,5 +53,6 @@ __all__ = [
     "Needs",
     "Target",
     "TrainingRow",
+    "algorithm_class",
     "build_algorithm",
 ]

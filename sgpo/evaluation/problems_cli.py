@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +75,8 @@ def check(
     if as_json:
         print_json({**summary, "matches": [match.to_json() for match in matches]}, output)
         return
-    _show_matches(matches)
+    if matches:
+        _show_matches(matches)
     print(f"{len(contaminated)} of {len(problems)} training problems are in {', '.join(benchmarks)}")
     if drop is not None:
         print(f"{drop}: the other {len(kept)}")
@@ -109,11 +110,11 @@ def import_(
     --out problems.jsonl
     """
     with work_on_stderr() as output:
-        from sgpo.problems import load_problems, save_problems
+        from sgpo.problems import load_problems, parse_fields, save_problems
 
         _check_new(out, "--out")
         loaded = load_problems(
-            source, fields=_fields(field or []), split=split, subset=subset, revision=revision, limit=limit
+            source, fields=parse_fields(field or []), split=split, subset=subset, revision=revision, limit=limit
         )
         save_problems(loaded, out)
     print_json({"problems": len(loaded), "out": str(out)}, output) if as_json else print(
@@ -126,18 +127,6 @@ def _check_new(path: Path | None, option: str) -> None:
         raise ValueError(f"{option} {path}: exists already; nothing is written over")
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"{option} {path}: no such directory {path.parent}")
-
-
-def _fields(pairs: Iterable[str]) -> dict[str, str]:
-    from sgpo.problems import FIELDS
-
-    fields: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, column = pair.partition("=")
-        if not equals or not column or name not in FIELDS:
-            raise ValueError(f"--field {pair!r}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
-        fields[name] = column
-    return fields
 
 
 def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:

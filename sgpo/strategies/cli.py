@@ -82,10 +82,12 @@ def list_(
         if as_json:
             _print_json(list(rows))
             return
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table("id", "problem", "type", "steps", "score", "leaks", "uplift")
+        table = Table(*(Column(name, overflow="fold") for name in ("id", "problem")))  # whole: to copy, to tell apart
+        for name in ("type", "steps", "score", "leaks", "uplift"):
+            table.add_column(name)
         for row in rows:
             score = str(sum(row["scores"].values())) if "scores" in row else "-"
             leaks = str(len(row["leaks"])) if "leaks" in row else "?"
@@ -172,12 +174,12 @@ def extract(
     Example: sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1
     --model deepseek-r1 --max-tokens 2000000
     """
-    from sgpo.problems import load_problems
+    from sgpo.problems import load_problems, parse_fields
     from sgpo.strategies.extraction_run import run_extraction
     from sgpo.strategies.from_run import with_own_solutions
     from sgpo.strategies.wire import Prices
 
-    loaded = load_problems(problems, fields=_fields(field or []), limit=limit)
+    loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
     if from_run:
         loaded = with_own_solutions(loaded, from_run)
     result = run_extraction(
@@ -309,13 +311,6 @@ def _edit(bank: StrategyBank, strategy: Strategy) -> Strategy:
     for leak in mended.leaks or ():
         print(f"the leak gate finds in {leak.where}: {leak.text!r} ({leak.kind})", file=sys.stderr)
     return mended
-
-
-def _fields(pairs: list[str]) -> dict[str, str]:
-    fields = dict(pair.partition("=")[::2] for pair in pairs)
-    if bad := [name for name, column in fields.items() if not column]:
-        raise ValueError(f"--field {bad[0]}: expected FIELD=COLUMN, such as solution=trace")
-    return fields
 
 
 def _uplift(bank: StrategyBank, strategy_id: str) -> str:

@@ -8,6 +8,8 @@ from typing import Literal, get_args, get_type_hints
 
 from transformers import TrainingArguments
 
+from sgpo.algorithms import algorithm_class
+from sgpo.prompts import prompt_style
 from sgpo.rollouts.engines import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 
@@ -173,6 +175,8 @@ class SGPOConfig(TrainingArguments):
         for name, choices in _choices().items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        algorithm_class(self.algorithm)
+        prompt_style(self.prompt_style)
         for name, low in _AT_LEAST.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}{_WHY.get(name, '')}")

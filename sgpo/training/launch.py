@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import run_warmup, solution_rows
+
+logger = logging.getLogger("sgpo")
 
 Stage = Literal["warmup", "rl", "all"]
 
@@ -36,6 +39,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         raise ValueError("--stage warmup: this recipe has no 'warmup' section")
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     check_launch(args)
+    _check_evaluation(recipe, args)
     part_quietly()
     problems = recipe.problems.load()
     # Named as its file, so that runs of other recipes on the same file can be compared.
@@ -79,6 +83,20 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
             run.recipe_file.write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
+
+
+def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
+    """Raises ValueError for evaluations without problems; warns of problems without evaluations."""
+    evaluates = args.eval_strategy != "no" or args.eval_on_start
+    if evaluates and recipe.evaluation is None:
+        raise ValueError(
+            f"eval_strategy={args.eval_strategy.value}, eval_on_start={args.eval_on_start}: no problems to evaluate "
+            "on; name a problem file with --set evaluation=FILE"
+        )
+    if recipe.evaluation is not None and not evaluates:
+        logger.warning(
+            "%s is never evaluated on: --set eval_strategy=steps --set eval_steps=N does so", recipe.evaluation.source
+        )
 
 
 def _split(

@@ -128,7 +128,8 @@ def check_options(
         if name == "output_dir":
             raise ValueError(f"{where}: output_dir is the recipe's 'out'")
         if name not in known:
-            raise ValueError(f"{where}: unknown option {name!r}{_nearest(name, [*also, *known])}")
+            hint = _nearest(name, [*also, *known]) or f"; the options are those of {config.__name__}"
+            raise ValueError(f"{where}: unknown option {name!r}{hint}")
         if value is False and name.endswith("_strategy"):
             value = "no"  # YAML reads the word `no` as false
         try:

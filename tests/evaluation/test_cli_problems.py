@@ -12,7 +12,7 @@ from sgpo.cli import app
 from sgpo.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from sgpo.evaluation.decontamination import find_matches, numbers
 from sgpo.evaluation.problems_cli import _lenient_problem
-from sgpo.problems import load_problems, read_rows
+from sgpo.problems import Problem, load_problems, read_rows, save_problems
 from sgpo.verifier import Verifier
 
 # Of the rows of contamination.jsonl whose match is "near", those that one reader found to be the same problem: the
@@ -200,6 +200,13 @@ def test_import_from_a_folder_of_a_dataset(tmp_path):
     assert "splits: neither a problem file nor a dataset that could be loaded" in result.stderr
 
 
+def test_a_check_that_finds_nothing_shows_no_table(tmp_path):
+    save_problems([Problem(id="a", problem="How many legs have 7 horses?", answer="28")], tmp_path / "train.jsonl")
+    save_problems([Problem(id="b", problem="What is the square of 12?", answer="144")], tmp_path / "test.jsonl")
+    result = run("check", "--train", tmp_path / "train.jsonl", "--against", tmp_path / "test.jsonl")
+    assert (result.exit_code, result.stdout) == (0, "0 of 1 training problems are in test\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -207,6 +214,10 @@ def test_import_from_a_folder_of_a_dataset(tmp_path):
         (["q.csv", "--field", "text=question"], "--field 'text=question'"),
         (["q.csv"], "q.csv, row 2: no 'problem'; every problem needs"),
         (["q.csv", "--field", "problem=question", "--field", "answer=final"], "q.csv, row 3: no 'final'"),
+        (
+            ["q.csv", "--field", "problem=question", "--field", "answer=finl"],
+            "q.csv, row 2: no 'finl'; every problem needs a text and a gold answer; its columns are question, final",
+        ),
         (["gone.parquet"], "gone.parquet: no such problem file"),
         (["broken.parquet"], "broken.parquet: cannot be read as parquet"),
         (["latin.csv"], "latin.csv: cannot be read as CSV"),

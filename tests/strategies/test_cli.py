@@ -48,6 +48,16 @@ def test_list_and_show(bank: Path) -> None:
     assert "Name [them]" in sgpo("show", "p1", "--bank", bank).stdout
 
 
+def test_a_narrow_list_cuts_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    problem = "openr1-" + "0123456789" * 4
+    with StrategyBank(tmp_path / "bank.db") as opened:
+        opened.add(Strategy(problem_id=problem, problem_type="Sums of parts", approach="Add", steps=("Add",)))
+    lines = sgpo("list", "--bank", tmp_path / "bank.db").stdout.splitlines()
+    cells = [line.split("│")[2].strip() for line in lines if line.startswith("│")]
+    assert "".join(cells) == problem
+
+
 def test_candidates_are_listed_on_demand(bank: Path) -> None:
     with StrategyBank(bank) as opened:
         opened.add(Strategy(problem_id="p1", problem_type="Sums", approach="Guess", steps=("Guess",)), kept=False)

@@ -84,7 +84,8 @@ def test_another_column_holds_the_solution(server: ChatServer, tmp_path: Path) -
     how = arguments(server, tmp_path, "--field", "solution=trace", "--limit", 1, "--json", problems=problems)
     assert json.loads(sgpo(*how).stdout)["kept"] == 1
     assert "Hm. 40 + 32" in server.requests[0]["messages"][0]["content"]
-    assert "expected FIELD=COLUMN" in sgpo(*arguments(server, tmp_path, "--field", "trace")).stderr
+    for mistake in ("trace", "solutoin=trace"):
+        assert "expected FIELD=COLUMN" in sgpo(*arguments(server, tmp_path, "--field", mistake)).stderr
 
 
 def test_the_policys_own_completions_serve_as_solutions(server: ChatServer, tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ def test_a_reward_that_is_no_finite_number_is_refused(tmp_path, tokenizer, rewar
         ({"eval_max_tokens": 0}, "eval_max_tokens must be at least 1"),
         ({"eval_temperature": -1.0}, "eval_temperature must be at least 0"),
         ({"engine": "sglang"}, "engine must be one of"),
+        ({"algorithm": "sgppo"}, "unknown algorithm 'sgppo'; there are: sgpo, grpo"),
+        ({"prompt_style": "maths"}, "unknown prompt style 'maths'"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused(tmp_path, options, message):
@@ -208,8 +210,6 @@ def test_an_option_out_of_its_range_is_refused(tmp_path, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"algorithm": "sgppo"}, "unknown algorithm 'sgppo'; there are: sgpo, grpo"),
-        ({"prompt_style": "maths"}, "unknown prompt style 'maths'"),
         ({"per_device_train_batch_size": 7}, "6 problems to train on, fewer than one batch of 7"),
         ({"gradient_accumulation_steps": 2}, "fewer than one batch of 12"),
         ({"max_prompt_length": 2}, "all 6 problems have prompts longer than max_prompt_length=2; raise it"),
