@@ -219,10 +219,12 @@ def score_curves(runs: Sequence[Run], name: str, metric: str) -> tuple[list[Curv
 
 
 def metrics_of(runs: Iterable[Run], name: str) -> list[str]:
-    """The score keys of an evaluation, in the order avg, pass, maj and by k."""
+    """The score keys of an evaluation, in the order avg, pass, maj and by k; without pass@1, which is avg@k."""
     keys = {
         key for run in runs for evaluation in run.evaluations if evaluation.name == name for key in evaluation.scores
     }
+    if any(key.startswith("avg@") for key in keys):
+        keys.discard("pass@1")
     order = ("avg", "pass", "maj")
     return sorted(keys, key=lambda key: (order.index(key.split("@")[0]), int(key.split("@")[1])))
 

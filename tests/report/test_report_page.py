@@ -108,6 +108,12 @@ def test_the_comparison_leads_with_its_interval(report: Path) -> None:
     assert "averaged over the learning curve up to 5,760 completions; sgpo is ahead." in text
 
 
+def test_what_equals_the_mean_has_no_column(report: Path) -> None:
+    headers = re.findall(r">([a-z]+@\d)</th>", report.read_text(encoding="utf-8"))
+    assert {"avg@4", "pass@4", "maj@4"} <= set(headers)
+    assert "pass@1" not in headers
+
+
 def test_a_tie_is_called_a_tie(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, seed=seed, steps=20, gain=0.3) for seed, name in enumerate(("one", "other"))]
     text = words(read(write_report(runs, tmp_path / "report.html")))
