@@ -109,6 +109,14 @@ def prepare_problems(
             *(counts["problems"], counts["too_long"], args.max_prompt_length),
             *(counts["without_strategy"], counts["guided_prompt_too_long"]),
         )
+    unguided = counts["without_strategy"] == len(prepared.problems) > 0
+    if bank is not None and unguided and args.strategy_content != "solution":
+        its = next((f"{strategy.problem_id!r}" for strategy in bank), "none")
+        logger.warning(
+            "%s holds no strategy for any of these problems, so nothing is guided: its problem ids (such as %s) must "
+            "be those of the problem file (such as %r)",
+            *(bank.path, its, prepared.problems[0].id),
+        )
     return prepared
 
 

@@ -56,6 +56,15 @@ def test_retrieved_strategies_are_used_if_asked_for_and_counted(tmp_path, tokeni
     assert config["args"]["strategies"] == "both"
 
 
+def test_a_bank_for_other_problems_is_warned_of(tmp_path, tokenizer, caplog):
+    strangers = [Problem(id="p-other", problem="1?", answer="1")]
+    build_trainer(tmp_path / "a", tokenizer, problems=PROBLEMS, bank=bank_of(tmp_path / "a.db", PROBLEMS[:1]))
+    assert "nothing is guided" not in caplog.text
+    build_trainer(tmp_path / "b", tokenizer, problems=PROBLEMS, bank=bank_of(tmp_path / "b.db", strangers))
+    assert "b.db holds no strategy for any of these problems" in caplog.text
+    assert "(such as 'p-other') must be those of the problem file (such as 'q0')" in caplog.text
+
+
 def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, caplog):
     long = Problem(id="long", problem="?" * 70, answer="1")
     middling = Problem(id="middling", problem="?" * 50, answer="1")  # its guided prompt is too long
