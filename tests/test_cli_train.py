@@ -180,6 +180,11 @@ def assert_refused(home, setting, message):
     assert not list(out.rglob("*.*"))
 
 
+def test_a_run_does_not_go_on_with_another_algorithm(home, tmp_path):
+    (tmp_path / "config.json").write_text('{"algorithm": "sgpo"}')
+    assert_refused(home, ["--out", tmp_path, "--resume", "--set", "algorithm=grpo"], "a run of algorithm 'sgpo', which")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -39,6 +39,8 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         raise ValueError("--stage warmup: this recipe has no 'warmup' section")
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     check_launch(args)
+    if resume:
+        _check_algorithm(run, args)
     _check_evaluation(recipe, args)
     part_quietly()
     problems = recipe.problems.load()
@@ -83,6 +85,15 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
             run.recipe_file.write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
+
+
+def _check_algorithm(run: RunDirectory, args: SGPOConfig) -> None:
+    """Raises ValueError where the run is one of another algorithm: its record would be wrong from here on."""
+    begun = read_json(run.config_file).get("algorithm") if run.config_file.exists() else args.algorithm
+    if begun != args.algorithm:
+        raise ValueError(
+            f"{run.path}: a run of algorithm {begun!r}, which cannot go on as {args.algorithm!r}; choose another --out"
+        )
 
 
 def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
