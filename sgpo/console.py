@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
@@ -60,3 +61,11 @@ def work_on_stderr() -> Iterator[TextIO]:
 def print_json(document: Any, file: TextIO | None = None) -> None:
     """Print one JSON document."""
     print(json.dumps(document, indent=2, ensure_ascii=True), file=file or sys.stdout)
+
+
+def check_new(path: Path | None, option: str) -> None:
+    """Raises ValueError, before any work, for a file that is to be made and exists already, or has no directory."""
+    if path is not None and path.exists():
+        raise ValueError(f"{option} {path}: exists already, and nothing is written over; choose another name")
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: no such directory {path.parent}")

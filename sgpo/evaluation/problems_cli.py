@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.console import one_line_errors, print_json, work_on_stderr
+from sgpo.console import check_new, one_line_errors, print_json, work_on_stderr
 
 if TYPE_CHECKING:
     from sgpo.evaluation.decontamination import Match
@@ -52,7 +52,7 @@ def check(
         from sgpo.problems import write_rows
         from sgpo.verifier import Verifier
 
-        _check_new(drop, "--drop")
+        check_new(drop, "--drop")
         rows = _train_rows(train)
         problems = [_lenient_problem(row, f"{train}, row {number}") for number, row in rows]
         benchmarks = _benchmarks(against, data_dir)
@@ -112,7 +112,7 @@ def import_(
     with work_on_stderr() as output:
         from sgpo.problems import load_problems, parse_fields, save_problems
 
-        _check_new(out, "--out")
+        check_new(out, "--out")
         loaded = load_problems(
             source, fields=parse_fields(field or []), split=split, subset=subset, revision=revision, limit=limit
         )
@@ -120,13 +120,6 @@ def import_(
     print_json({"problems": len(loaded), "out": str(out)}, output) if as_json else print(
         f"{out}: {len(loaded)} problems"
     )
-
-
-def _check_new(path: Path | None, option: str) -> None:
-    if path is not None and path.exists():
-        raise ValueError(f"{option} {path}: exists already; nothing is written over")
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"{option} {path}: no such directory {path.parent}")
 
 
 def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:

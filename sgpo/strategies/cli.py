@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.console import one_line_errors
+from sgpo.console import check_new, one_line_errors
 
 if TYPE_CHECKING:
     from sgpo.strategies.bank import StrategyBank
@@ -53,7 +53,7 @@ def import_(
 @app.command()
 @one_line_errors
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write them, one JSON object per line.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file, one JSON object per line.")],
     bank: Bank,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +61,7 @@ def export(
 
     Example: sgpo strategies export strategies.jsonl --bank bank.db
     """
+    check_new(file, "FILE")
     with _open(bank) as opened:
         count = opened.export(file)
     _say({"exported": count}, as_json, f"{file}: {count} strategies")

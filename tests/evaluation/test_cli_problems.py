@@ -119,7 +119,7 @@ def test_what_is_known_of_real_training_sets(shared_data):
         (["--train", "nowhere.jsonl", "--against", "aime24"], "--train nowhere.jsonl: no such file"),
         (["--train", "TRAIN", "--against", "math50"], "--against 'math50': no such file, and no benchmark"),
         (["--train", "TRAIN", "--against", ","], "--against: name benchmarks or problem files"),
-        (["--train", "TRAIN", "--against", "HELD", "--drop", "TRAIN"], "exists already; nothing is written over"),
+        (["--train", "TRAIN", "--against", "HELD", "--drop", "TRAIN"], "exists already, and nothing is written over"),
         (["--train", "TRAIN", "--against", "HELD", "--drop", "no/where.jsonl"], "no such directory no"),
     ],
 )

@@ -95,6 +95,14 @@ def test_export_gives_back_what_was_imported(bank: Path, tmp_path: Path) -> None
     assert sgpo_json("list", "--bank", bank) == sgpo_json("list", "--bank", tmp_path / "again.db")
 
 
+def test_export_writes_over_nothing(bank: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("kept")
+    refused = sgpo("export", tmp_path / "mine.jsonl", "--bank", bank)
+    assert refused.exit_code == 2
+    assert f"{tmp_path / 'mine.jsonl'}: exists already, and nothing is written over; choose" in refused.stderr
+    assert (tmp_path / "mine.jsonl").read_text() == "kept"
+
+
 def test_drop(bank: Path) -> None:
     dropped = sgpo_json("drop", "p1", "--bank", bank)["dropped"]
     assert dropped.startswith("s-")
