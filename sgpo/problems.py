@@ -10,12 +10,15 @@ import csv
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
+# GSM8K's `48/2 = <<48/2=24>>24` (arXiv 2110.14168). Numbers and operators alone: never code or prose.
+CALCULATOR_MARK = re.compile(r"<<[-+*/().,%$\d ]*=([-+*/().,%$\d ]+)>>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +110,23 @@ def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where
         id=values["id"] or problem_id(problem),
         problem=problem,
         answer=answer,
-        solution=values["solution"] or None,
+        solution=without_calculator_marks(values["solution"] or "") or None,
         subject=values["subject"],
         level=values["level"],
         source=values["source"],
         kind=values["kind"] or "math",
     )
+
+
+def without_calculator_marks(solution: str) -> str:
+    """A rationale of GSM8K as text to learn from; any other solution as it is.
+
+    The marks call a calculator that a policy does not have. The rationale ends without a word on the answer: where its
+    last line ends a calculation, the result is the answer, and is written out as the prompts ask for it.
+    """
+    results = CALCULATOR_MARK.findall(solution.rstrip().rpartition("\n")[2])
+    solution = CALCULATOR_MARK.sub("", solution)
+    return f"{solution}\nThe answer is \\boxed{{{results[-1]}}}." if results and "\\boxed" not in solution else solution
 
 
 def save_problems(problems: Iterable[Problem], path: str | Path) -> None:

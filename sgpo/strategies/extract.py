@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sgpo.problems import Problem
+from sgpo.problems import Problem, without_calculator_marks
 from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, autonomous_prompt, extract_prompt
 from sgpo.strategies.asking import Usable, ask
 from sgpo.strategies.bank import StrategyBank
@@ -35,7 +34,6 @@ from sgpo.strategies.strong_model import (
 from sgpo.verifier import Verifier
 
 MAX_SOLUTION_CHARS = 32_000  # about 10,000 tokens; see `cut_solution`
-CALCULATOR_MARK = re.compile(r"<<[^<>=]*=([^<>]*)>>")
 CUT_MARK = "\n\n[... {count:,} characters left out ...]\n\n"
 
 CANDIDATE_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
@@ -282,12 +280,8 @@ def _ranked(strategy: Strategy, ranking: Usable[Scores] | None) -> Strategy:
 
 
 def plain_solution(solution: str) -> str:
-    """A solution without what is not part of it: the reasoning before it (where something follows), and the calculator
-    marks of GSM8K. Where the last line ends a calculation, its result is the answer, and that is written out."""
-    solution = without_reasoning(solution).strip() or solution.strip()
-    results = CALCULATOR_MARK.findall(solution.splitlines()[-1]) if solution else []
-    solution = CALCULATOR_MARK.sub("", solution)
-    return f"{solution}\nThe answer is \\boxed{{{results[-1]}}}." if results and "\\boxed" not in solution else solution
+    """A solution without the reasoning before it, where something follows, and without GSM8K's calculator marks."""
+    return without_calculator_marks(without_reasoning(solution).strip() or solution.strip())
 
 
 def cut_solution(solution: str, *, limit: int = MAX_SOLUTION_CHARS) -> str:
