@@ -1,4 +1,4 @@
-"""Imports point down only, from `cli` to `problems` (the order is LAYERS below)."""
+"""Imports point down only, from `cli` to `wording` (the order is LAYERS below)."""
 
 import ast
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "sgpo"
 
 LAYERS = [
+    {"wording"},
     {"problems", "prompts", "objective", "verifier", "console"},
     {"rollouts"},
     {"evaluation", "strategies", "algorithms"},
@@ -21,7 +22,7 @@ LAYERS = [
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 # Parts of one layer that may know each other.
 BESIDE = {("verifier", "problems"), ("puzzles", "report")}
-NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "console"]
+NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "console", "wording"]
 
 
 def part_of(path):

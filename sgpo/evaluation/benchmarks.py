@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sgpo.problems import Problem, load_problems
+from sgpo.wording import counted
 
 MAX_TOKENS = 32_768  # of a completion, in the paper
 
@@ -211,8 +212,8 @@ def _check_rows(benchmark: Benchmark, where: str, rows: int) -> None:
     if rows != benchmark.rows:
         about = f" ({benchmark.about})" if benchmark.about else ""
         raise ValueError(
-            f"{where}: {rows} problems, {benchmark.name} has {benchmark.rows}{about}; another set is scored by "
-            "--problems FILE, under its own name"
+            f"{where}: {counted(rows, 'problem')}, {benchmark.name} has {benchmark.rows}{about}; another set "
+            "is scored by --problems FILE, under its own name"
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sgpo.console import one_line_errors, print_json, work_on_stderr
+from sgpo.wording import counted
 
 if TYPE_CHECKING:
     from sgpo.evaluation.command import ProblemSet
@@ -114,7 +115,7 @@ def eval_(
     missing = sum(len(outputs[each.name].missing if each.name in outputs else each.problems) for each in sets)
     if missing:
         again = f"; the same command with --out {out} asks for them again" if out else ""
-        print(f"error: incomplete, {missing} problems are missing{again}", file=sys.stderr)
+        print(f"error: incomplete, missing an answer: {counted(missing, 'problem')}{again}", file=sys.stderr)
         raise typer.Exit(1)
 
 

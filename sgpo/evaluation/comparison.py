@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sgpo.evaluation.scores import Estimate, PairedDifference, interval, paired_difference, samples_per_problem
+from sgpo.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -232,9 +233,9 @@ def _evaluation_table(evaluation: EvaluationComparison) -> Table:
 
     budget = f", curves up to {evaluation.budget:,} completions" if evaluation.budget else ""
     ks = "/".join(str(k) for k in sorted({run.k for run in evaluation.runs}))
-    problems = f"{evaluation.problems} problems"
+    problems = counted(evaluation.problems, "problem")
     if evaluation.problems < evaluation.total:
-        problems = f"the {problems} of {evaluation.total} that every run has answered"
+        problems = f"the {evaluation.problems:,} of {counted(evaluation.total, 'problem')} that every run has answered"
     table = Table(title=f"{_plain(evaluation.name)}: {problems}{budget}; 95 % over problems")
     table.add_column("run", overflow="fold")
     for head in ("step", f"last avg@{ks}", "over the curve"):

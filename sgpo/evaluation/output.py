@@ -13,6 +13,7 @@ import numpy as np
 from sgpo.evaluation.scores import interval, score_samples
 from sgpo.problems import Problem
 from sgpo.verifier import Verifier
+from sgpo.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,8 @@ def score_rows(
     wanted = range(samples)
     whole = [problem for problem in problems if all(number in by_problem[problem.id] for number in wanted)]
     if not whole:
-        raise ValueError(f"none of the {len(problems)} problems has all of its {samples} samples: nothing to score")
+        among = counted(len(problems), "problem")
+        raise ValueError(f"none of {among} has all of its samples ({samples} each): nothing to score")
     kept = {problem.id: [by_problem[problem.id][number] for number in wanted] for problem in whole}
     kinds = {id_: [row["verdict"] for row in rows] for id_, rows in kept.items()}
     answers = {id_: [row["extracted"] for row in rows] for id_, rows in kept.items()}
@@ -115,7 +117,7 @@ def show_output(output: EvalOutput, *, title: str, console: Console) -> None:
 
     scores, missing = output.scores, len(output.missing)
     total = scores["problems"] + missing
-    whole = "" if not missing else f"\nINCOMPLETE: {missing} of {total} problems missing"
+    whole = "" if not missing else f"\nINCOMPLETE: {missing} of {counted(total, 'problem')} missing"
     table = Table("score", "mean", "95 % interval", title=escape(title) + whole)
     of = f" of {scores['problems']}/{total}" if missing else ""
     for name, value in scores.items():
@@ -126,7 +128,7 @@ def show_output(output: EvalOutput, *, title: str, console: Console) -> None:
         if len(output.details[part]) > 1:
             _show_parts(output.details[part], part, console)
     verdicts = ", ".join(f"{count} {kind}" for kind, count in scores["verdicts"].items())
-    console.print(f"{scores['problems']} problems, {scores['k']} samples each: {verdicts}")
+    console.print(f"{counted(scores['problems'], 'problem')}, {counted(scores['k'], 'sample')} each: {verdicts}")
     length, truncated = output.details["length"], output.details["truncated"]
     cut = "" if truncated is None else f"; {truncated:.1%} cut off"
     console.print(

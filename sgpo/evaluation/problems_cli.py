@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sgpo.console import check_new, one_line_errors, print_json, work_on_stderr
+from sgpo.wording import counted
 
 if TYPE_CHECKING:
     from sgpo.evaluation.decontamination import Match
@@ -77,7 +78,7 @@ def check(
         return
     if matches:
         _show_matches(matches)
-    print(f"{len(contaminated)} of {len(problems)} training problems are in {', '.join(benchmarks)}")
+    print(f"in {', '.join(benchmarks)}: {len(contaminated)} of {counted(len(problems), 'training problem')}")
     if drop is not None:
         print(f"{drop}: the other {len(kept)}")
     elif contaminated:
@@ -117,9 +118,8 @@ def import_(
             source, fields=parse_fields(field or []), split=split, subset=subset, revision=revision, limit=limit
         )
         save_problems(loaded, out)
-    print_json({"problems": len(loaded), "out": str(out)}, output) if as_json else print(
-        f"{out}: {len(loaded)} problems"
-    )
+    line = f"{out}: {counted(len(loaded), 'problem')}"
+    print_json({"problems": len(loaded), "out": str(out)}, output) if as_json else print(line)
 
 
 def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:

@@ -9,6 +9,7 @@ from typing import Any
 from sgpo.evaluation.output import EvalOutput, score_rows
 from sgpo.problems import load_problems, read_rows
 from sgpo.verifier import Verifier
+from sgpo.wording import counted
 
 
 def score_file(completions: Path, problems: Path, *, samples: int | None = None, seed: int = 0) -> EvalOutput:
@@ -57,7 +58,7 @@ def _same_count(completions: Path, seen: Counter[str]) -> int:
     (most, k), (least, fewest) = seen.most_common()[0], seen.most_common()[-1]
     if k != fewest:
         raise ValueError(
-            f"{completions}: problem {most!r} has {k} completions, problem {least!r} has {fewest}; --samples K scores "
-            "the first K of each and counts problems with fewer as missing"
+            f"{completions}: problem {most!r} has {counted(k, 'completion')}, problem {least!r} has {fewest}; "
+            "--samples K scores the first K of each and counts problems with fewer as missing"
         )
     return k

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgpo.wording import counted
+
 VERDICT_KINDS = ("correct", "wrong", "unparsed", "timeout")
 RESAMPLES = 10_000
 MISSED = 0.05  # share of the intervals that may miss the truth
@@ -90,7 +92,7 @@ def samples_per_problem(samples: Mapping[str, Sequence[str]]) -> int:
     for id_, others in samples.items():
         if len(others) != len(kinds):
             raise ValueError(
-                f"problem {id_!r} has {len(others)} samples, problem {first!r} has {len(kinds)}; "
+                f"problem {id_!r} has {counted(len(others), 'sample')}, problem {first!r} has {len(kinds)}; "
                 f"every problem needs the same number"
             )
         if unknown := set(others) - set(VERDICT_KINDS):

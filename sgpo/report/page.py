@@ -31,6 +31,7 @@ from sgpo.report.reading import Run, read_runs
 from sgpo.report.scores import choose_headline, evaluation_names, final_scores, forest, part_tables, points
 from sgpo.report.targets import read_targets
 from sgpo.report.uplift import Uplift, measure_uplift
+from sgpo.wording import counted
 
 MAX_STRATEGIES = 100
 
@@ -71,7 +72,7 @@ def render_report(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"points": points, "duration": duration}
+    environment.filters |= {"points": points, "duration": duration, "counted": counted}
     script = _asset("report.js")
     return environment.get_template("report.html").render(
         runs=runs,
@@ -214,7 +215,7 @@ def _browser(runs: Sequence[Run], completions: Sequence[Completions], names: Seq
             continue
         parts.append(f'{{"run":{index},"source":{_json(source)},"cards":[{",".join(texts)}]}}')
         if len(texts) < total:
-            notes.append(f"{runs[index].name}, {source}: {len(texts):,} of {total:,} problems are held here")
+            notes.append(f"{runs[index].name}, {source}: {len(texts):,} of {counted(total, 'problem')} held here")
     return {
         "browser": Markup(_safe("[" + ",".join(parts) + "]")) if parts else None,
         "browser_notes": notes,

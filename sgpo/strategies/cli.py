@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sgpo.console import check_new, one_line_errors
+from sgpo.wording import counted
 
 if TYPE_CHECKING:
     from sgpo.strategies.bank import StrategyBank
@@ -47,7 +48,8 @@ def import_(
     with StrategyBank(bank) as opened:
         count = opened.import_(file)
         total = len(opened)
-    _say({"imported": count, "strategies": total}, as_json, f"{bank}: {count} imported, {total} problems have one")
+    line = f"{bank}: {count} imported; in all it has strategies for {counted(total, 'problem')}"
+    _say({"imported": count, "strategies": total}, as_json, line)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def export(
     check_new(file, "FILE")
     with _open(bank) as opened:
         count = opened.export(file)
-    _say({"exported": count}, as_json, f"{file}: {count} strategies")
+    _say({"exported": count}, as_json, f"{file}: {counted(count, 'strategy', 'strategies')}")
 
 
 @app.command("list")
@@ -202,8 +204,9 @@ def extract(
     names = ("kept", "leaking", "failed", "unsolved", "earlier", "unfinished")
     counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
     cost = "" if result["cost"] is None else f", cost {result['cost']:.4g}"
-    print(f"{bank}: {result['problems']} problems: {counts}")
-    print(f"{result['requests']:,} requests, {result['tokens']:,} tokens{cost}, {result['seconds']:.0f} s")
+    print(f"{bank}: {counted(result['problems'], 'problem')}: {counts}")
+    asked = f"{counted(result['requests'], 'request')}, {counted(result['tokens'], 'token')}"
+    print(f"{asked}{cost}, {result['seconds']:.0f} s")
     if result["stopped"]:
         print(f"stopped: {result['stopped']}; the same command goes on from here")
 

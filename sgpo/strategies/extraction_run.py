@@ -20,6 +20,7 @@ from sgpo.strategies.ledger import Ledger
 from sgpo.strategies.strong_model import EndpointFailed, StrongModel
 from sgpo.strategies.wire import Prices
 from sgpo.verifier import Verifier
+from sgpo.wording import counted
 
 
 def run_extraction(
@@ -75,7 +76,8 @@ def run_extraction(
         try:
             return asyncio.run(run(opened))
         except EndpointFailed as failure:
-            raise ValueError(f"{failure}; {len(opened)} problems have a strategy in {bank}, nothing is lost") from None
+            kept = f"{bank} has strategies for {counted(len(opened), 'problem')}"
+            raise ValueError(f"{failure}; {kept}, nothing is lost") from None
 
 
 def _progress() -> Progress:

@@ -28,6 +28,7 @@ from sgpo.strategies.wire import (
     read_answers,
     retry_after,
 )
+from sgpo.wording import counted
 
 ATTEMPTS = 6  # per request, where the server may recover
 ATTEMPTS_AT_FIRST = 4  # where it has never answered yet
@@ -252,9 +253,9 @@ class StrongModel:
             raise self._stop
         usage = self.usage
         if self.max_requests is not None and usage.requests >= self.max_requests:
-            self._end(BudgetSpent(f"the budget of {self.max_requests:,} requests is spent"))
+            self._end(BudgetSpent(f"the budget of {counted(self.max_requests, 'request')} is spent"))
         if self.max_tokens is not None and usage.tokens >= self.max_tokens:
-            self._end(BudgetSpent(f"the budget of {self.max_tokens:,} tokens is spent"))
+            self._end(BudgetSpent(f"the budget of {counted(self.max_tokens, 'token')} is spent"))
         usage.requests += 1
         usage.retries += retry
 

@@ -17,6 +17,7 @@ from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import run_warmup, solution_rows
+from sgpo.wording import counted
 
 logger = logging.getLogger("sgpo")
 
@@ -122,7 +123,7 @@ def _split(
     known = {problem.id for problem in problems}
     if missing := (ids["warmup"] | ids["rl"]) ^ known:
         raise ValueError(
-            f"{file}: made from other problems ({len(missing)} ids are in one of the two only, such as "
+            f"{file}: made from other problems ({counted(len(missing), 'id')} in one of the two only, such as "
             f"{min(missing)!r}); give the same problem file, or choose another directory"
         )
     return [p for p in problems if p.id in ids["warmup"]], [p for p in problems if p.id in ids["rl"]]

@@ -15,6 +15,7 @@ import yaml
 
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory, read_json
+from sgpo.wording import counted
 
 PAPER = "https://arxiv.org/abs/2606.24064"
 CITATION = """@misc{sgpo,
@@ -98,9 +99,9 @@ def _training(run: RunDirectory) -> str:
     last = trained[-1]
     keys = ("pass_rate/autonomous", "pass_rate/guided", "entropy", "completion_length/autonomous")
     values = [(key, f"{last[key]:.3f}") for key in keys if key in last]
-    return (
-        f"Trained for {last['step']} steps on {last['completions']:,} sampled completions. The last step:\n\n"
-        + _table(("metric", "value"), values)
+    completions = counted(last["completions"], "sampled completion")
+    return f"Trained for {counted(last['step'], 'step')} on {completions}. The last step:\n\n" + _table(
+        ("metric", "value"), values
     )
 
 

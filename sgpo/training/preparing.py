@@ -17,6 +17,7 @@ from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
 from sgpo.training.guidance import guidance_for
+from sgpo.wording import counted
 
 logger = logging.getLogger("sgpo")
 
@@ -94,19 +95,20 @@ def prepare_problems(
             prepared.strategies[shown.strategy.id] = shown.strategy
     if problems and not prepared.problems:
         raise ValueError(
-            f"all {len(problems)} problems have prompts longer than max_prompt_length={args.max_prompt_length}; "
-            "raise it"
+            f"the prompts of all {counted(len(problems), 'problem')} are longer than "
+            f"max_prompt_length={args.max_prompt_length}; raise it"
         )
     if prepared.problems and counts.get("without_solution") == len(prepared.problems):
         raise ValueError(
-            f"algorithm {args.algorithm} learns from solutions, and none of {len(prepared.problems)} problems has one "
-            f"of at most max_completion_length={args.max_completion_length} tokens"
+            f"algorithm {args.algorithm} learns from solutions, and none of "
+            f"{counted(len(prepared.problems), 'problem')} has one of at most "
+            f"max_completion_length={args.max_completion_length} tokens"
         )
     if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
         logger.warning(
-            "of %d problems %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
+            "of %s %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
             "%d that have no strategy, %d with a guided prompt that is too long",
-            *(counts["problems"], counts["too_long"], args.max_prompt_length),
+            *(counted(counts["problems"], "problem"), counts["too_long"], args.max_prompt_length),
             *(counts["without_strategy"], counts["guided_prompt_too_long"]),
         )
     unguided = counts["without_strategy"] == len(prepared.problems) > 0

@@ -111,9 +111,9 @@ class SGPOTrainer(EvaluatingTrainer):
         self.eval_problems = evaluation_sets(eval_dataset)
         if train_dataset is not None and len(problems) < args.window:
             raise ValueError(
-                f"{len(problems)} problems to train on, fewer than one batch of {args.window} "
-                f"(per_device_train_batch_size={args.per_device_train_batch_size} problems x "
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} x {args.world_size} processes); "
+                f"problems to train on: {len(problems)}, fewer than one batch of {args.window} "
+                f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
                 "lower one of these"
             )
 

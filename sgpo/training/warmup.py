@@ -15,6 +15,7 @@ from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
+from sgpo.wording import counted
 
 Row = dict[str, list[int]]
 
@@ -39,8 +40,8 @@ def solution_rows(
         rows.append(row)
     if not rows:
         raise ValueError(
-            f"nothing to warm up on: of {len(problems)} problems {counts['without_solution']} have no solution, and "
-            f"{counts['too_long']} are longer than warmup.max_length={max_length} tokens"
+            f"nothing to warm up on: of {counted(len(problems), 'problem')} {counts['without_solution']} without a "
+            f"solution, {counts['too_long']} longer than warmup.max_length={max_length} tokens"
         )
     return rows, counts
 

@@ -253,7 +253,7 @@ def test_an_endpoint_that_fails_for_some_problems(server, problems, tmp_path):
     assert result.exit_code == 1
     scores = json.loads(result.stdout)
     assert (scores["problems"], scores["missing"], scores["avg@2"]["mean"]) == (4, 2, 1.0)
-    assert "2 problems are missing" in result.stderr
+    assert "missing an answer: 2 problems" in result.stderr
     assert "problem 'q1', sample 0: " in result.stderr
     assert "this I will not answer" in result.stderr
     shown = served(server, problems, "--samples", 2, "--out", out).stdout
@@ -342,7 +342,7 @@ def test_a_benchmark_without_any_answer_does_not_hide_the_others(server, shared_
     result = run(*words)
     assert result.exit_code == 1
     assert {name: scores["problems"] for name, scores in json.loads(result.stdout).items()} == {"aime24": 30}
-    assert "30 problems are missing" in result.stderr
+    assert "missing an answer: 30 problems" in result.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes

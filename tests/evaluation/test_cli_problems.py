@@ -82,7 +82,7 @@ def test_exact_and_near_matches_are_listed_and_dropped(files, tmp_path):
     kept = [json.loads(line) for line in train.read_text().splitlines()]
     assert [json.loads(line) for line in clean.read_text().splitlines()] == [kept[2], kept[3], kept[5]]
     shown = run("check", "--train", train, "--against", held_out).stdout
-    assert "4 of 7 training problems are in held-out" in shown
+    assert "in held-out: 4 of 7 training problems" in shown
     assert "--drop FILE" in shown
 
 
@@ -164,7 +164,7 @@ def test_import_from_csv_and_parquet_by_naming_columns(tmp_path):
         assert (first.problem, first.answer, first.subject) == ("What is\n1 + 1?", "2", "sums")
         assert (second.answer, second.id != first.id) == ("4", True)
     limited = run("import", tmp_path / "q.csv", "--out", tmp_path / "one.jsonl", *fields, "--limit", 1)
-    assert "one.jsonl: 1 problems" in limited.stdout.replace("\n", "")
+    assert "one.jsonl: 1 problem" in limited.stdout.replace("\n", "")
 
 
 def test_import_from_a_hub_dataset(tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_a_check_that_finds_nothing_shows_no_table(tmp_path):
     save_problems([Problem(id="a", problem="How many legs have 7 horses?", answer="28")], tmp_path / "train.jsonl")
     save_problems([Problem(id="b", problem="What is the square of 12?", answer="144")], tmp_path / "test.jsonl")
     result = run("check", "--train", tmp_path / "train.jsonl", "--against", tmp_path / "test.jsonl")
-    assert (result.exit_code, result.stdout) == (0, "0 of 1 training problems are in test\n")
+    assert (result.exit_code, result.stdout) == (0, "in test: 0 of 1 training problem\n")
 
 
 @pytest.mark.parametrize(

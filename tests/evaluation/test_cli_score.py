@@ -103,7 +103,7 @@ def test_the_first_samples_of_each_problem(tmp_path, problems):
         ([("half", "1"), "{"], "completions.jsonl, row 2: not JSON"),
         (["[1]"], "row 1: a JSON list, expected an object"),
         ([], "completions.jsonl: no completions in it"),
-        ([("half", "1")], "none of the 2 problems has all of its 3 samples"),
+        ([("half", "1")], "none of 2 problems has all of its samples (3 each)"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_row(tmp_path, problems, rows, message):

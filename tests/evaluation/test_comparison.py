@@ -107,7 +107,7 @@ def test_problems_that_a_run_misses_are_left_out_for_all_and_said(tmp_path: Path
     assert evaluation.differences[0].final.mean == -0.5
     out = io.StringIO()
     Console(file=out, width=200).print(comparison_table(comparison))
-    assert "the 2 problems of 3 that every run has answered" in out.getvalue()
+    assert "the 2 of 3 problems that every run has answered" in out.getvalue()
     assert "part (1 missing)" in out.getvalue()
 
 

@@ -87,7 +87,7 @@ def test_majority_votes_by_the_equality_it_is_given() -> None:
     ("samples", "message"),
     [
         ({}, "no problems"),
-        ({"a": [C, C], "b": [C]}, "problem 'b' has 1 samples, problem 'a' has 2"),
+        ({"a": [C, C], "b": [C]}, "problem 'b' has 1 sample, problem 'a' has 2"),
         ({"a": []}, "no samples"),
         ({"a": ["right"]}, "unknown verdict 'right'"),
     ],

@@ -210,7 +210,7 @@ def test_an_evaluation_shows_its_parts_and_what_is_missing(tmp_path: Path) -> No
     page = read(write_report([whole, part], tmp_path / "report.html"))
     text = words(page)
     assert "1 of 2 problems, those that every run has answered" in text
-    assert "part incomplete: 1 problems missing" in text
+    assert "part incomplete: 1 problem missing" in text
     assert "whole 50.0 [25.0, 75.0] 812 tokens 12.5 %" in text
     assert "avg@1 by subject Subject whole part <b> 100.0 [0.0, 100.0] – sums 0.0" in text
     assert "by level" not in text
@@ -406,7 +406,7 @@ def test_a_thousand_problems_times_twelve_stay_under_20_megabytes(tmp_path: Path
     out = write_report([run], tmp_path / "report.html")
     assert 12e6 < out.stat().st_size < 20e6
     text = words(read(out))
-    assert re.search(r"run, training: \d+ of 1,000 problems are held here", text)
+    assert re.search(r"run, training: \d+ of 1,000 problems held here", text)
     assert "24,000 completions" in text or "16,000 completions" in text  # the counts are over all of them
 
 

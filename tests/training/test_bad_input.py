@@ -219,9 +219,9 @@ def test_an_option_out_of_its_range_is_refused(tmp_path, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"per_device_train_batch_size": 7}, "6 problems to train on, fewer than one batch of 7"),
+        ({"per_device_train_batch_size": 7}, "problems to train on: 6, fewer than one batch of 7"),
         ({"gradient_accumulation_steps": 2}, "fewer than one batch of 12"),
-        ({"max_prompt_length": 2}, "all 6 problems have prompts longer than max_prompt_length=2; raise it"),
+        ({"max_prompt_length": 2}, "the prompts of all 6 problems are longer than max_prompt_length=2; raise it"),
         ({"problems": [*PROBLEMS, PROBLEMS[2]]}, "train_dataset: the id 'q2' occurs 2 times"),
         ({"problems": [{"problem": "1+1?"}]}, "train_dataset, row 0: no 'answer'"),
         ({"evaluation": {"a": PROBLEMS, "b": []}}, "eval_dataset 'b' holds no problems"),

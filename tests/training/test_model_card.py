@@ -110,4 +110,4 @@ def test_training_writes_it(tmp_path, tokenizer):
     trainer.train()
     card = (tmp_path / "run" / "checkpoints" / "final" / "README.md").read_text()
     assert "| eval | 1 | 2 | 2 |" in card
-    assert "Trained for 1 steps on 48 sampled completions." in card
+    assert "Trained for 1 step on 48 sampled completions." in card

@@ -93,7 +93,7 @@ def test_what_is_too_long_or_without_a_solution_is_left_out_and_counted(tokenize
 
 
 def test_nothing_to_learn_from_is_refused(tokenizer):
-    message = "of 4 problems 1 have no solution, and 3 are longer than warmup.max_length=6 tokens"
+    message = "of 4 problems 1 without a solution, 3 longer than warmup.max_length=6 tokens"
     with pytest.raises(ValueError, match=message):
         solution_rows(PROBLEMS, tokenizer, style="compact", max_length=6)
     with pytest.raises(ValueError, match="of 0 problems"):
