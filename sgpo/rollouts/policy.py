@@ -6,18 +6,20 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 # What `from_pretrained` reads: weights, configs, chat template, vocabulary; not a checkpoint's optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
 
 
 def resolve_model(name: str | Path) -> str:
     """A model's path or hub id; a run directory stands for the model that it trained.
 
-    Raises ValueError for a path that does not exist.
+    Raises ValueError for a path that does not exist, and for a hub id where there is no hub and nothing in its cache.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -29,7 +31,25 @@ def resolve_model(name: str | Path) -> str:
     # A hub id is one name or owner/name, and never looks like a path.
     if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1 or path.exists():
         raise ValueError(f"{name}: no such model directory")
+    _check_reachable(str(name))
     return str(name)
+
+
+def _check_reachable(hub_id: str) -> None:
+    """Raises ValueError for a model that is not in the cache while the hub refuses connections or has no address.
+
+    The hub's library would try five times again for each of two files: 46 seconds until a mistyped name is refused.
+    What else may fail here, a slow network's timeout too, is left to loading, which has its own words and retries.
+    """
+    try:
+        if not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in CONFIG_FILES):
+            get_hf_file_metadata(hf_hub_url(hub_id, CONFIG_FILES[0]))
+    except httpx2.ConnectError as error:
+        raise ValueError(
+            f"{hub_id}: no such model directory, and the hub, where it might be, cannot be connected to ({error})"
+        ) from None
+    except (httpx2.HTTPError, OSError, ValueError):
+        pass
 
 
 def model_revision(name: str | Path) -> str:
@@ -52,7 +72,7 @@ def model_revision(name: str | Path) -> str:
 def _commit_of(name: str | Path, source: str) -> str:
     """The commit of a hub model, which the hub's cache has as the name of the folder of its files."""
     error: Exception | None = None
-    for file in ("config.json", "adapter_config.json"):
+    for file in CONFIG_FILES:
         try:
             return Path(hf_hub_download(source, file)).parent.name
         except (OSError, ValueError) as missing:
