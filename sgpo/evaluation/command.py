@@ -81,7 +81,7 @@ def evaluate_sets(
             output = score_rows(each.problems, rows, verifier, samples=each.samples, seed=settings.seed)
             outputs[each.name] = output
             if store:
-                header = {"name": each.name, "step": 0, "completions": 0, "max_tokens": limit}
+                header = {"name": each.name, "step": 0, "completions": 0, "max_tokens": _limit(rows, limit)}
                 store.write_scores(each.name, {**header, **output.to_json(), "samples": output.samples})
     return outputs, failures
 
@@ -132,9 +132,16 @@ def _row(answer: Answer, verdict: Verdict) -> dict[str, Any]:
         "completion": answer.text,
         "tokens": answer.tokens,
         "truncated": answer.truncated,
+        "max_tokens": answer.max_tokens,
         "verdict": verdict.kind,
         "extracted": verdict.extracted,
     }
+
+
+def _limit(rows: Sequence[Mapping[str, Any]], asked: int) -> int | None:
+    """The most tokens that any completion was allowed; None where one was asked for without a limit."""
+    limits = [row.get("max_tokens", asked) for row in rows]
+    return None if None in limits else max(limits)
 
 
 def _style_of_run(model: str) -> str | None:

@@ -127,10 +127,10 @@ class Endpoint:
                     self.base_url, sampling.max_tokens, _words(error),
                 )  # fmt: skip
             return await self._post(client, request, sampling)
-        return _answer(request, reply.content)
+        return _answer(request, reply.content, max_tokens=body.get("max_tokens"))
 
 
-def _answer(request: Request, content: bytes) -> Answer:
+def _answer(request: Request, content: bytes, *, max_tokens: int | None) -> Answer:
     """The first choice of a chat completion. Raises ValueError for anything else."""
     try:
         reply = json.loads(content)
@@ -144,7 +144,8 @@ def _answer(request: Request, content: bytes) -> Answer:
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     # Half a surrogate pair cannot be stored. A server that ends within the reasoning gives no content at all.
     text = (text or "").encode("utf-8", "replace").decode("utf-8")
-    return Answer(request, text, tokens if isinstance(tokens, int) else None, choice.get("finish_reason") == "length")
+    counted_tokens = tokens if isinstance(tokens, int) else None
+    return Answer(request, text, counted_tokens, choice.get("finish_reason") == "length", max_tokens)
 
 
 def _words(error: Exception) -> str:

@@ -27,12 +27,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion of a request; `tokens` is None where an endpoint does not count them."""
+    """A completion of a request; `tokens` is None where an endpoint does not count them, `max_tokens` where it was
+    asked without a limit."""
 
     request: Request
     text: str
     tokens: int | None
     truncated: bool
+    max_tokens: int | None
 
 
 Keep = Callable[[Sequence[Answer]], None]
@@ -122,7 +124,7 @@ class LoadedModel:
             texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
             keep(
                 [
-                    Answer(request, text, len(completion.token_ids), not completion.finished)
+                    Answer(request, text, len(completion.token_ids), not completion.finished, sampling.max_tokens)
                     for request, completion, text in zip(batch, completions, texts, strict=True)
                 ]
             )

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sgpo.evaluation.settings import evaluation_settings
 from sgpo.report.text import distinct_names, visible, visible_text
+from sgpo.wording import counted
 
 _SCORE_KEY = re.compile(r"(avg|pass|maj)@(\d+)")
 _PARTS = ("config.json", "metrics.jsonl", "warmup.json", "eval", "rollouts", "targets")
@@ -91,7 +93,8 @@ def read_run(path: Path, name: str) -> Run:
         raise ValueError(f"{path}: no such directory; give the directory that a training run wrote")
     if not _is_run(path):
         inside = [part.name for part in sorted(path.iterdir()) if part.is_dir() and _is_run(part)]
-        hint = f"; it holds {len(inside)} run directories, give these: {', '.join(inside)}" if inside else ""
+        held = counted(len(inside), "run directory", "run directories")
+        hint = f"; it holds {held}, give {', '.join(inside)}" if inside else ""
         raise ValueError(f"{path}: not a run directory (none of {', '.join(_PARTS)} is in it){hint}")
     run = Run(path=path, name=name)
     if (path / "warmup.jsonl").exists():
@@ -106,7 +109,7 @@ def read_run(path: Path, name: str) -> Run:
     else:
         run.notes.append("metrics.jsonl is missing: no training curves")
     for file in sorted((path / "eval").glob("*.json")):
-        evaluation = _evaluation(file, run.notes)
+        evaluation = _evaluation(file, run.notes, asked=evaluation_settings(run.config).get("max_tokens"))
         if evaluation is not None:
             run.evaluations.append(evaluation)
     run.evaluations.sort(key=lambda evaluation: (evaluation.name, evaluation.step))
@@ -216,7 +219,8 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     return {visible_text(key): visible(item) for key, item in value.items()}
 
 
-def _evaluation(file: Path, notes: list[str]) -> Evaluation | None:
+def _evaluation(file: Path, notes: list[str], *, asked: Any) -> Evaluation | None:
+    """The scores in a file; `asked` is the limit of tokens that its run was started with."""
     row = _read_object(file, notes)
     if row is None:
         return None
@@ -232,6 +236,10 @@ def _evaluation(file: Path, notes: list[str]) -> Evaluation | None:
     if not scores:
         notes.append(f"{file.name} holds no score and is left out")
         return None
+    if asked is not None and row.get("max_tokens", asked) != asked:
+        limit = count_of(row, "max_tokens")
+        had = "asked for without a limit of tokens" if limit is None else f"cut at {counted(limit, 'token')}"
+        notes.append(f"{file.name}: completions were {had}, not with max_tokens={asked}")
     verdicts = row.get("verdicts")
     return Evaluation(
         name=text_of(row, "name") or visible_text(parts["name"] if parts else file.stem),

@@ -17,6 +17,7 @@ from sgpo.evaluation import endpoint
 from sgpo.evaluation.benchmarks import load_benchmark
 from sgpo.evaluation.cli import problem_sets
 from sgpo.prompts import autonomous_prompt
+from sgpo.report.reading import read_run
 from tests.conftest import tiny_qwen2
 from tests.strategies.chat_server import ChatServer, Reply, chat, error, html
 
@@ -184,6 +185,8 @@ def test_a_context_shorter_than_the_limit_is_said(model, problems, tmp_path, cap
     room = 512 - len(prompt)
     assert f"after the longest prompt ({len(prompt)}) completions are cut at {room} tokens, not 2048" in caplog.text
     assert json.loads((tmp_path / "run" / "eval" / "sums-step-000000.json").read_text())["max_tokens"] == room
+    note = f"sums-step-000000.json: completions were cut at {room} tokens, not with max_tokens=2048"
+    assert note in read_run(tmp_path / "run", "run").notes
 
 
 def test_a_prompt_that_fills_the_context_is_refused(model, tmp_path):
@@ -291,16 +294,26 @@ def test_what_an_endpoint_may_answer(server, problems, tmp_path):
     assert scores["truncated"] == pytest.approx(1 / 5)
 
 
-def test_an_endpoint_whose_context_is_shorter_is_asked_without_a_limit(server, problems, caplog):
+def test_an_endpoint_whose_context_is_shorter_is_asked_without_a_limit(server, problems, tmp_path, caplog):
     def script(request, number):
         if "max_tokens" in request:
             return error(400, "This model's maximum context length is 1024 tokens")
         return doubles(request, number)
 
     server.script = script
-    result = served(server, problems, "--samples", 1, "--json")
+    words = ["--samples", 1, "--out", tmp_path / "run", "--json"]
+    result = served(server, problems, *words)
     assert json.loads(result.stdout)["avg@1"]["mean"] == 1.0
     assert "asked without a limit from now on" in caplog.text
+    assert {row["max_tokens"] for row in rows_of(tmp_path / "run").values()} == {None}
+    scores = tmp_path / "run" / "eval" / "sums-step-000000.json"
+    assert json.loads(scores.read_text())["max_tokens"] is None
+    served(server, problems, *words)  # asks for nothing, and so is refused nothing
+    assert json.loads(scores.read_text())["max_tokens"] is None
+    notes = read_run(tmp_path / "run", "run").notes
+    assert (
+        "sums-step-000000.json: completions were asked for without a limit of tokens, not with max_tokens=2048" in notes
+    )
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_a_folder_of_runs_is_refused_with_their_names(tmp_path: Path) -> None:
     for name in ("grpo", "sgpo"):
         make_run(tmp_path / name, steps=1)
     (tmp_path / "warmup.jsonl").write_text("")  # as a quickstart leaves it
-    with pytest.raises(ValueError, match="it holds 2 run directories, give these: grpo, sgpo"):
+    with pytest.raises(ValueError, match="it holds 2 run directories, give grpo, sgpo"):
         write_report([tmp_path], tmp_path / "report.html")
 
 
