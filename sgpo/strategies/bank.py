@@ -116,11 +116,13 @@ class StrategyBank:
 
     def effect(self, strategy_id: str) -> Effect:
         """What training measured of a strategy; all zero where it never did."""
-        names = ", ".join(Effect.__slots__)
-        parts = (f"SELECT {names} FROM {table} WHERE strategy_id = :id" for table in ("effects", "run_effects"))
-        sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
-        query = f"SELECT {sums} FROM ({' UNION ALL '.join(parts)})"
-        return Effect(**next(_dicts(self.db.execute(query, {"id": strategy_id}))))
+        query = f"SELECT {_SUMS} FROM ({_EFFECTS}) WHERE strategy_id = ?"
+        return Effect(**next(_dicts(self.db.execute(query, (strategy_id,)))))
+
+    def total_effect(self) -> tuple[int, Effect]:
+        """How many strategies training has measured, and what it measured of all of them together."""
+        (measured,) = self.db.execute(f"SELECT count(DISTINCT strategy_id) FROM ({_EFFECTS})").fetchone()
+        return measured, Effect(**next(_dicts(self.db.execute(f"SELECT {_SUMS} FROM ({_EFFECTS})"))))
 
     def __iter__(self) -> Iterator[Strategy]:
         """The kept strategies, in the order they came."""
@@ -153,26 +155,11 @@ class StrategyBank:
             if not self.db.execute("DELETE FROM strategies WHERE id = ?", (strategy_id,)).rowcount:
                 raise ValueError(f"{self.path}: no strategy with id {strategy_id!r}")
 
-    def record_effect(
-        self, strategy_id: str, guided_passes: int, guided_total: int, autonomous_passes: int, autonomous_total: int
-    ) -> None:
-        """Add counts to what was measured of a strategy. Raises ValueError for an unknown id or bad counts."""
-        counts = (guided_passes, guided_total, autonomous_passes, autonomous_total)
-        _check_counts(strategy_id, *counts)
-        with self.transaction():
-            if self.by_id(strategy_id) is None:
-                raise ValueError(f"{self.path}: no strategy with id {strategy_id!r}")
-            self.db.execute(
-                "INSERT INTO effects VALUES (?, ?, ?, ?, ?) ON CONFLICT (strategy_id) DO UPDATE SET "
-                + ", ".join(f"{name} = {name} + excluded.{name}" for name in Effect.__slots__),
-                (strategy_id, *counts),
-            )
-
     def record_run(self, run: str, effects: Mapping[str, Sequence[int]]) -> None:
         """Keep what a run has measured of strategies, by their ids, in place of what it had measured before.
 
-        The counts are those of `record_effect`, over the whole run: a run that is resumed says them again. Ids that are
-        no longer in the bank are passed over. Raises ValueError for bad counts.
+        The counts, in the order of `Effect`, are those of the whole run: one that is resumed says them again. Ids that
+        are no longer in the bank are passed over. Raises ValueError for bad counts.
         """
         with self.transaction():
             self.db.execute("DELETE FROM run_effects WHERE run = ?", (run,))
@@ -278,6 +265,11 @@ def _strategy(row: Mapping[str, Any]) -> Strategy:
     return Strategy(**values)
 
 
+# What an import brought, and what each run says.
+_EFFECTS = " UNION ALL ".join(
+    f"SELECT strategy_id, {', '.join(Effect.__slots__)} FROM {table}" for table in ("effects", "run_effects")
+)
+_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
 _JSON_COLUMNS = ("steps", "scores", "leaks", "sampling")
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.retrieve import group_numbers
-from sgpo.strategies.strategy import Effect
 
 
 def bank_stats(bank: StrategyBank) -> dict[str, Any]:
@@ -27,10 +26,7 @@ def bank_stats(bank: StrategyBank) -> dict[str, Any]:
         "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), sum(cost) "
         "FROM responses"
     )
-    measured, *counts = one(
-        "SELECT count(*), " + ", ".join(f"sum({name})" for name in Effect.__slots__) + " FROM effects"
-    )
-    effect = Effect(**dict(zip(Effect.__slots__, (count or 0 for count in counts), strict=True)))
+    measured, effect = bank.total_effect()
     return {
         "problems": one(
             "SELECT count(*) FROM (SELECT problem_id FROM strategies UNION SELECT problem_id FROM outcomes)"

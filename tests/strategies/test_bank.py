@@ -109,7 +109,7 @@ def test_a_bad_strategy_is_refused(change: dict[str, object], message: str) -> N
 def test_a_dropped_strategy_is_gone_with_its_effect(tmp_path: Path) -> None:
     with StrategyBank(tmp_path / "bank.db") as bank:
         bank.add(make_strategy(id="mine"))
-        bank.record_effect("mine", 1, 4, 1, 8)
+        bank.record_run("one", {"mine": [1, 4, 1, 8]})
         bank.drop("mine")
         assert bank.get("p1") is None
         assert bank.effect("mine") == Effect()
@@ -126,8 +126,8 @@ def test_effects_add_up_and_give_the_uplift(tmp_path: Path) -> None:
         bank.add(strategy)
         assert bank.effect(strategy.id) == Effect()
         assert bank.effect(strategy.id).uplift is None
-        bank.record_effect(strategy.id, guided_passes=4, guided_total=4, autonomous_passes=1, autonomous_total=8)
-        bank.record_effect(strategy.id, guided_passes=2, guided_total=4, autonomous_passes=3, autonomous_total=8)
+        bank.record_run("one", {strategy.id: [4, 4, 1, 8]})
+        bank.record_run("two", {strategy.id: [2, 4, 3, 8]})
         effect = bank.effect(strategy.id)
     assert effect == Effect(guided_passes=6, guided_total=8, autonomous_passes=4, autonomous_total=16)
     assert effect.uplift == 0.5
@@ -137,7 +137,7 @@ def test_the_effect_stays_with_the_text_it_was_measured_on(tmp_path: Path) -> No
     strategy = make_strategy(id="mine")
     with StrategyBank(tmp_path / "bank.db") as bank:
         bank.add(strategy)
-        bank.record_effect("mine", 1, 4, 1, 8)
+        bank.record_run("one", {"mine": [1, 4, 1, 8]})
         bank.add(strategy)
         assert bank.effect("mine").guided_total == 4
         bank.add(make_strategy(step="another step", id="mine"))
@@ -147,7 +147,7 @@ def test_the_effect_stays_with_the_text_it_was_measured_on(tmp_path: Path) -> No
 def test_a_run_says_its_counts_again_and_they_count_once(tmp_path: Path) -> None:
     with StrategyBank(tmp_path / "bank.db") as bank:
         bank.add(make_strategy(id="mine"))
-        bank.record_effect("mine", 1, 4, 2, 8)
+        bank.record_run("zero", {"mine": [1, 4, 2, 8]})
         bank.record_run("one", {"mine": [4, 4, 0, 8], "dropped meanwhile": [1, 1, 1, 1]})
         bank.record_run("two", {"mine": [2, 4, 1, 8]})
         bank.record_run("one", {"mine": [5, 8, 1, 16]})
@@ -178,9 +178,7 @@ def test_impossible_counts_are_refused(tmp_path: Path, counts: tuple[int, int, i
     with StrategyBank(tmp_path / "bank.db") as bank:
         bank.add(make_strategy(id="mine"))
         with pytest.raises(ValueError, match="between 0 and the total"):
-            bank.record_effect("mine", *counts)
-        with pytest.raises(ValueError, match="no strategy with id 'other'"):
-            bank.record_effect("other", 1, 4, 1, 8)
+            bank.record_run("one", {"mine": counts})
 
 
 # ------------------------------------------------------------------------------------------------- files in and out
@@ -191,7 +189,7 @@ def test_export_and_import_lose_nothing(tmp_path: Path) -> None:
         one.add(FULL)
         one.add(make_strategy())
         one.add(make_strategy(step="a candidate", approach=""), kept=False)
-        one.record_effect("mine", 1, 4, 2, 8)
+        one.record_run("one", {"mine": [1, 4, 2, 8]})
         assert one.export(tmp_path / "one.jsonl") == 3
         assert two.import_(tmp_path / "one.jsonl") == 3
         two.export(tmp_path / "two.jsonl")
@@ -369,7 +367,7 @@ def _write_many(path: Path, name: str, barrier: object) -> None:
     with StrategyBank(path) as bank:
         for i in range(50):
             bank.add(make_strategy(f"{name}-{i}", id=f"{name}-{i}"))
-            bank.record_effect(f"{name}-{i}", 1, 4, 1, 8)
+            bank.record_run(name, {f"{name}-{i}": [1, 4, 1, 8] for i in range(i + 1)})
 
 
 def test_processes_that_open_a_new_bank_together_and_write_lose_nothing(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_stats(bank: Path) -> None:
     )
     with StrategyBank(bank) as opened:
         opened.add(leaking, kept=False)
-        opened.record_effect(sgpo_json("show", "p1", "--bank", bank)["id"], 3, 4, 2, 8)
+        id_ = sgpo_json("show", "p1", "--bank", bank)["id"]
+        opened.record_run("one", {id_: [3, 4, 2, 8]})
+        opened.record_run("two", {id_: [4, 4, 2, 8]})
     counts = sgpo_json("stats", "--bank", bank)
     assert counts["problems"] == 3
     assert counts["strategies"] == 2
@@ -84,8 +86,9 @@ def test_stats(bank: Path) -> None:
     assert counts["leaking"] == 1
     assert counts["unchecked"] == 2
     assert (counts["failed"], counts["requests"], counts["tokens"]) == (0, 0, 0)
-    assert counts["measured"] == 1
-    assert counts["uplift"] == 0.5
+    assert (counts["measured"], counts["uplift"]) == (1, 0.625)
+    assert sgpo_json("list", "--bank", bank)[0]["effect"]["guided_passes"] == 7
+    assert "guided 7 of 8, autonomous 4 of 16" in sgpo("show", "p1", "--bank", bank).stdout
     assert "candidates" in sgpo("stats", "--bank", bank).stdout
 
 
