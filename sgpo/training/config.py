@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from transformers import TrainingArguments
 
@@ -12,6 +12,8 @@ from sgpo.algorithms import algorithm_class
 from sgpo.prompts import prompt_style
 from sgpo.rollouts.engines import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
+
+NO_TOKEN = "hub_token would be written into the run's files; give it in the environment, as HF_TOKEN"
 
 
 @dataclass
@@ -31,6 +33,10 @@ class SGPOConfig(TrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "Steps between two rows of metrics.jsonl."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Problems are records, not tensors."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Problems are records, not columns."})
+    hub_strategy: Literal["end"] = field(
+        default="end",
+        metadata={"help": "`push_to_hub` uploads the final model, once it is trained, and no checkpoint."},
+    )
 
     # What to sample.
     algorithm: str = field(default="sgpo", metadata={"help": "A name in sgpo.algorithms."})
@@ -175,6 +181,8 @@ class SGPOConfig(TrainingArguments):
         for name, choices in _choices().items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.hub_token is not None:
+            raise ValueError(NO_TOKEN)
         algorithm_class(self.algorithm)
         prompt_style(self.prompt_style)
         for name, low in _AT_LEAST.items():
@@ -217,6 +225,10 @@ class SGPOConfig(TrainingArguments):
         if self.eval_max_tokens < 1:
             raise ValueError(f"eval_max_tokens must be at least 1, got {self.eval_max_tokens}")
         super().__post_init__()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain values; TrainingArguments takes whatever ends in `_token` for a key."""
+        return {**super().to_dict(), "pad_token": self.pad_token}
 
     @property
     def window(self) -> int:

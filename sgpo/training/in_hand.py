@@ -80,7 +80,7 @@ def _file(checkpoint: Path, process: int) -> Path:
 
 
 def _read(file: Path) -> InHand:
-    fields: dict[str, Any] = torch.load(file, weights_only=True)
+    fields: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     averages = Averages()
     vars(averages).update(fields["averages"])
     rows = [_row(row) for row in fields["rows"]]

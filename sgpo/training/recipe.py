@@ -104,6 +104,10 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
 
         own = list(WarmupSection.model_fields)
         sft = check_options(SFTConfig, warmup.model_extra or {}, where=f"{path}, warmup", also=own)
+        if sft.get("push_to_hub"):
+            raise ValueError(
+                f"{path}, warmup: push_to_hub is an option of train; the model of the whole run is uploaded"
+            )
         warmup = WarmupSection(share=warmup.share, epochs=warmup.epochs, **sft)
     lora = recipe.lora
     if lora is not None:
@@ -127,6 +131,10 @@ def check_options(
     for name, value in options.items():
         if name == "output_dir":
             raise ValueError(f"{where}: output_dir is the recipe's 'out'")
+        if name == "hub_token":
+            from sgpo.training.config import NO_TOKEN
+
+            raise ValueError(f"{where}: {NO_TOKEN}")
         if name not in known:
             hint = _nearest(name, [*also, *known]) or f"; the options are those of {config.__name__}"
             raise ValueError(f"{where}: unknown option {name!r}{hint}")
@@ -179,7 +187,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ValueError(f"--set {setting}: {text!r} is no YAML value; put text in quotes") from None
+        raise ValueError(f"--set {key}: its value is no YAML; put text in quotes") from None
     names = key.split(".")
     if len(names) == 1 and key not in Recipe.model_fields:
         names = ["train", key]

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -71,12 +73,48 @@ class ResumableTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`."""
+        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`. Uploads nothing."""
         if output_dir is not None:
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=True)
             return
         with self._whole(self.run.final_model) as beside:
-            super().save_model(str(beside), _internal_call)
+            super().save_model(str(beside), _internal_call=True)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of `push_to_hub`. Raises OSError where the hub refuses or cannot be reached."""
+        with _hub("push_to_hub: no repository could be made", "log in with `hf auth login`, or train without it"):
+            super().init_hf_repo(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload the final model and its card to the repository `hub_model_id`, and nothing else of the run.
+
+        The Trainer's own would copy each checkpoint's files over those of the run directory, and upload all of it.
+        Raises OSError where the hub refuses or cannot be reached.
+        """
+        if not self.is_world_process_zero():
+            return None
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        final = self.run.final_model
+        with _hub(f"{final}: trained and saved, but not uploaded", f"hf upload {self.hub_model_id} {final}"):
+            api: Any = HfApi()  # its overloads want `run_as_future` as a literal
+            return api.upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=final,
+                commit_message=commit_message,
+                token=token,
+                revision=revision or self.args.hub_revision,
+                run_as_future=not blocking,
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
@@ -115,6 +153,15 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             self.run.finish(path)
         self.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _hub(what: str, mend: str) -> Iterator[None]:
+    """Raises OSError, in one line, for what the hub refuses or the network does."""
+    try:
+        yield
+    except (OSError, httpx2.HTTPError) as error:
+        raise OSError(f"{what} ({error}); {mend}") from error
 
 
 class _GoOn(TrainerCallback):

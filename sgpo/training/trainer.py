@@ -102,7 +102,6 @@ class SGPOTrainer(EvaluatingTrainer):
         self.verifier = verifier or Verifier(
             workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy
         )
-        prompt_style(args.prompt_style)
         self._tokenizer = processing_class
         self.prepared = prepare_problems(
             as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
@@ -369,6 +368,8 @@ class SGPOTrainer(EvaluatingTrainer):
         output = super().train(resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
             write_model_card(self.run)
+        if self.args.push_to_hub:
+            self.push_to_hub()
         shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_share
         if self.bank is not None and shown_as_meant and self.is_world_process_zero():
             used = {

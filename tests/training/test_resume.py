@@ -9,6 +9,9 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
+from sgpo.algorithms import TrainingRow
+from sgpo.rollouts.groups import PromptIds
+from sgpo.training.in_hand import InHand, load_in_hand, save_in_hand
 from sgpo.training.run_directory import RunDirectory
 from tests.training.building import (
     build_trainer,
@@ -281,3 +284,14 @@ def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, chang
     resumed = start("run")
     resumed.train(resume_from_checkpoint=True)
     assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
+
+
+def test_what_a_gpu_process_had_in_hand_is_taken_up_without_one(tmp_path, monkeypatch):
+    row = TrainingRow(
+        problem_index=0, prompt=PromptIds("1?", [2]), completion_ids=[3], old_logprobs=torch.tensor([-1.0])
+    )
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+        save_in_hand(tmp_path, InHand(problem_ids=["q0"], group_ids=["q0"], rows=[row]), process=0)
+    taken_up = load_in_hand(tmp_path, process=0, processes=1)
+    assert taken_up.rows[0].old_logprobs.tolist() == [-1.0]
