@@ -138,6 +138,26 @@ def test_each_distinct_prompt_is_computed_once(monkeypatch):
     assert rows[-1] < rows[1]  # ended rows have left
 
 
+def test_room_grows_with_the_completions_and_changes_nothing(monkeypatch):
+    rooms = []
+    original = decoding._next_logits
+
+    def watched(model, cache, *rest):
+        logits = original(model, cache, *rest)
+        rooms.extend(layer.key_room.shape[2] for layer in cache.layers)
+        return logits
+
+    eos_ids = [1, *range(30, 50)]  # rows leave before and after the room grows
+    expected = generate(eos_ids=eos_ids)
+    monkeypatch.setattr(decoding, "_next_logits", watched)
+    monkeypatch.setattr(decoding, "FIRST_ROOM", 4)
+    assert generate(eos_ids=eos_ids) == expected
+    assert sorted(set(rooms)) == [6 + 4, 20, 6 + 20]  # the longest prompt has 6 tokens, the limit is 20
+    rooms.clear()
+    generate([PROMPTS[0]], [0], Sampling(max_tokens=10_000), eos_ids=range(256))
+    assert set(rooms) == {3 + 4}
+
+
 def test_training_mode_is_restored():
     model = tiny_qwen2().train()
     engine(model).generate(PROMPTS[:1], Sampling(max_tokens=2), seeds=[0])
