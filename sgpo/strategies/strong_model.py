@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NoReturn, Protocol
@@ -320,8 +321,8 @@ class StrongModel:
         if failure.status_code not in (400, 422):
             return False
         words = self._words(failure)
-        for option, names in _REFUSABLE.items():
-            if option in sent and any(name in words for name in names):
+        for option, named in _REFUSABLE.items():
+            if option in sent and named.search(words):
                 too_large = "context" in words or "too large" in words
                 renamed = option == "max_tokens" and not too_large
                 self._replaced[option] = "max_completion_tokens" if renamed else None
@@ -368,11 +369,12 @@ async def all_or_first_error(calls: Sequence[Any]) -> list[Any]:
     return list(results)
 
 
-# Options that some endpoints refuse, and the words by which they do.
+# Options that some endpoints refuse, and the words by which they do. Without `n` a server gives one choice.
 _REFUSABLE = {
-    "response_format": ("response_format", "json_schema"),
-    "max_tokens": ("max_tokens",),
-    "max_completion_tokens": ("max_completion_tokens",),
-    "temperature": ("temperature",),
-    "top_p": ("top_p",),
+    "response_format": re.compile("response_format|json_schema"),
+    "max_tokens": re.compile("max_tokens"),
+    "max_completion_tokens": re.compile("max_completion_tokens"),
+    "temperature": re.compile("temperature"),
+    "top_p": re.compile("top_p"),
+    "n": re.compile(r"(?<!\\)\bn\b|one completion choice"),  # not the n of a line break
 }

@@ -324,6 +324,31 @@ def test_an_option_that_the_server_refuses_is_given_up(
 # ------------------------------------------------------------------------------------------------ budget, cost, the key
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'n' : number must be at most 1",
+        "Only one completion choice is allowed",
+        '[{"loc": ["body", "n"], "msg": "Extra inputs"}]',
+    ],
+)
+def test_a_server_that_refuses_several_choices_is_asked_for_one_at_a_time(server: ChatServer, message: str) -> None:
+    def one_choice(request: dict[str, Any], number: int) -> Reply:
+        return error(400, message) if "n" in request else chat(f"answer {number}")
+
+    server.script = one_choice
+    results, _ = ask(server, "a", "b", "c", n=4, concurrency=1)
+    assert [len(set(texts)) for texts in results] == [4, 4, 4]
+    assert len(server.requests) == 1 + 3 * 4  # refused once
+
+
+def test_a_refusal_that_speaks_of_a_line_break_does_not_cost_the_other_choices(server: ChatServer) -> None:
+    server.script = first_then_good(error(400, r"unexpected '\n' in the image's address"))
+    results, _ = ask(server, "a", "b", n=2, concurrency=1)
+    assert isinstance(results[0], RequestFailed)
+    assert server.requests[1]["n"] == 2
+
+
 def test_the_budget_of_requests_counts_retries(server: ChatServer) -> None:
     server.script = first_then_good(error(500, "oops"))
     results, model = ask(server, "a", "b", "c", "d", concurrency=1, max_requests=3)
