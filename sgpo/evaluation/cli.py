@@ -8,7 +8,7 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 SAMPLES, MAX_TOKENS = 4, 2048  # for a problem file; a benchmark brings its own
+# vLLM batches for itself and is busy as long as more completions wait than it can hold (1,024 by its largest default);
+# what is handed to it at once is kept at once, so a killed run loses no more than that.
+BATCH_SIZES = {"hf": 64, "vllm": 4096}
 SHOWN_FAILURES = 3
 
 
@@ -63,8 +66,22 @@ def eval_(
         str | None, typer.Option(help="The endpoint's address, such as http://localhost:8000/v1.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Completions that are sampled at once; changes memory and speed, not the result.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Completions that are sampled, then kept, at once: 64, with vllm 4096. Changes memory and speed, not "
+            "the result.",
+        ),
+    ] = None,
+    vllm_gpu_memory_utilization: Annotated[
+        float | None, typer.Option(help="The share of a GPU's memory that vllm takes; vLLM's default, if not given.")
+    ] = None,
+    vllm_tensor_parallel_size: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that share one copy of the model in vllm; 1, if not given.")
+    ] = None,
+    vllm_max_model_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of prompt and completion together in vllm; the model's context.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that openai has under way at once.")] = 32,
     out: Annotated[
         Path | None,
@@ -98,7 +115,13 @@ def eval_(
             max_tokens=max_tokens or (BENCHMARK_TOKENS if benchmarks else MAX_TOKENS),
             seed=seed,
         )
-        build_source = _source(engine, model, base_url, batch_size=batch_size, concurrency=concurrency)
+        vllm = {
+            "gpu_memory_utilization": vllm_gpu_memory_utilization,
+            "tensor_parallel_size": vllm_tensor_parallel_size,
+            "max_model_len": vllm_max_model_length,
+        }
+        vllm_options = {name: value for name, value in vllm.items() if value is not None}
+        build_source = _source(engine, model, base_url, batch_size, concurrency, vllm_options)
         if out is not None and engine is not EngineName.openai:
             settings = replace(settings, revision=model_revision(model))
         outputs, failures = evaluate_sets(build_source, sets, settings, style=style, out=out)
@@ -163,10 +186,17 @@ def problem_sets(
 
 
 def _source(
-    engine: EngineName, model: str, base_url: str | None, *, batch_size: int, concurrency: int
+    engine: EngineName,
+    model: str,
+    base_url: str | None,
+    batch_size: int | None,
+    concurrency: int,
+    vllm_options: dict[str, Any],
 ) -> Callable[[], Source]:
     if (engine is EngineName.openai) != (base_url is not None):
         raise ValueError("--engine openai needs --base-url, and no other engine takes it")
+    if vllm_options and engine is not EngineName.vllm:
+        raise ValueError("the options --vllm-... are for --engine vllm alone")
     if base_url is not None:
         from sgpo.evaluation.endpoint import Endpoint
 
@@ -177,7 +207,9 @@ def _source(
         from sgpo.rollouts.vllm import check_vllm
 
         check_vllm()
-    return partial(LoadedModel, model, batch_size=batch_size, engine="vllm" if engine is EngineName.vllm else "hf")
+    name: Literal["hf", "vllm"] = "vllm" if engine is EngineName.vllm else "hf"
+    batch_size = batch_size or BATCH_SIZES[name]
+    return partial(LoadedModel, model, batch_size=batch_size, engine=name, vllm_options=vllm_options)
 
 
 def _show(output: EvalOutput, *, title: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -66,10 +66,12 @@ def build_requests(problems: Sequence[Problem], *, samples: int, style: str, see
 class LoadedModel:
     """A Hugging Face model, sampled by `hf` (on the GPU if there is one) or `vllm`, `batch_size` completions at a time.
 
-    Raises ValueError for a model that cannot be loaded.
+    `vllm_options` are those of `vllm.LLM`. Raises ValueError for a model that cannot be loaded.
     """
 
-    def __init__(self, model: str, *, batch_size: int, engine: Literal["hf", "vllm"] = "hf") -> None:
+    def __init__(
+        self, model: str, *, batch_size: int, engine: Literal["hf", "vllm"], vllm_options: Mapping[str, Any]
+    ) -> None:
         from sgpo.rollouts.policy import load_tokenizer
 
         self.name = model
@@ -79,7 +81,7 @@ class LoadedModel:
         if engine == "vllm":
             from sgpo.rollouts.vllm import load_offline_vllm
 
-            self.engine: Any = load_offline_vllm(model, self.tokenizer)
+            self.engine: Any = load_offline_vllm(model, self.tokenizer, **vllm_options)
             self.context = self.engine.context
         else:
             self.engine, self.context = self._load_hf(model)
