@@ -25,7 +25,7 @@ class Target:
     strategy_id: str | None
     weight: float
     guided_pass_rate: float | None  # None: nothing was sampled from the guided prompt
-    autonomous_pass_rate: float
+    autonomous_pass_rate: float  # NaN: nothing was judged
     divergences: list[float] | None = None  # KL_t of each token before the cap, once the loss has computed them
 
 
@@ -105,16 +105,24 @@ def policy_gradient_rows(
         [[rollout.reward for rollout in group.autonomous] for group in groups], scale=scale_advantages
     )
     return [
-        TrainingRow(
-            problem_index=p,
-            prompt=group.prompt,
-            completion_ids=rollout.completion_ids,
-            advantage=None if rollout.truncated and mask_truncated_completions else advantages_PG[p][g],
-            sampling_logprobs=rollout.logprobs or None,
-        )
+        policy_gradient_row(p, group, g, advantages_PG[p][g], mask_truncated_completions=mask_truncated_completions)
         for p, group in enumerate(groups)
-        for g, rollout in enumerate(group.autonomous)
+        for g in range(len(group.autonomous))
     ]
+
+
+def policy_gradient_row(
+    p: int, group: RolloutGroup, g: int, advantage: float, *, mask_truncated_completions: bool
+) -> TrainingRow:
+    """The autonomous completion `g` of problem `p` with its advantage."""
+    rollout = group.autonomous[g]
+    return TrainingRow(
+        problem_index=p,
+        prompt=group.prompt,
+        completion_ids=rollout.completion_ids,
+        advantage=None if rollout.truncated and mask_truncated_completions else advantage,
+        sampling_logprobs=rollout.logprobs or None,
+    )
 
 
 def padded_advantages(rewards: Sequence[Sequence[float]], *, scale: bool) -> list[list[float]]:

@@ -22,7 +22,7 @@ class HPT:
 
     Differences: each of the two components is divided by its own tokens in the global batch, where the paper adds
     the losses per problem; there is no entropy bonus. A problem that is to be imitated but has no solution stays with
-    GRPO.
+    GRPO, as does one of which nothing was judged.
     """
 
     needs: ClassVar[Needs] = Needs(solutions=True)

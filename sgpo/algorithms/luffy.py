@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from sgpo.algorithms.algorithm import Needs, Scorer, TrainingRow, padded_advantages
+from sgpo.algorithms.algorithm import Needs, Scorer, TrainingRow, padded_advantages, policy_gradient_row
 from sgpo.rollouts.groups import RolloutGroup
 
 SOLUTION_REWARD = 1.0
@@ -48,16 +48,12 @@ class LUFFY:
         advantages_PG = padded_advantages(rewards, scale=False)
         rows = []
         for p, group in enumerate(groups):
-            for g, rollout in enumerate(group.autonomous):
-                left_out = rollout.truncated and self.mask_truncated_completions
-                rows.append(
-                    TrainingRow(
-                        problem_index=p,
-                        prompt=group.prompt,
-                        completion_ids=rollout.completion_ids,
-                        advantage=None if left_out else advantages_PG[p][g],
-                    )
+            rows += [
+                policy_gradient_row(
+                    p, group, g, advantages_PG[p][g], mask_truncated_completions=self.mask_truncated_completions
                 )
+                for g in range(len(group.autonomous))
+            ]
             if group.solution_ids is not None:
                 rows.append(
                     TrainingRow(

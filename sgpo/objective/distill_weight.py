@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def distill_weight(
     guided_pass_rate: float,
@@ -15,10 +17,13 @@ def distill_weight(
 
     Large where autonomous exploration fails, zero where guidance brings nothing, vanishing as the policy's own
     competence grows. The paper gives the constants (alpha_0 = 0.5, gamma = 0.1, alpha_max = 0.8) but no formula that
-    we could reach; this is the plainest in which all three act (docs/deviations.md).
+    we could reach; this is the plainest in which all three act (docs/deviations.md). NaN, the pass rate of a group in
+    which nothing was judged, gives 0: a busy verifier is no sign that guidance is needed.
 
     Raises ValueError for a pass rate outside [0, 1].
     """
+    if math.isnan(guided_pass_rate) or math.isnan(autonomous_pass_rate):
+        return 0.0
     for name, rate in (("guided", guided_pass_rate), ("autonomous", autonomous_pass_rate)):
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"the {name} pass rate must lie between 0 and 1, got {rate}")

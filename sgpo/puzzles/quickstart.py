@@ -9,6 +9,7 @@ what becomes of it measures retention.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,11 +168,17 @@ def _probe(out: Path, *, seed: int) -> dict[str, float]:
     failed = [group for group in groups if not any(r.correct for r in group.autonomous)]
     rescued = [group for group in failed if any(r.correct for r in group.guided)]
     return {
-        "autonomous_pass_rate": sum(pass_rate(group.autonomous) for group in groups) / len(groups),
-        "guided_pass_rate": sum(pass_rate(group.guided) for group in groups) / len(groups),
+        "autonomous_pass_rate": _mean([pass_rate(group.autonomous) for group in groups]),
+        "guided_pass_rate": _mean([pass_rate(group.guided) for group in groups]),
         "all_fail_share": len(failed) / len(groups),
         "rescued_share": len(rescued) / len(failed) if failed else 0.0,
     }
+
+
+def _mean(rates: Sequence[float]) -> float:
+    """The mean of those that were measured; 0 where none was."""
+    measured = [rate for rate in rates if not math.isnan(rate)]
+    return sum(measured) / len(measured) if measured else 0.0
 
 
 def _result(out: Path, before: dict[str, float], *, seed: int, steps: int, start: float) -> dict[str, Any]:

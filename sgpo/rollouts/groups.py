@@ -65,9 +65,9 @@ class RolloutGroup:
 
 
 def pass_rate(rollouts: Sequence[Rollout]) -> float:
-    """The share of correct completions among those that were judged; 0 where none was."""
+    """The share of correct completions among those that were judged; NaN where none was, which is no failure."""
     judged = [rollout.correct for rollout in rollouts if not math.isnan(rollout.reward)]
-    return sum(judged) / len(judged) if judged else 0.0
+    return sum(judged) / len(judged) if judged else math.nan
 
 
 def seed_of(*parts: object) -> int:

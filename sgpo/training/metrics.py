@@ -103,7 +103,8 @@ def add_rollout_metrics(
             rollouts: list[Rollout] = getattr(group, name)
             if not rollouts:
                 continue
-            averages.add(f"pass_rate/{name}", pass_rate(rollouts))
+            if not math.isnan(rate := pass_rate(rollouts)):
+                averages.add(f"pass_rate/{name}", rate)
             averages.add(f"completion_length/{name}", sum(len(r.completion_ids) for r in rollouts), len(rollouts))
             averages.add(f"truncated/{name}", sum(r.truncated for r in rollouts), len(rollouts))
             for rollout in rollouts:

@@ -26,7 +26,7 @@ def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str,
             "truncated": rollout.truncated,
             "verdict": rollout.verdict.kind if rollout.verdict is not None else None,
             "extracted": rollout.verdict.extracted if rollout.verdict is not None else None,
-            "reward": None if math.isnan(rollout.reward) else rollout.reward,
+            "reward": _or_null(rollout.reward),
             "strategy_id": group.strategy_id if name == "guided" else None,
         }
         for group in groups
@@ -50,8 +50,8 @@ def target_records(
             "problem_id": problem_ids[row.problem_index],
             "strategy_id": row.target.strategy_id,
             "weight": row.target.weight,
-            "guided_pass_rate": row.target.guided_pass_rate,
-            "autonomous_pass_rate": row.target.autonomous_pass_rate,
+            "guided_pass_rate": _or_null(row.target.guided_pass_rate),
+            "autonomous_pass_rate": _or_null(row.target.autonomous_pass_rate),
             "prompt": row.prompt.text,
             "tokens": tokenizer.batch_decode([[token] for token in row.completion_ids]),
             "divergences": row.target.divergences,
@@ -60,3 +60,8 @@ def target_records(
         for row in rows
         if row.target is not None
     ]
+
+
+def _or_null(value: float | None) -> float | None:
+    """JSON has no NaN, which stands for what was not judged."""
+    return None if value is None or math.isnan(value) else value

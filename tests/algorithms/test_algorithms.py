@@ -101,6 +101,7 @@ def test_sgpo_adds_the_likeliest_correct_guided_completion():
         ([0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0], None),  # guidance brings nothing
         ([1.0, 1.0], [1.0, 0.0], None),  # guidance harms
         ([0.0, math.nan, 1.0, math.nan], [1.0, math.nan], 0.5 * 0.5 / 0.6),  # of those that were judged
+        ([math.nan, math.nan], [1.0, 1.0], None),  # nothing was judged: nothing says that guidance is needed
     ],
 )
 def test_the_weight_follows_from_the_two_pass_rates(autonomous, guided, weight):

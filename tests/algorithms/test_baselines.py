@@ -72,6 +72,17 @@ def test_luffy_without_a_solution_without_a_reward_and_with_a_cut_completion():
     assert [row[2] for row in rows] == [-0.5, 0.5, 0.0, None, 0.5]
 
 
+def test_luffy_knows_what_the_engine_gave_for_its_own_completions():
+    made = with_solution([0.0, 1.0])
+    made.autonomous[0].logprobs = [-0.1]
+    rows = LUFFY().training_rows([made], Score(), generator=DICE)
+    assert [row.sampling_logprobs for row in rows] == [[-0.1], None, None]
+
+
+def test_hpt_imitates_nothing_where_nothing_was_judged():
+    assert chosen(HPT(), [with_solution([math.nan, math.nan])]) == [(0, [0], 0.0, 0.0, None), (0, [1], 0.0, 0.0, None)]
+
+
 def test_hpt_imitates_only_where_every_completion_failed():
     groups = [with_solution([0.0, 0.0]), with_solution([1.0, 0.0]), with_solution([1.0, 1.0])]
     assert chosen(HPT(), groups) == [

@@ -109,7 +109,7 @@ def policy_loss(model, groups, *, old=None, temperature=1.0, low=0.2, high=0.28,
 
 def pass_rate(rewards):
     known = [reward > 0.5 for reward in rewards if not math.isnan(reward)]
-    return sum(known) / len(known) if known else 0.0
+    return sum(known) / len(known) if known else math.nan
 
 
 def alpha(group, base=0.5, smoothing=0.1, maximum=0.8):

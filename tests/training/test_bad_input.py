@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -172,8 +173,35 @@ def test_without_a_single_verdict_nothing_moves(tmp_path, tokenizer, verdict):
     (row,) = metrics_of(trainer)
     assert row["loss"] == 0.0
     assert "groups/all_fail" not in row
+    assert "pass_rate/autonomous" not in row
     assert {r["reward"] for r in read_lines(tmp_path / "run/rollouts/step-000001.jsonl")} == {None}
     assert all(math.isfinite(value) for value in row.values())
+
+
+def test_a_group_without_a_verdict_is_not_one_that_failed(tmp_path, tokenizer):
+    """The verifier is busy with all that is said without a strategy: no target, and a row of metrics without a NaN."""
+
+    def verdict(completion, problem):
+        judged.append(completion)
+        return Verdict("timeout" if len(judged) % 8 in range(1, 5) else "correct")  # 4 autonomous, then 4 guided
+
+    judged = []
+    trainer = build_trainer(tmp_path / "run", tokenizer, verifier=verdict)
+    trainer.train()
+    (row,) = metrics_of(trainer)
+    assert (row["verdicts/timeout"], row["verdicts/correct"]) == (24, 24)
+    assert (row["targets/share"], row["distill_weight"], row["loss"]) == (0.0, 0.0, 0.0)
+    assert row["pass_rate/guided"] == 1.0
+    assert "pass_rate/autonomous" not in row
+
+
+def test_what_was_not_judged_is_null_in_the_record_of_a_target(tmp_path, tokenizer):
+    options = {"algorithm": "opsd", "strategy_content": "solution", "kl_clip": None}
+    problems = [replace(problem, solution="so") for problem in PROBLEMS]
+    verifier = lambda completion, problem: math.nan  # noqa: E731
+    build_trainer(tmp_path / "run", tokenizer, problems=problems, verifier=verifier, **options).train()
+    targets = read_lines(tmp_path / "run/targets/step-000001.jsonl")
+    assert {target["autonomous_pass_rate"] for target in targets} == {None}
 
 
 @pytest.mark.parametrize("reward", [math.inf, -math.inf, None, "good"])
