@@ -32,6 +32,8 @@ class SGPO:
     scale_advantages: bool = True
     mask_truncated_completions: bool = False
     target_selection: Literal["likelihood", "random"] = "likelihood"
+    target_candidates: Literal["guided", "all"] = "guided"
+    num_distill_targets: int = 1
     distill_weight: Literal["adaptive", "constant"] = "adaptive"
     distill_weight_base: float = 0.5
     distill_weight_smoothing: float = 0.1
@@ -50,21 +52,31 @@ class SGPO:
     def _target_rows(
         self, groups: Sequence[RolloutGroup], score: Scorer, generator: torch.Generator
     ) -> list[TrainingRow]:
-        candidates = {p: correct_guided(group) for p, group in enumerate(groups)}
+        candidates = {p: self._candidates(group) for p, group in enumerate(groups)}
         weights = {p: self.weight(groups[p]) for p in candidates if candidates[p]}
         weights = {p: weight for p, weight in weights.items() if weight > 0}
-        # One completion needs no choice, a random one no likelihood.
-        scored = [p for p in weights if self.target_selection == "likelihood" and len(candidates[p]) > 1]
+        # Where all are targets there is no choice, and a random one needs no likelihood.
+        count = self.num_distill_targets
+        scored = [p for p in weights if self.target_selection == "likelihood" and len(candidates[p]) > count]
         logprobs = iter(score([(groups[p].prompt, rollout) for p in scored for rollout in candidates[p]]))
         rows = []
         for p, weight in weights.items():
             logprobs_G = [next(logprobs) if p in scored else torch.zeros(1) for _ in candidates[p]]
-            chosen = select_target(
-                logprobs_G, [True] * len(candidates[p]), rule=self.target_selection, generator=generator
-            )
-            assert chosen is not None
-            rows.append(self._target_row(p, groups[p], candidates[p][chosen], weight))
+            eligible_G = [True] * len(candidates[p])
+            chosen = []
+            while len(chosen) < count:
+                best = select_target(logprobs_G, eligible_G, rule=self.target_selection, generator=generator)
+                if best is None:
+                    break
+                eligible_G[best] = False
+                chosen.append(candidates[p][best])
+            rows += [self._target_row(p, groups[p], rollout, weight / len(chosen)) for rollout in chosen]
         return rows
+
+    def _candidates(self, group: RolloutGroup) -> list[Rollout]:
+        if self.target_candidates == "guided" or group.guided_prompt is None:
+            return correct_guided(group)
+        return correct_guided(group) + [r for r in group.autonomous if r.correct and not r.truncated]
 
     def weight(self, group: RolloutGroup) -> float:
         """The distillation weight of a problem from its two pass rates."""

@@ -77,6 +77,7 @@ def _table(study: Study, name: str, all_results: dict[str, Results]) -> str:
 def _means(arms: Sequence[str], results: Results, samples: int) -> str:
     columns: dict[str, tuple[Value, str]] = {
         **{split: (average(split), ".3f") for split in SPLITS},
+        "all six": (over_splits, ".3f"),
         f"pass@{samples}": (lambda result: result["scores"]["fresh"][f"pass@{samples}"], ".3f"),
         **HEALTH,
         **COSTS,
@@ -97,17 +98,16 @@ def _differences(ours: str, others: Sequence[str], results: Results) -> str:
     rows, verdicts = [], Counter[str]()
     for arm in others:
         cells = []
-        for split in SPLITS:
-            difference = paired_difference(
-                results.by_replicate(ours, average(split)), results.by_replicate(arm, average(split))
-            )
+        for value in [*map(average, SPLITS), over_splits]:
+            difference = paired_difference(results.by_replicate(ours, value), results.by_replicate(arm, value))
             cells.append("" if difference is None else _cell(difference))
-            verdicts.update([] if difference is None else [difference.verdict])
+            counted = difference is not None and value is not over_splits  # no cell of its own: the mean of six
+            verdicts.update([difference.verdict] if difference is not None and counted else [])
         rows.append([arm, *cells])
     counts = ", ".join(f"{verdict} in {verdicts[verdict]}" for verdict in ("ahead", "level", "behind", "open"))
     return (
         f"**`{ours}` minus each**, paired over replicates, 95 % intervals (paired t). Of {verdicts.total()} cells it "
-        f"is {counts} (`open`: fewer than three pairs).\n\n" + _grid(["minus", *SPLITS], rows)
+        f"is {counts} (`open`: fewer than three pairs).\n\n" + _grid(["minus", *SPLITS, "all six"], rows)
     )
 
 

@@ -33,10 +33,14 @@ class Arm(_Section):
 
 
 class Table(_Section):
-    """Arms side by side, `replicates` runs of each. With `rates`, each arm is run once per rate and replicate."""
+    """Arms side by side, `replicates` runs of each, counted from `first_replicate`. With `rates`, each arm is run once
+    per rate and replicate. `first_warmup` is where its warm-ups are counted from: another number means other policies.
+    """
 
     arms: list[str]
     replicates: int = Field(ge=1)
+    first_replicate: int = Field(default=0, ge=0)
+    first_warmup: int = Field(default=0, ge=0)
     leak: Leak = "little"
     held_out: HeldOut = "fresh"
     rates: list[float] = []
@@ -141,11 +145,11 @@ def runs_of(study: Study, table: Table) -> list[Run]:
             style=study.arms[name].style,
             leak=table.leak,
             held_out=table.held_out,
-            warmup=replicate % study.warmups,
+            warmup=table.first_warmup + replicate % study.warmups,
             replicate=replicate,
             learning_rate=rate,
         )
-        for replicate in range(table.replicates)
+        for replicate in range(table.first_replicate, table.first_replicate + table.replicates)
         for name in table.arms
         for rate in _rates(study, table, name)
     ]

@@ -8,6 +8,7 @@ without a target counts 0. So the sum over micro-batches, however the batch is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,8 +199,12 @@ def _distillation_component(
     component = logprobs[0].new_zeros(())
     for (i, target), divergence_T in zip(targets, divergences, strict=True):
         capped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-        pull_T = -logprobs[i] if options.distill_loss == "sft" else capped_T
-        component = component + target.weight * pull_T.mean() / totals.problems
+        pull_T = _pull(capped_T, logprobs[i], options)
+        if options.distill_token_share < 1:
+            kept = math.ceil(options.distill_token_share * len(pull_T))
+            pull_T = pull_T[divergence_T.detach().topk(kept).indices]
+        pull = pull_T.mean() - options.target_sft_coef * logprobs[i].mean()
+        component = component + target.weight * pull / totals.problems
         target.divergences = divergence_T.detach().tolist()
         averages.add_all("divergence/mean", divergence_T)
         averages.add_all("divergence/capped_mean", capped_T)
@@ -207,3 +212,12 @@ def _distillation_component(
             averages.add_all("divergence/capped_share", (divergence_T > options.kl_clip).float())
     averages.add_sum("loss/distill", component)
     return component
+
+
+def _pull(capped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
+    """What pulls at each token of a target: its divergence, or in ablations the cross-entropy in its place."""
+    if options.distill_loss == "sft":
+        return -logprobs_T
+    if options.distill_loss == "capped_sft":
+        return clip_divergence(-logprobs_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
+    return capped_T

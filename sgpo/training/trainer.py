@@ -50,6 +50,16 @@ from sgpo.verifier import Verifier
 Problems = Sequence[Problem]
 
 
+class MovingAverage(TrainerCallback):
+    def __init__(self, average: Any, decay: float) -> None:
+        self.average, self.decay = average, decay
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for slow, fast in zip(self.average.parameters(), kwargs["model"].parameters(), strict=True):
+            slow.lerp_(fast, 1 - self.decay)
+
+
 class SGPOTrainer(EvaluatingTrainer):
     """Trains a policy on problems, guided by the strategies of a bank.
 
@@ -134,7 +144,9 @@ class SGPOTrainer(EvaluatingTrainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.predictor = Predictor(self.model, pad_id=processing_class.pad_token_id)
-        self.guide = self._initial_guide() if self.algorithm.needs.initial_guide else None
+        self.guide = self._initial_guide() if self.algorithm.needs.initial_guide or args.guide_decay else None
+        if args.guide_decay:
+            self.add_callback(MovingAverage(self.guide.args[0], args.guide_decay))
         longest = longest_sequence(args, self.eval_problems, processing_class)
         self.engine: Engine = build_engine(
             args.engine,
