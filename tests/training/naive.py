@@ -117,51 +117,67 @@ def alpha(group, base=0.5, smoothing=0.1, maximum=0.8):
     return min(max(base * (p_g - p_a) / (p_a + smoothing), 0.0), maximum)
 
 
-def target_of(model, group, *, limit, ends, temperature=1.0):
-    """The correct, finished guided completion that the unguided policy finds likeliest per token."""
-    best, best_score = None, -math.inf
-    for completion, reward in zip(group.guided, group.guided_rewards, strict=True):
+def targets_of(model, group, *, limit, ends, temperature=1.0, count=1, candidates="guided"):
+    """The correct, finished guided completions that the unguided policy finds likeliest per token, the best first."""
+    scored = []
+    sampled = list(zip(group.guided, group.guided_rewards, strict=True))
+    if candidates == "all":
+        sampled += zip(group.autonomous, group.autonomous_rewards, strict=True)
+    for completion, reward in sampled:
         if not reward > 0.5 or (len(completion) == limit and completion[-1] not in ends):
             continue
         with torch.no_grad():
             score = logprobs(model, group.prompt, completion, temperature).mean().item()
-        if score > best_score:
-            best, best_score = completion, score
-    return best
+        scored.append((score, completion))
+    scored.sort(key=lambda pair: -pair[0])
+    return [completion for _, completion in scored[:count]]
 
 
 def distill_loss(
-    model, groups, *, limit, ends, kind="forward_kl", cap=1.0, mode="scale", temperature=1.0, weigh=alpha, choose=None
+    model,
+    groups,
+    *,
+    limit,
+    ends,
+    kind="forward_kl",
+    cap=1.0,
+    mode="scale",
+    temperature=1.0,
+    weigh=alpha,
+    choose=None,
+    share=1.0,
+    sft=0.0,
+    **choice,
 ):
     """`(1/P) sum_q alpha(q) (1/T_q) sum_t cap(KL_t)`; also the uncapped divergences of each target, by problem id.
 
-    `choose` is the model that selects the targets (None: this one).
+    `choose` is the model that selects the targets (None: this one), `choice` what `targets_of` takes beside it. Several
+    targets share alpha. Of each target the `share` of tokens with the largest KL pull; `sft` is what is added of its
+    cross-entropy.
     """
     total, divergences = torch.zeros((), dtype=torch.float64), {}
     for group in groups:
         weight = weigh(group)
         chooser = model if choose is None else choose
-        target = target_of(chooser, group, limit=limit, ends=ends, temperature=temperature) if weight > 0 else None
-        if target is None:
-            continue
-        unguided = distributions(model, group.prompt, target, temperature)
-        with torch.no_grad():
-            guided = distributions(model, group.guided_prompt, target, temperature)
-        pulls, divergences[group.problem.id] = [], []
-        for t in range(len(target)):
-            u, p = unguided[t], guided[t]
-            first, second = (u, p) if kind == "reverse_kl" else (p, u)
-            kl = (torch.exp(first) * (first - second)).sum()
-            divergences[group.problem.id].append(kl.item())
-            if kind == "sft":
-                pulls.append(-u[target[t]])
-            elif cap is None or kl.item() <= cap:
-                pulls.append(kl)
-            elif mode == "scale":
-                pulls.append(kl * (cap / kl.item()))
-            else:
-                pulls.append(torch.tensor(cap, dtype=torch.float64))
-        total = total + weight * sum(pulls) / len(pulls) / len(groups)
+        chosen = targets_of(chooser, group, limit=limit, ends=ends, temperature=temperature, **choice)
+        for target in chosen if weight > 0 else []:
+            unguided = distributions(model, group.prompt, target, temperature)
+            with torch.no_grad():
+                guided = distributions(model, group.guided_prompt, target, temperature)
+            pulls, kls = [], divergences.setdefault(group.problem.id, [])
+            for t in range(len(target)):
+                u, p = unguided[t], guided[t]
+                first, second = (u, p) if kind == "reverse_kl" else (p, u)
+                kl = (torch.exp(first) * (first - second)).sum()
+                kls.append(kl.item())
+                pull = -u[target[t]] if kind in ("sft", "capped_sft") else kl
+                if kind != "sft" and cap is not None and pull.item() > cap:
+                    pull = pull * (cap / pull.item()) if mode == "scale" else torch.tensor(cap, dtype=torch.float64)
+                pulls.append((kl.item(), pull))
+            pulls = sorted(pulls, key=lambda pair: -pair[0])[: math.ceil(share * len(pulls))]
+            part = sum(pull for _, pull in pulls) / len(pulls)
+            part = part - sft * sum(unguided[t][target[t]] for t in range(len(target))) / len(target)
+            total = total + weight / len(chosen) * part / len(groups)
     return total, divergences
 
 

@@ -100,11 +100,11 @@ def test_one_generation_call_samples_both_groups_and_only_rows_with_a_gradient_a
     groups = groups_of(trainer)
     model = naive.double(policy())
     targets = {
-        group.problem.id: naive.target_of(model, group, limit=10, ends=END_TOKENS)
+        group.problem.id: target
         for group in groups
         if naive.alpha(group) > 0
+        for target in naive.targets_of(model, group, limit=10, ends=END_TOKENS)
     }
-    targets = {id_: target for id_, target in targets.items() if target is not None}
     trained = sorted(
         [(g.prompt, c) for g in groups if len(set(g.autonomous_rewards)) > 1 for c in g.autonomous]
         + [(g.prompt, targets[g.problem.id]) for g in groups if g.problem.id in targets]
