@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from sgpo.algorithms.algorithm import Needs, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
 from sgpo.objective import distill_weight, select_target
@@ -23,6 +24,9 @@ class SGPO:
     toward the guided one, `min(KL(guided || unguided), kl_clip)`, weighed by `alpha(q)`: strongly where the policy
     fails alone and succeeds with the strategy, not at all where it needs none. A problem without a strategy or without
     a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
+
+    Ours, off by default: several targets that share the weight (`num_distill_targets`), and correct autonomous
+    completions among the candidates (`target_candidates="all"`).
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -56,22 +60,26 @@ class SGPO:
         weights = {p: self.weight(groups[p]) for p in candidates if candidates[p]}
         weights = {p: weight for p, weight in weights.items() if weight > 0}
         # Where all are targets there is no choice, and a random one needs no likelihood.
-        count = self.num_distill_targets
-        scored = [p for p in weights if self.target_selection == "likelihood" and len(candidates[p]) > count]
+        by_likelihood, count = self.target_selection == "likelihood", self.num_distill_targets
+        scored = [p for p in weights if by_likelihood and len(candidates[p]) > count]
         logprobs = iter(score([(groups[p].prompt, rollout) for p in scored for rollout in candidates[p]]))
         rows = []
         for p, weight in weights.items():
             logprobs_G = [next(logprobs) if p in scored else torch.zeros(1) for _ in candidates[p]]
-            eligible_G = [True] * len(candidates[p])
-            chosen = []
-            while len(chosen) < count:
-                best = select_target(logprobs_G, eligible_G, rule=self.target_selection, generator=generator)
-                if best is None:
-                    break
-                eligible_G[best] = False
-                chosen.append(candidates[p][best])
-            rows += [self._target_row(p, groups[p], rollout, weight / len(chosen)) for rollout in chosen]
+            chosen = self._choose(logprobs_G, generator)
+            rows += [self._target_row(p, groups[p], candidates[p][g], weight / len(chosen)) for g in chosen]
         return rows
+
+    def _choose(self, logprobs_G: Sequence[Tensor], generator: torch.Generator) -> list[int]:
+        """The targets among a problem's candidates, the best first."""
+        open_G = [True] * len(logprobs_G)
+        chosen: list[int] = []
+        for _ in range(min(self.num_distill_targets, len(open_G))):
+            best = select_target(logprobs_G, open_G, rule=self.target_selection, generator=generator)
+            assert best is not None
+            open_G[best] = False
+            chosen.append(best)
+        return chosen
 
     def _candidates(self, group: RolloutGroup) -> list[Rollout]:
         if self.target_candidates == "guided" or group.guided_prompt is None:

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sgpo.training.config import SGPOConfig
 from sgpo.training.recipe import check_options, load_recipe
 
-Leak = Literal["little", "much"]
+# What the warm-up gives away of the untaught words, little or much; `readers` is little, and four times as many rows in
+# which a solution stands in the prompt.
+Kind = Literal["little", "much", "readers"]
 Style = Literal["own", "leap", "foreign"]
 HeldOut = Literal["fresh", "validation"]
 SPLITS = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
@@ -41,7 +43,7 @@ class Table(_Section):
     replicates: int = Field(ge=1)
     first_replicate: int = Field(default=0, ge=0)
     first_warmup: int = Field(default=0, ge=0)
-    leak: Leak = "little"
+    warmup_kind: Kind = "little"
     held_out: HeldOut = "fresh"
     rates: list[float] = []
 
@@ -78,7 +80,7 @@ class Run:
 
     arm: str
     style: Style
-    leak: Leak
+    warmup_kind: Kind
     held_out: HeldOut
     warmup: int
     replicate: int
@@ -86,8 +88,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        rate = "" if self.learning_rate is None else f"-{self.learning_rate:.0e}".replace("e-0", "e-")
-        return f"{self.leak}-{self.held_out}/{self.arm}{rate}-r{self.replicate}"
+        return f"{self.warmup_kind}-{self.held_out}/{self.arm}{self._rate}-r{self.replicate}"
+
+    @property
+    def _rate(self) -> str:
+        if self.learning_rate is None:
+            return ""
+        digits, exponent = f"{self.learning_rate:e}".split("e")
+        return f"-{float(digits):g}e{int(exponent)}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -116,6 +124,7 @@ def load_study(path: Path, *, quick: bool = False) -> Study:
         first = error.errors()[0]
         raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     _check_arms(study, path)
+    _check_names(study, path)
     train = check_options(SGPOConfig, study.train, where=f"{path}, train")
     recipes = {name: [str(path.parent / recipe) for recipe in arm.recipes] for name, arm in study.arms.items()}
     for paths in recipes.values():
@@ -134,6 +143,18 @@ def _check_arms(study: Study, path: Path) -> None:
             raise ValueError(f"{path}: {where}: no arm {arm!r}; there are: {', '.join(study.arms)}")
 
 
+def _check_names(study: Study, path: Path) -> None:
+    """A file holds one run: tables that count replicates and warm-ups differently must not mean two by one name."""
+    named: dict[str, Run] = {}
+    for name, table in study.tables.items():
+        for run in runs_of(study, table):
+            if named.setdefault(run.name, run) != run:
+                raise ValueError(
+                    f"{path}: tables.{name}: replicate {run.replicate} of {run.arm!r} starts from warm-up "
+                    f"{run.warmup}, in another table from {named[run.name].warmup}; give it another first_replicate"
+                )
+
+
 def runs_of(study: Study, table: Table) -> list[Run]:
     """The runs of a table, replicate by replicate: what is there when a study is stopped is as even as can be.
 
@@ -143,7 +164,7 @@ def runs_of(study: Study, table: Table) -> list[Run]:
         Run(
             arm=name,
             style=study.arms[name].style,
-            leak=table.leak,
+            warmup_kind=table.warmup_kind,
             held_out=table.held_out,
             warmup=table.first_warmup + replicate % study.warmups,
             replicate=replicate,
@@ -189,3 +210,9 @@ def stages_of(study: Study, run: Run) -> list[dict[str, Any]]:
         }
         for recipe, start, end in zip(recipes, [0, *ends], ends, strict=False)
     ]
+
+
+def settings_of(study: Study, run: Run) -> dict[str, Any]:
+    """All that a run's result depends on and its name does not say; kept beside the result, as JSON."""
+    sizes = ("problems", "pool", "samples", "warmup_rows", "solution_rows")
+    return {**{size: getattr(study, size) for size in sizes}, "stages": stages_of(study, run)}

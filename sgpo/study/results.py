@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sgpo.study.plan import SPLITS, Run, Study, Table, runs_of
+from sgpo.study.plan import SPLITS, Run, Study, Table, runs_of, settings_of
 from sgpo.training.run_directory import read_json
 
 Value = Callable[[dict[str, Any]], float]
@@ -37,8 +37,27 @@ class Results:
 def read_results(study: Study, table: Table) -> Results:
     """What there is of a table. Raises ValueError for a broken file."""
     planned = runs_of(study, table)
-    files = {run: study.results / f"{run.name}.json" for run in planned}
-    return Results(planned, {run: read_json(file) for run, file in files.items() if file.exists()})
+    found = {run: read_result(study, run) for run in planned}
+    return Results(planned, {run: result for run, result in found.items() if result is not None})
+
+
+def read_result(study: Study, run: Run) -> dict[str, Any] | None:
+    """The JSON of a finished run; None where it is not finished.
+
+    Raises ValueError for a broken file, and for one that was made with other settings than the study has now. The first
+    results of the shipped study name no settings; they are taken as they are.
+    """
+    file = study.results / f"{run.name}.json"
+    if not file.exists():
+        return None
+    result: dict[str, Any] = read_json(file)
+    settings = settings_of(study, run)
+    for key, value in result.get("settings", settings).items():
+        if value != settings[key]:
+            raise ValueError(
+                f"{file}: made with {key}={value}, the study has {settings[key]}; remove the file to make the run again"
+            )
+    return result
 
 
 def average(split: str) -> Value:

@@ -29,7 +29,7 @@ from sgpo.rollouts.groups import seed_of
 from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.policy import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
-from sgpo.study.plan import Leak, Run, Study, stages_of
+from sgpo.study.plan import Kind, Run, Study, settings_of, stages_of
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory, write_json
 from sgpo.training.trainer import SGPOTrainer
@@ -38,23 +38,25 @@ from sgpo.verifier import Verifier
 
 POOL_SEED = 1000  # replicate r draws its problems with POOL_SEED + r, far from the seeds of the warm-ups
 CURVE_PROBLEMS = 100
+READERS_ROWS = 4  # times as many rows with a solution in the prompt
 PHASES = ("time/generate", "time/verify", "time/score", "time/train")
 
 
-def warm_model(study: Study, leak: Leak, warmup: int) -> Path:
+def warm_model(study: Study, kind: Kind, warmup: int) -> Path:
     """Where a warmed-up policy lies."""
-    return study.work / "warmups" / f"{leak}-{warmup}"
+    return study.work / "warmups" / f"{kind}-{warmup}"
 
 
-def make_warmup(study: Study, leak: Leak, warmup: int) -> None:
+def make_warmup(study: Study, kind: Kind, warmup: int) -> None:
     """Warm up a policy from nothing, if that was not done before. What it knows of solutions in prompts it learns from
     puzzles whose words mean something else each time, as it learns to follow strategies."""
-    place = RunDirectory(warm_model(study, leak, warmup))
+    place = RunDirectory(warm_model(study, kind, warmup))
     if place.warm_model.exists():
         return
     shutil.rmtree(place.path, ignore_errors=True)
     tokenizer = build_tokenizer()
-    rows = strategy_warmup(study.warmup_rows, seed=warmup, leak=leak) + _solution_rows(study.solution_rows, seed=warmup)
+    rows = strategy_warmup(study.warmup_rows, seed=warmup, leak="much" if kind == "much" else "little")
+    rows += _solution_rows(study.solution_rows * (READERS_ROWS if kind == "readers" else 1), seed=warmup)
     random.Random(warmup).shuffle(rows)
     run_warmup(
         build_policy(tokenizer, seed=warmup),
@@ -94,7 +96,7 @@ def make_run(study: Study, run: Run, verifier: Verifier, provenance: Mapping[str
     work = study.work / "runs" / run.name
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    model = RunDirectory(warm_model(study, run.leak, run.warmup)).warm_model
+    model = RunDirectory(warm_model(study, run.warmup_kind, run.warmup)).warm_model
     cost: dict[str, float] = {"completions": 0, "trained_tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0}
     curve: list[dict[str, float]] = []
     with StrategyBank(work / "bank.db") as bank:
@@ -116,6 +118,7 @@ def make_run(study: Study, run: Run, verifier: Verifier, provenance: Mapping[str
         **cost,
         "curve": curve,
         **_score(str(model), splits, study, verifier, seed=seed),
+        "settings": settings_of(study, run),
         **provenance,
     }
     write_json(study.results / f"{run.name}.json", result)

@@ -10,7 +10,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from sgpo.study.plan import Leak, Run, Study
+from sgpo.study.plan import Kind, Run, Study
+from sgpo.study.results import read_result
 from sgpo.training.run_directory import provenance
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def run_study(study: Study, runs: Sequence[Run]) -> int:
 
     A run that fails ends the study; those that were finished are kept, and a later start goes on from them.
     """
-    missing = [run for run in dict.fromkeys(runs) if not (study.results / f"{run.name}.json").exists()]
+    missing = [run for run in dict.fromkeys(runs) if read_result(study, run) is None]
     if not missing:
         return 0
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -34,8 +35,8 @@ def run_study(study: Study, runs: Sequence[Run]) -> int:
     origin = {key: value for key, value in provenance().items() if key != "versions"}
     context = get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_begin) as pool:
-        warmups = list(dict.fromkeys((run.leak, run.warmup) for run in missing))
-        _wait([pool.submit(_warm_up, study, leak, warmup) for leak, warmup in warmups])
+        warmups = list(dict.fromkeys((run.warmup_kind, run.warmup) for run in missing))
+        _wait([pool.submit(_warm_up, study, kind, warmup) for kind, warmup in warmups])
         start = time.perf_counter()
         futures = [pool.submit(_run, study, run, origin) for run in missing]
         try:
@@ -74,10 +75,10 @@ def _begin() -> None:
     _verifier = Verifier(workers=1)
 
 
-def _warm_up(study: Study, leak: Leak, warmup: int) -> None:
+def _warm_up(study: Study, kind: Kind, warmup: int) -> None:
     from sgpo.study.run import make_warmup
 
-    make_warmup(study, leak, warmup)
+    make_warmup(study, kind, warmup)
 
 
 def _run(study: Study, run: Run, origin: dict[str, Any]) -> dict[str, Any]:

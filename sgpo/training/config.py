@@ -156,8 +156,8 @@ class SGPOConfig(TrainingArguments):
     guide_decay: float = field(
         default=0.0,
         metadata={
-            "help": "Decay per step of the moving average of the weights that the guided branch is taken from; 0: the "
-            "current weights."
+            "help": "The guided branch is taken from a moving average of the weights with this decay per step; 0: from "
+            "the current ones."
         },
     )
     num_distill_targets: int = field(
@@ -230,6 +230,8 @@ class SGPOConfig(TrainingArguments):
             raise ValueError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
         if not 0 < self.distill_token_share <= 1:
             raise ValueError(f"distill_token_share must lie in (0, 1], got {self.distill_token_share}")
+        if not 0 <= self.guide_decay < 1:
+            raise ValueError(f"guide_decay must lie in [0, 1), got {self.guide_decay}")
         if not self.distill_weight_smoothing > 0 or math.isnan(self.distill_weight_smoothing):
             raise ValueError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
         if not self.vllm_importance_sampling_clip_max > 0:

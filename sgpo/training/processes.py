@@ -33,6 +33,8 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
             "sharded training (FSDP, DeepSpeed) needs GPUs: on a CPU accelerate would train whole copies and not say "
             "so; start without it"
         )
+    if args.guide_decay:
+        raise ValueError("guide_decay averages whole weights: not with sharded training (FSDP, DeepSpeed)")
     if args.engine == "hf":
         raise ValueError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
     version = args.fsdp_plugin_args["fsdp_version"] if args.fsdp else int(environment.get("FSDP_VERSION", "1"))

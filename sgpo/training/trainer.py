@@ -7,7 +7,6 @@ the Trainer calls once per optimizer step, is where problems become rollouts and
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple
@@ -38,6 +37,7 @@ from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
 from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
 from sgpo.training.effects import strategy_effects
 from sgpo.training.evaluating import EvaluatingTrainer
+from sgpo.training.guide import averaged_guide, fixed_guide
 from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
 from sgpo.training.model_card import write_model_card
@@ -48,16 +48,6 @@ from sgpo.training.run_directory import RunDirectory, write_jsonl
 from sgpo.verifier import Verifier
 
 Problems = Sequence[Problem]
-
-
-class MovingAverage(TrainerCallback):
-    def __init__(self, average: Any, decay: float) -> None:
-        self.average, self.decay = average, decay
-
-    @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for slow, fast in zip(self.average.parameters(), kwargs["model"].parameters(), strict=True):
-            slow.lerp_(fast, 1 - self.decay)
 
 
 class SGPOTrainer(EvaluatingTrainer):
@@ -144,9 +134,7 @@ class SGPOTrainer(EvaluatingTrainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.predictor = Predictor(self.model, pad_id=processing_class.pad_token_id)
-        self.guide = self._initial_guide() if self.algorithm.needs.initial_guide or args.guide_decay else None
-        if args.guide_decay:
-            self.add_callback(MovingAverage(self.guide.args[0], args.guide_decay))
+        self.guide = self._guide()
         longest = longest_sequence(args, self.eval_problems, processing_class)
         self.engine: Engine = build_engine(
             args.engine,
@@ -163,10 +151,11 @@ class SGPOTrainer(EvaluatingTrainer):
         """What was measured since the last row of metrics."""
         return self.in_hand.averages
 
-    def _initial_guide(self) -> Guide:
-        """The model as it is now, for good."""
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        return partial(Predictor(model, pad_id=self._tokenizer.pad_token_id), model)
+    def _guide(self) -> Guide | None:
+        """The guided branch of the divergence, where it has weights of its own."""
+        if self.algorithm.needs.initial_guide:
+            return fixed_guide(self.model, pad_id=self._tokenizer.pad_token_id)
+        return averaged_guide(self, self.args.guide_decay) if self.args.guide_decay else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return WindowSampler(

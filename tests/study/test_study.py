@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from sgpo.cli import app
 from sgpo.study.command import study_command
 from sgpo.study.page import write_page
-from sgpo.study.plan import SPLITS, load_study, runs_of, stages_of
-from sgpo.study.results import best_rates
+from sgpo.study.plan import SPLITS, load_study, runs_of, settings_of, stages_of
+from sgpo.study.results import best_rates, read_result
 from sgpo.training.run_directory import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +91,40 @@ def test_the_runs_of_a_table(tmp_path):
     ablations = runs_of(study, study.tables["ablations"])
     assert set(ablations) & set(runs_of(study, study.tables["main"])) == {ablations[0], ablations[2]}
     assert ablations[1].name == "little-fresh/clamp-1e-4-r0"
+
+
+def test_rates_that_differ_have_names_that_differ(tmp_path):
+    rates = [1e-4, 1.5e-4, 2.5e-4, 3e-4, 3.4e-4, 1.0]
+    tables = {"rates": {"arms": ["sgpo"], "replicates": 1, "held_out": "validation", "rates": rates}}
+    study = load_study(study_file(tmp_path, tables=tables))
+    names = [run.name.removeprefix("little-validation/sgpo-") for run in runs_of(study, study.tables["rates"])]
+    assert names == ["1e-4-r0", "1.5e-4-r0", "2.5e-4-r0", "3e-4-r0", "3.4e-4-r0", "1e0-r0"]
+
+
+def test_a_table_counts_its_replicates_and_warm_ups_from_where_it_says(tmp_path):
+    table = {"arms": ["sgpo"], "replicates": 3, "first_replicate": 4, "first_warmup": 7, "warmup_kind": "readers"}
+    study = load_study(study_file(tmp_path, tables={"main": {"arms": ["sgpo"], "replicates": 2}, "other": table}))
+    runs = runs_of(study, study.tables["other"])
+    assert [(run.replicate, run.warmup) for run in runs] == [(4, 7), (5, 8), (6, 7)]
+    assert runs[0].name == "readers-fresh/sgpo-1e-4-r4"
+    table |= {"first_replicate": 1, "warmup_kind": "little"}
+    with pytest.raises(ValueError, match=r"tables.other: replicate 1 of 'sgpo' starts from warm-up 8, .* from 1; give"):
+        load_study(study_file(tmp_path, tables={"main": {"arms": ["sgpo"], "replicates": 2}, "other": table}))
+
+
+def test_a_result_of_other_settings_is_refused(tmp_path):
+    study = load_study(study_file(tmp_path))
+    run = runs_of(study, study.tables["main"])[1]
+    write_json(study.results / f"{run.name}.json", result(run, 0.5) | {"settings": settings_of(study, run)})
+    found = read_result(study, run)
+    assert found is not None
+    assert found["scores"]["fresh"]["avg@2"] == 0.5
+    other = load_study(study_file(tmp_path, pool=64))
+    with pytest.raises(ValueError, match=r"sgpo-1e-4-r0.json: made with pool=32, the study has 64; remove the file"):
+        read_result(other, run)
+    longer = study.train | {"max_steps": 3}
+    with pytest.raises(ValueError, match=r"made with stages=.*'max_steps': 2.* remove the file to make the run again"):
+        read_result(study.model_copy(update={"train": longer}), run)
 
 
 def test_stages_share_the_steps_and_take_the_recipes_options(tmp_path):

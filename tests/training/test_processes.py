@@ -19,7 +19,7 @@ FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 
 
-def options(device, *, engine="hf", fsdp=None):
+def options(device, *, engine="hf", fsdp=None, guide_decay=0.0):
     """What `check_launch` reads of an SGPOConfig, on a device that is not here."""
     return SimpleNamespace(
         world_size=2,
@@ -28,6 +28,7 @@ def options(device, *, engine="hf", fsdp=None):
         fsdp=fsdp,
         fsdp_plugin_args={"fsdp_version": fsdp},
         deepspeed=None,
+        guide_decay=guide_decay,
     )
 
 
@@ -37,6 +38,8 @@ def test_sharding_needs_gpus_and_vllm(environment):
         check_launch(options("cpu", engine="vllm"), environment)
     with pytest.raises(ValueError, match="cannot generate by itself; set engine=vllm"):
         check_launch(options("cuda"), environment)
+    with pytest.raises(ValueError, match="guide_decay averages whole weights"):
+        check_launch(options("cuda", engine="vllm", guide_decay=0.9), environment)
     check_launch(options("cuda", engine="vllm"), environment)
 
 
