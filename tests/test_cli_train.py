@@ -6,9 +6,11 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from sgpo.cli import app
+from sgpo.training.recipe import load_recipe
 from tests.conftest import tiny_qwen2
 
 STRATEGIES = "examples/gsm8k_strategies.jsonl"
@@ -116,6 +118,9 @@ def test_the_1_5b_recipe_on_real_problems(home):
     assert continued.exit_code == 0, continued.stderr
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics if "loss" in row] == [1, 2, 3, 4]
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["train"]["max_steps"] == 4
+    (change,) = json.loads((out / "config.json").read_text())["changes"]
+    assert (change["step"], change["options"]) == (3, {"max_steps": {"before": 3, "now": 4}})
 
     evaluated = run(
         "eval", "--model", out, "--problems", home / "problems.jsonl", "--samples", 2, "--max-tokens", 8, "--json"
@@ -180,9 +185,29 @@ def assert_refused(home, setting, message):
     assert not list(out.rglob("*.*"))
 
 
-def test_a_run_does_not_go_on_with_another_algorithm(home, tmp_path):
-    (tmp_path / "config.json").write_text('{"algorithm": "sgpo"}')
-    assert_refused(home, ["--out", tmp_path, "--resume", "--set", "algorithm=grpo"], "a run of algorithm 'sgpo', which")
+@pytest.mark.parametrize(
+    ("begun", "setting", "message"),
+    [
+        (
+            {"algorithm": "sgpo"},
+            "algorithm=grpo",
+            "the run began with algorithm='sgpo' (now 'grpo'), and",
+        ),
+        ({"args": {"kl_clip": 1.0}}, "kl_clip=null", "the run began with kl_clip=1.0 (now None), and"),
+    ],
+)
+def test_a_run_does_not_go_on_with_what_changes_it(home, tmp_path, begun, setting, message):
+    (tmp_path / "config.json").write_text(json.dumps(begun))
+    assert_refused(home, ["--out", tmp_path, "--resume", "--set", setting], message)
+
+
+@pytest.mark.parametrize(("setting", "now"), [("warmup.epochs=3", "'epochs': 3.0"), ("lora.r=8", "lora=None (now {")])
+def test_nor_with_another_warm_up_or_adapter(home, tmp_path, setting, now):
+    """Of these the run's recipe is the record."""
+    recipe = load_recipe("recipes/qwen2.5-1.5b.yaml", ["warmup.bf16=false"]).model_dump(include={"warmup", "lora"})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "config.json").write_text("{}")
+    assert_refused(home, ["--out", tmp_path, "--resume", "--set", setting], now)
 
 
 @pytest.mark.parametrize(

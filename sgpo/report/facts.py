@@ -132,11 +132,24 @@ def _origin(run: Run) -> dict[str, str]:
     return {
         "Prompts": _summary(config, "prompts"),
         "Started": text_of(config, "started").replace("T", " ").replace("+00:00", " UTC"),
+        "Resumed with": _changes(config),
         "Machine": _summary(config, "machine"),
         "Commit": _commit(config)[0][:12] + (" with uncommitted changes" if _commit(config)[1] else ""),
         "Versions": ", ".join(f"{name} {value}" for name, value in _mapping(config, "versions").items()),
         "Directory": visible_text(str(run.path)),
     }
+
+
+def _changes(config: Mapping[str, Any]) -> str:
+    """The options that a run went on with in place of others: `max_steps 200 after step 120`."""
+    changes = config.get("changes")
+    lines = []
+    for change in changes if isinstance(changes, list) else []:
+        options = _mapping(change, "options") if isinstance(change, dict) else {}
+        values = ", ".join(f"{name} {_option(_mapping(options, name).get('now'))}" for name in options)
+        if values:
+            lines.append(f"{values} after step {change.get('step')}")
+    return "; ".join(lines)
 
 
 def _summary(config: Mapping[str, Any], key: str) -> str:

@@ -12,9 +12,10 @@ from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.policy import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
+from sgpo.training.continuing import changed_options, check_continuation, refuse_changes
 from sgpo.training.processes import check_launch, part_quietly
 from sgpo.training.recipe import Recipe
-from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
+from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json, write_text
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import run_warmup, solution_rows
 from sgpo.wording import counted
@@ -41,7 +42,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     check_launch(args)
     if resume:
-        _check_algorithm(run, args)
+        _check_continuation(run, recipe, args)
     _check_evaluation(recipe, args)
     part_quietly()
     problems = recipe.problems.load()
@@ -78,23 +79,23 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         bank=bank,
         peft_config=_peft_config(recipe),
     )
+    if resume:
+        check_continuation(run, trainer.describe())
     if args.process_index == 0:
         if recipe.warmup is not None:
             _write_split(run, warm, rest)
-        if not run.recipe_file.exists():
-            run.recipe_file.parent.mkdir(parents=True, exist_ok=True)
-            run.recipe_file.write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
+        if resume or not run.recipe_file.exists():
+            write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
 
 
-def _check_algorithm(run: RunDirectory, args: SGPOConfig) -> None:
-    """Raises ValueError where the run is one of another algorithm: its record would be wrong from here on."""
-    begun = read_json(run.config_file).get("algorithm") if run.config_file.exists() else args.algorithm
-    if begun != args.algorithm:
-        raise ValueError(
-            f"{run.path}: a run of algorithm {begun!r}, which cannot go on as {args.algorithm!r}; choose another --out"
-        )
+def _check_continuation(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
+    """Raises ValueError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
+    check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
+    if run.recipe_file.exists():
+        begun = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+        refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))
 
 
 def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:

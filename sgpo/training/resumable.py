@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
+from sgpo.training.continuing import check_continuation, record_changes
 from sgpo.training.in_hand import InHand, load_in_hand, save_in_hand
 from sgpo.training.run_directory import RunDirectory, check_checkpoint, checkpoint_step
 
@@ -39,24 +40,32 @@ class ResumableTrainer(Trainer):
     def _begin_run(self) -> None:
         """Write what a run directory starts with; called in process 0."""
 
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What `config.json` says of the run."""
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, and leave the model in the run directory's `checkpoints/final`.
 
         `resume_from_checkpoint`: a checkpoint, or True for the run's last one. What the run did after it is removed,
-        later checkpoints included, and done again. Raises ValueError where the run directory holds another run, or the
-        checkpoint is none; OSError where the disk is full or refuses.
+        later checkpoints included, and done again. Raises ValueError where the run directory holds another run, the
+        checkpoint is none, or an option would change what is learnt; OSError where the disk is full or refuses.
         """
         checkpoint: Path | None = None
         if resume_from_checkpoint:
             # A run that was killed before its first checkpoint starts again from the beginning.
             checkpoint = self.run.last_checkpoint() if resume_from_checkpoint is True else Path(resume_from_checkpoint)
+            description, step = self.describe(), -1
+            changes = check_continuation(self.run, description)
             if checkpoint is not None:
                 check_checkpoint(checkpoint)
+                step = checkpoint_step(checkpoint)
                 self.in_hand = load_in_hand(checkpoint, process=self.args.process_index, processes=self.args.world_size)
                 self.args.eval_on_start = False  # it was done when the run started
             self.accelerator.wait_for_everyone()  # no process looks for a checkpoint that another removes
             if self.is_world_process_zero():
-                self.run.cut_after(checkpoint_step(checkpoint) if checkpoint else -1)
+                self.run.cut_after(step)
+                record_changes(self.run, changes, description, step=max(step, 0))
         else:
             self.run.check_unused()
         self.accelerator.wait_for_everyone()
@@ -165,7 +174,8 @@ def _hub(what: str, mend: str) -> Iterator[None]:
 
 
 class _GoOn(TrainerCallback):
-    """The Trainer forgets the losses since the last logged row; a resumed run takes them from its checkpoint."""
+    """The Trainer forgets the losses since the last logged row; a resumed run takes them from its checkpoint. How often
+    to log, save and evaluate it takes from the checkpoint, though, where the options may have changed."""
 
     def __init__(self, trainer: ResumableTrainer) -> None:
         self.trainer = trainer
@@ -174,6 +184,7 @@ class _GoOn(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step:
+            state.compute_steps(args, state.max_steps)
             in_hand = self.trainer.in_hand
             self.trainer._tr_loss = torch.tensor(in_hand.loss, device=args.device)
             self.trainer._total_loss_scalar = in_hand.total_loss

@@ -364,7 +364,7 @@ class SGPOTrainer(EvaluatingTrainer):
         """Train, leave the model in the run directory's `checkpoints/final`, and tell the bank what its strategies did.
 
         `resume_from_checkpoint`: a checkpoint, or True for the run's last one. Raises ValueError where the run
-        directory holds another run, or the checkpoint is none.
+        directory holds another run, the checkpoint is none, or an option would change what is learnt.
         """
         output = super().train(resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
@@ -381,21 +381,17 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def _begin_run(self) -> None:
         write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.prepared.strategies.values()))
-        self.run.write_config(self._describe())
+        self.run.write_config(self.describe())
 
-    def _describe(self) -> dict[str, Any]:
-        strategies = {
-            key: self.prepared.counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")
-        }
+    def describe(self) -> dict[str, Any]:
+        counts = self.prepared.counts
+        problems = {key: counts[key] for key in ("problems", "too_long", "without_solution") if key in counts}
+        strategies = {key: counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")}
         return {
             "algorithm": self.args.algorithm,
             "model": self.model_name,
             "args": self.args.to_dict(),
-            "problems": {
-                key: count
-                for key, count in self.prepared.counts.items()
-                if key in ("problems", "too_long", "without_solution")
-            },
+            "problems": {**problems, "per_step": self.args.window},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
             "prompts": {"style": self.args.prompt_style, "version": prompt_style(self.args.prompt_style).version},
         }
