@@ -1,7 +1,8 @@
 """Problems with answers: the record, the files they come from, and the split for the warm-up.
 
-A problem file is JSON Lines with `id`, `problem`, `answer` and, where known, `solution`, `subject`, `level`,
-`source` and `kind`. Parquet, CSV and Hugging Face datasets are read by naming their columns.
+A problem file is JSON Lines (or one JSON array, as `.json`) with `id`, `problem`, `answer` and, where known,
+`solution`, `subject`, `level`, `source` and `kind`. Parquet, CSV and Hugging Face datasets are read by naming their
+columns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
+MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
 # GSM8K's `48/2 = <<48/2=24>>24` (arXiv 2110.14168). Numbers and operators alone: never code or prose.
 CALCULATOR_MARK = re.compile(r"<<[-+*/().,%$\d ]*=([-+*/().,%$\d ]+)>>")
 
@@ -58,7 +60,7 @@ def load_problems(
     revision: str | None = None,
     limit: int | None = None,
 ) -> list[Problem]:
-    """Load problems from a `.jsonl`, `.parquet` or `.csv` file, or from a Hugging Face dataset by its id or folder.
+    """Load problems from a `.jsonl`, `.json`, `.parquet` or `.csv` file, or a Hugging Face dataset by its id or folder.
 
     `fields` names the column of each field where it differs (`{"problem": "question"}`); a dotted name reaches into
     lists and objects (`"generations.0"`). `split`, `subset` and `revision` are for Hugging Face datasets only.
@@ -170,34 +172,57 @@ def source_rows(
             except (OSError, ValueError) as error:
                 raise ValueError(f"{source}: cannot be read as parquet ({error})") from None
         if suffix == ".csv":
-            try:
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    return enumerate(list(csv.DictReader(file)), start=2), source
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise ValueError(f"{source}: cannot be read as CSV ({error})") from None
+            return enumerate(_csv_rows(path), start=2), source
         return read_rows(path), source
     return _dataset_rows(source, split=split, subset=subset, revision=revision), source
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a JSON Lines file with the numbers of their lines. Raises ValueError for what is no such file."""
+    """The objects of a JSON Lines file with the numbers of their lines, or of the array in a `.json` file with their
+    places, from 1. Raises ValueError for what is no such file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        # Split at \n alone: U+2028 and its like are legal inside JSON strings.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, row {number}: not JSON ({error.msg}); expected one object per line") from None
+    is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
+    for number, row in _array_rows(path, text) if is_array else _line_rows(path, text):
         if not isinstance(row, dict):
             raise ValueError(f"{path}, row {number}: a JSON {type(row).__name__}, expected an object")
         yield number, row
+
+
+def _line_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    # Split at \n alone: U+2028 and its like are legal inside JSON strings.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, row {number}: not JSON ({error.msg}); expected one object per line"
+                ) from None
+
+
+def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        return enumerate(json.loads(text), start=1)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); expected an array of objects, or one object per line"
+        ) from None
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    limit = csv.field_size_limit(MAX_CSV_FIELD)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
+    finally:
+        csv.field_size_limit(limit)  # it is that of the whole process
 
 
 def _dataset_rows(

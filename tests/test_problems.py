@@ -1,5 +1,6 @@
 """What becomes of a row on its way to a problem."""
 
+import csv
 import json
 
 import pytest
@@ -33,3 +34,40 @@ def test_gsm8k_itself(shared_data):
     ends = [problem.solution.rpartition("\\boxed{")[2].removesuffix("}.") for problem in boxed]
     right = [float(end) == float(problem.answer) for end, problem in zip(ends, boxed, strict=True)]
     assert (len(problems), len(boxed), sum(right)) == (7473, 6867, 6846)  # the numbers of docs/evaluation.md
+
+
+ROW = '{"problem": "1 + 1?", "answer": "2", "solution": "SOLUTION"}'
+LONG = "so " * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bom.jsonl", "\ufeff" + ROW + "\n"),
+        ("bom.json", "\ufeff[" + ROW + "]"),
+        ("array.json", "\n[\n" + ROW.replace(", ", ",\n") + "\n]\n"),
+        ("lines.json", ROW + "\n"),
+        ("long.csv", "problem,answer,solution\n1 + 1?,2,SOLUTION\n"),
+    ],
+)
+def test_files_as_other_programs_write_them(tmp_path, name, text):
+    limit = csv.field_size_limit()
+    (tmp_path / name).write_text(text.replace("SOLUTION", LONG), encoding="utf-8")
+    (problem,) = load_problems(tmp_path / name)
+    assert (problem.problem, problem.answer, problem.solution) == ("1 + 1?", "2", LONG)
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", r"p\.json, row 1: a JSON int, expected an object"),
+        ("[\n{},\n", r"p\.json, line 3: not JSON .*; expected an array of objects, or one object per line"),
+        ("[]", r"p\.json: no problems in it"),
+        ('[{"problem": "?", "answer": "1"}, {"problem": "?"}]', r"p\.json, row 2: no 'answer'"),
+    ],
+)
+def test_a_broken_array_is_named(tmp_path, text, message):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_problems(tmp_path / "p.json")

@@ -169,7 +169,7 @@ def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]
     two strategies with one id or two kept for one problem.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
