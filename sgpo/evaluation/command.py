@@ -133,6 +133,7 @@ def _row(answer: Answer, verdict: Verdict) -> dict[str, Any]:
         "tokens": answer.tokens,
         "truncated": answer.truncated,
         "max_tokens": answer.max_tokens,
+        "left_to_server": answer.left_to_server,
         "verdict": verdict.kind,
         "extracted": verdict.extracted,
     }

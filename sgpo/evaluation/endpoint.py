@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx2
@@ -23,6 +23,9 @@ logger = logging.getLogger("sgpo.evaluation")
 
 RETRIES = 5  # of one request, with the client's growing pauses
 TIMEOUT = 1800.0  # seconds of one request: 32,768 tokens at 20 a second
+# So that a server does not fill them in from the model's generation_config, as vLLM does (Qwen2.5-Instruct: top_k 20,
+# repetition_penalty 1.05). No top-k is -1 for vLLM, SGLang and llama.cpp alike; 0 is refused by the second.
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 UNREACHED_IN_A_ROW = 10  # requests, after which (and those under way) the server is taken to be gone
 
 
@@ -41,6 +44,7 @@ class Endpoint:
             raise ValueError(f"--base-url {base_url}: not an address; expected one such as http://localhost:8000/v1")
         self.base_url, self.model, self.concurrency = base_url, model, concurrency
         self.without_limit = False
+        self.left_to_server: set[str] = set()  # of NEUTRAL, what the server refuses by name
         self.unreached = 0  # in a row
         self.gone = ""  # why nothing more is asked
 
@@ -112,25 +116,42 @@ class Endpoint:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": request.seed % 2**31,
+            **{name: value for name, value in NEUTRAL.items() if name not in self.left_to_server},
         }
         if not self.without_limit:
             body["max_tokens"] = sampling.max_tokens
         try:
             reply = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-        except openai.BadRequestError as error:
-            if "max_tokens" not in body or not any(word in _words(error) for word in ("context", "max_tokens")):
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if not self._adapt(error, body):
                 raise
-            if not self.without_limit:
-                self.without_limit = True
-                logger.warning(
-                    "%s: its context is shorter than the prompt and %d tokens (%s); asked without a limit from now on",
-                    self.base_url, sampling.max_tokens, _words(error),
-                )  # fmt: skip
             return await self._post(client, request, sampling)
-        return _answer(request, reply.content, max_tokens=body.get("max_tokens"))
+        left_to_server = tuple(name for name in NEUTRAL if name not in body)
+        return _answer(request, reply.content, max_tokens=body.get("max_tokens"), left_to_server=left_to_server)
+
+    def _adapt(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> bool:
+        """Leave out what the server refuses, and say so. True: ask once more without it."""
+        refused = {name for name in NEUTRAL if name in body and name in str(error)}
+        if new := refused - self.left_to_server:
+            self.left_to_server |= new
+            logger.warning(
+                "%s refuses %s (%s); left to the server from now on, whose defaults may be others than none",
+                self.base_url, " and ".join(sorted(new)), _words(error),
+            )  # fmt: skip
+        if refused:
+            return True
+        if "max_tokens" not in body or not any(word in _words(error) for word in ("context", "max_tokens")):
+            return False
+        if not self.without_limit:
+            self.without_limit = True
+            logger.warning(
+                "%s: its context is shorter than the prompt and %d tokens (%s); asked without a limit from now on",
+                self.base_url, body["max_tokens"], _words(error),
+            )  # fmt: skip
+        return True
 
 
-def _answer(request: Request, content: bytes, *, max_tokens: int | None) -> Answer:
+def _answer(request: Request, content: bytes, *, max_tokens: int | None, left_to_server: tuple[str, ...]) -> Answer:
     """The first choice of a chat completion. Raises ValueError for anything else."""
     try:
         reply = json.loads(content)
@@ -145,7 +166,8 @@ def _answer(request: Request, content: bytes, *, max_tokens: int | None) -> Answ
     # Half a surrogate pair cannot be stored. A server that ends within the reasoning gives no content at all.
     text = (text or "").encode("utf-8", "replace").decode("utf-8")
     counted_tokens = tokens if isinstance(tokens, int) else None
-    return Answer(request, text, counted_tokens, choice.get("finish_reason") == "length", max_tokens)
+    truncated = choice.get("finish_reason") == "length"
+    return Answer(request, text, counted_tokens, truncated, max_tokens, left_to_server)
 
 
 def _words(error: Exception) -> str:

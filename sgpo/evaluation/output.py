@@ -68,9 +68,12 @@ def score_rows(
 def describe(
     problems: Sequence[Problem], rows: Sequence[Row], kinds: Mapping[str, Sequence[str]], *, seed: int
 ) -> dict[str, Any]:
-    """What stands beside the scores: lengths, the truncated share, and the mean score per subject and level."""
+    """What stands beside the scores: lengths, the truncated share, and the mean score per subject and level; and where
+    there are any, the sampling options that were left to a server."""
+    left = sorted({name for row in rows for name in row.get("left_to_server", ())})
     return {
         **_lengths(rows),
+        **({"left_to_server": left} if left else {}),
         "subjects": _parts({problem.id: problem.subject for problem in problems}, kinds, seed=seed),
         "levels": _parts({problem.id: problem.level for problem in problems}, kinds, seed=seed),
     }
@@ -134,6 +137,8 @@ def show_output(output: EvalOutput, *, title: str, console: Console) -> None:
     console.print(
         f"{length['unit']}: mean {length['mean']:,.0f}, median {length['median']:,.0f}, max {length['max']:,}{cut}"
     )
+    if left := output.details.get("left_to_server"):
+        console.print(f"left to the server, which refused to be told: {' and '.join(left)}")
 
 
 def _show_parts(parts: Mapping[str, Any], title: str, console: Console) -> None:

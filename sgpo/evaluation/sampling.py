@@ -28,13 +28,14 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A completion of a request; `tokens` is None where an endpoint does not count them, `max_tokens` where it was
-    asked without a limit."""
+    asked without a limit; `left_to_server` are the sampling options that an endpoint refused."""
 
     request: Request
     text: str
     tokens: int | None
     truncated: bool
     max_tokens: int | None
+    left_to_server: tuple[str, ...] = ()
 
 
 Keep = Callable[[Sequence[Answer]], None]

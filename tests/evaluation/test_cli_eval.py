@@ -214,6 +214,7 @@ def test_several_benchmarks_from_an_endpoint(server, shared_data, tmp_path):
     assert len({request["seed"] for request in server.requests}) == 120
     request = server.requests[0]
     assert (request["max_tokens"], request["temperature"], request["top_p"]) == (32768, 0.6, 0.95)
+    assert (request["top_k"], request["min_p"], request["repetition_penalty"]) == (-1, 0.0, 1.0)
     assert request["messages"][0]["content"].endswith("put your final answer within \\boxed{}.")
     assert (tmp_path / "run" / "eval" / "aime25-step-000000.json").exists()
 
@@ -314,6 +315,27 @@ def test_an_endpoint_whose_context_is_shorter_is_asked_without_a_limit(server, p
     assert (
         "sums-step-000000.json: completions were asked for without a limit of tokens, not with max_tokens=2048" in notes
     )
+
+
+def test_options_that_an_endpoint_refuses_are_left_to_it_and_said(server, problems, tmp_path, caplog):
+    def script(request, number):
+        if "top_k" in request:
+            return error(400, "Unrecognized request argument supplied: top_k")
+        if "min_p" in request:
+            return error(422, "[{'loc': ['body', 'min_p'], 'msg': 'Extra inputs are not permitted'}]")
+        return doubles(request, number)
+
+    server.script = script
+    words = ["--samples", 1, "--concurrency", 1, "--out", tmp_path / "run"]
+    result = served(server, problems, *words, "--json")
+    assert json.loads(result.stdout)["left_to_server"] == ["min_p", "top_k"]
+    assert len(server.requests) == 2 + 6  # refused once each
+    assert {request.get("repetition_penalty") for request in server.requests} == {1.0}
+    assert caplog.text.count("left to the server from now on") == 2
+    shown = served(server, problems, *words)  # asks for nothing, and so is refused nothing
+    assert "left to the server, which refused to be told: min_p and top_k" in " ".join(shown.stdout.split())
+    scores = json.loads((tmp_path / "run" / "eval" / "sums-step-000000.json").read_text())
+    assert scores["left_to_server"] == ["min_p", "top_k"]
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,26 @@ def test_runs_that_were_not_measured_alike_are_told(runs: list[Path], tmp_path: 
     run("report", warm, other, "--out", tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count(told) == 2  # at the top and at the table
     assert run("compare", *runs).stderr == ""
+
+
+def test_prompts_limits_and_refused_options_are_compared_too(tmp_path: Path) -> None:
+    prompt = "compact 9f86d081884c"  # that of the synthetic runs
+    settings = {"temperature": 0.6, "top_p": 1.0, "max_tokens": 48, "prompt": prompt}
+    paths = [make_run(tmp_path / name, steps=10) for name in ("one", "two")]
+
+    def told(second: dict[str, object], scores: dict[str, object]) -> str:
+        for path, changed in zip(paths, (settings, settings | second), strict=True):
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            (path / "config.json").write_text(json.dumps(config | {"evaluation": {"settings": changed}}))
+        for file in (paths[1] / "eval").glob("*.json"):
+            row = json.loads(file.read_text(encoding="utf-8"))
+            row = {name: value for name, value in row.items() if name not in ("max_tokens", "left_to_server")}
+            file.write_text(json.dumps(row | scores))
+        return run("compare", *paths).stderr
+
+    assert told({}, {"max_tokens": 48}) == ""
+    assert f"(prompt {prompt} against math 0123)" in told({"prompt": "math 0123"}, {})
+    assert "(max_tokens of fresh 48 against 20)" in told({}, {"max_tokens": 20})
+    assert "(max_tokens of fresh 48 against none)" in told({}, {"max_tokens": None})
+    assert "(max_tokens 48 against 96)" in told({"max_tokens": 96}, {"max_tokens": 96})
+    assert "(left to the server in fresh nothing against top_k)" in told({}, {"left_to_server": ["top_k"]})
