@@ -60,8 +60,10 @@ class _ChunkedTokenLogprobs(torch.autograd.Function):
             ctx.save_for_backward(chosen_TH.to(wide).sub(slope_TH).div_(temperature) if keeps_slopes else slope_TH)
         else:
             ctx.save_for_backward(hidden_TH, head_VH, ids_T, logsumexp_T)
-        # The chosen logit from a product of its own, in the wide type: no tile has to look for it.
-        return torch.linalg.vecdot(hidden_TH.to(wide), chosen_TH.to(wide)) / temperature - logsumexp_T
+        # The chosen logit from a product of its own, in the wide type: no tile has to look for it. Rounded as those of
+        # the tiles are, or the log-probability of a token that is certain would be as far from 0 as 16 bits round.
+        chosen_T = torch.linalg.vecdot(hidden_TH.to(wide), chosen_TH.to(wide)).to(hidden_TH.dtype).to(wide)
+        return chosen_T / temperature - logsumexp_T
 
     @staticmethod
     @once_differentiable

@@ -44,10 +44,14 @@ class Predictor:
     DDP and PEFT need it. Models whose logits are not `hidden @ head.T` (soft caps, scales, an adapted head) are
     recognised by a comparison on one short input, and give full logits; so do those whose head is sharded (FSDP2,
     ZeRO-3), which is whole only within `forward`.
+
+    `dtype` is the type of the arithmetic where that differs from the weights' (mixed precision). States leave the model
+    in float32 then, and the head is float32: their product, the largest matrix product of all, would be one of float32.
     """
 
-    def __init__(self, model: Any, *, pad_id: int) -> None:
+    def __init__(self, model: Any, *, pad_id: int, dtype: torch.dtype | None = None) -> None:
         self.pad_id = pad_id
+        self.dtype = dtype
         self.decoder = model.get_decoder()
         self.head = model.get_output_embeddings()
         self.keeps_logits = "logits_to_keep" in inspect.signature(_innermost(model).forward).parameters
@@ -78,7 +82,8 @@ class Predictor:
             return Predictions(None, logits.flatten(0, 1)[index_N])
         hidden = self._hidden(model, input_ids=input_ids, attention_mask=attention_mask)
         hidden_NH = hidden.flatten(0, 1)[index_N]
-        return Predictions(self.head.weight.to(hidden_NH.dtype), hidden_NH)
+        dtype = self.dtype or hidden_NH.dtype
+        return Predictions(self.head.weight.to(dtype), hidden_NH.to(dtype))
 
     @torch.no_grad()
     def run_along(self, model: Any) -> None:

@@ -3,30 +3,67 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sgpo.rollouts.logprobs import Predictor
+from sgpo.rollouts.logprobs import Predictions, Predictor
 from sgpo.training.in_hand import InHand
 from sgpo.training.loss import Guide
 from sgpo.training.resumable import ResumableTrainer
 
 
-def fixed_guide(model: Any, *, pad_id: int) -> Guide:
-    """The model as it is now, for good: a second copy of it."""
-    model = copy.deepcopy(model).requires_grad_(False)
-    return partial(Predictor(model, pad_id=pad_id), model)
+def initial_guide(model: Any, predictor: Predictor, accelerator: Accelerator) -> Guide:
+    """The model as it is now, for good; called before any update. `predictor` is the model's.
+
+    Adapters that change nothing yet have the initial weights below them, so the model is run without them. Of any other
+    model a copy is kept.
+    """
+    if hasattr(model, "disable_adapter") and _adapters_add_nothing(model):
+        return _guide(model, predictor, accelerator, within=model.disable_adapter)
+    return _guide(*_copy(model, predictor), accelerator)
 
 
-def averaged_guide(trainer: ResumableTrainer, decay: float) -> Guide:
+def averaged_guide(trainer: ResumableTrainer, predictor: Predictor, decay: float) -> Guide:
     """A moving average of the weights, `average = decay average + (1 - decay) weights` after every optimizer step: a
     second copy of the model, and part of every checkpoint."""
-    average = copy.deepcopy(trainer.model).requires_grad_(False)
+    average, its_predictor = _copy(trainer.model, predictor)
     trainer.add_callback(_MovingAverage(average, decay, trainer))
-    return partial(Predictor(average, pad_id=trainer.processing_class.pad_token_id), average)
+    return _guide(average, its_predictor, trainer.accelerator)
+
+
+def _copy(model: Any, predictor: Predictor) -> tuple[Any, Predictor]:
+    model = copy.deepcopy(model).requires_grad_(False)
+    return model, Predictor(model, pad_id=predictor.pad_id, dtype=predictor.dtype)
+
+
+def _guide(
+    model: Any,
+    predictor: Predictor,
+    accelerator: Accelerator,
+    *,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Guide:
+    """Runs `model` in the precision that training runs in, `within` a context of its own."""
+
+    def guide(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Predictions:
+        with accelerator.autocast(), within():
+            return predictor(model, prompts, completions)
+
+    return guide
+
+
+@torch.no_grad()
+def _adapters_add_nothing(model: Any) -> bool:
+    """Not so of adapters that are trained already, or drawn from the weights (PiSSA): seen on one short input."""
+    input_ids = torch.arange(4, device=model.device).unsqueeze(0)
+    with model.disable_adapter():
+        without = model(input_ids=input_ids, use_cache=False).logits
+    return torch.allclose(model(input_ids=input_ids, use_cache=False).logits, without, rtol=1e-5, atol=1e-5)
 
 
 class _MovingAverage(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Several processes: which launches are refused, and how the processes of one part (docs/distributed.md)."""
+"""Processes: which launches are refused, in what type they compute, and how they part (docs/distributed.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import time
 from collections.abc import Mapping
 
 import torch.distributed
+from accelerate import Accelerator
 
+from sgpo.algorithms import algorithm_class
 from sgpo.training.config import SGPOConfig
 
 # What `accelerate launch` sets, without the ranks that it or torchrun give to processes that know of each other.
@@ -37,9 +39,19 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
         raise ValueError("guide_decay averages whole weights: not with sharded training (FSDP, DeepSpeed)")
     if args.engine == "hf":
         raise ValueError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
+    if algorithm_class(args.algorithm).needs.initial_guide:
+        raise ValueError(
+            f"sharded training (FSDP, DeepSpeed) has no whole copy of the initial weights, which algorithm "
+            f"{args.algorithm} is guided by; train it in whole copies (DDP)"
+        )
     version = args.fsdp_plugin_args["fsdp_version"] if args.fsdp else int(environment.get("FSDP_VERSION", "1"))
     if fsdp and version != 2:
         raise ValueError(f"fsdp_version must be 2, got {version}: FSDP1 hides the head's weights from the loss")
+
+
+def compute_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """The type of the arithmetic in mixed precision; None where it is the weights' own."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
 def part_quietly() -> None:

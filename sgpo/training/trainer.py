@@ -37,12 +37,12 @@ from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
 from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
 from sgpo.training.effects import strategy_effects
 from sgpo.training.evaluating import EvaluatingTrainer
-from sgpo.training.guide import averaged_guide, fixed_guide
+from sgpo.training.guide import averaged_guide, initial_guide
 from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics
 from sgpo.training.model_card import write_model_card
 from sgpo.training.preparing import longest_sequence, prepare_problems
-from sgpo.training.processes import check_launch, part_quietly
+from sgpo.training.processes import check_launch, compute_dtype, part_quietly
 from sgpo.training.records import rollout_records, target_records
 from sgpo.training.run_directory import RunDirectory, write_jsonl
 from sgpo.verifier import Verifier
@@ -133,7 +133,9 @@ class SGPOTrainer(EvaluatingTrainer):
         part_quietly()
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.predictor = Predictor(self.model, pad_id=processing_class.pad_token_id)
+        self.predictor = Predictor(
+            self.model, pad_id=processing_class.pad_token_id, dtype=compute_dtype(self.accelerator)
+        )
         self.guide = self._guide()
         longest = longest_sequence(args, self.eval_problems, processing_class)
         self.engine: Engine = build_engine(
@@ -154,8 +156,8 @@ class SGPOTrainer(EvaluatingTrainer):
     def _guide(self) -> Guide | None:
         """The guided branch of the divergence, where it has weights of its own."""
         if self.algorithm.needs.initial_guide:
-            return fixed_guide(self.model, pad_id=self._tokenizer.pad_token_id)
-        return averaged_guide(self, self.args.guide_decay) if self.args.guide_decay else None
+            return initial_guide(self.model, self.predictor, self.accelerator)
+        return averaged_guide(self, self.predictor, self.args.guide_decay) if self.args.guide_decay else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return WindowSampler(

@@ -82,3 +82,16 @@ def test_bad_input_is_refused():
         chunked_token_logprobs(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match="temperature"):
         chunked_token_logprobs(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(2, dtype=torch.long), temperature=0.0)
+
+
+def test_sixteen_bits_round_the_logit_of_a_token_as_all_others():
+    """Logits of which a bfloat16 is off by up to a quarter: the logarithm of a token that is certain is still 0."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randint(-8, 9, shape, generator=generator) / 8 for shape in ((32, 256), (64, 256)))
+    hidden, head = (4 * hidden).bfloat16(), head.bfloat16()  # whole eighths: any order of a sum gives the same
+    logits = (hidden.float() @ head.float().T).bfloat16().float()
+    ids = logits.argmax(-1)
+    expected = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+    values = chunked_token_logprobs(hidden, head, ids)
+    assert torch.allclose(values, expected, atol=1e-5)
+    assert values.max() <= 0

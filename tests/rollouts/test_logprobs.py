@@ -131,3 +131,25 @@ def test_a_sharded_head_is_used_only_within_the_models_own_forward(when):
     predictions = predict(model, predictor)
     assert predictions.head_VH is None
     assert torch.allclose(token_logprobs(predictions, IDS, temperature=1.0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [2**23, 64], ids=["logits", "tiles"])
+def test_in_mixed_precision_the_head_is_multiplied_in_sixteen_bits(monkeypatch, tile):
+    """Values and gradients are as far from float32's as 8 bits of a logit are, and no farther."""
+    monkeypatch.setattr(tiles, "TILE_LOGITS", tile)
+    monkeypatch.setattr(logprobs, "TILE_LOGITS", tile)
+    model = tiny_qwen2()
+    results = []
+    for dtype in (None, torch.bfloat16):
+        model.zero_grad()
+        predictor = Predictor(model, pad_id=0, dtype=dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
+            predictions = predict(model, predictor)
+        assert predictions.states.dtype == predictions.head_VH.dtype == (dtype or torch.float32)
+        values = token_logprobs(predictions, IDS, temperature=1.0)
+        values.mean().backward()
+        results.append((values.detach(), model.model.embed_tokens.weight.grad.clone(), predictions.logits().detach()))
+    (exact, gradient, logits_NV), (values, rounded_gradient, _) = results
+    assert 0 < (values - exact).abs().max() < 2**-7 * logits_NV.abs().max()
+    assert values.dtype == torch.float32
+    assert 0 < (rounded_gradient - gradient).abs().max() < 0.05 * gradient.abs().max()

@@ -19,11 +19,12 @@ FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 
 
-def options(device, *, engine="hf", fsdp=None, guide_decay=0.0):
+def options(device, *, engine="hf", fsdp=None, algorithm="sgpo", guide_decay=0.0):
     """What `check_launch` reads of an SGPOConfig, on a device that is not here."""
     return SimpleNamespace(
         world_size=2,
         device=SimpleNamespace(type=device),
+        algorithm=algorithm,
         engine=engine,
         fsdp=fsdp,
         fsdp_plugin_args={"fsdp_version": fsdp},
@@ -40,6 +41,8 @@ def test_sharding_needs_gpus_and_vllm(environment):
         check_launch(options("cuda"), environment)
     with pytest.raises(ValueError, match="guide_decay averages whole weights"):
         check_launch(options("cuda", engine="vllm", guide_decay=0.9), environment)
+    with pytest.raises(ValueError, match="no whole copy of the initial weights, which algorithm opsd is guided by"):
+        check_launch(options("cuda", engine="vllm", algorithm="opsd"), environment)
     check_launch(options("cuda", engine="vllm"), environment)
 
 
