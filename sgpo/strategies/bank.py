@@ -29,14 +29,15 @@ class StrategyBank:
     """Strategies in a SQLite file; a context manager.
 
     `StrategyBank("bank.db")` opens a bank and makes it where there is none; `create=False` demands that it is there.
+    `read_only=True` does so too, and reads a bank where nothing may be written, or on a network file system.
 
     Raises ValueError that names the file and the mend: no such bank, not a bank, a schema newer than this program's,
     a place that cannot be written.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = True) -> None:
+    def __init__(self, path: str | Path, *, create: bool = True, read_only: bool = False) -> None:
         self.path = Path(path).expanduser()
-        self.db = open_bank_file(self.path, create=create)
+        self.db = open_bank_file(self.path, create=create and not read_only, read_only=read_only)
         self._writes = 0
         self._retrieval: tuple[Any, Retriever] | None = None
 

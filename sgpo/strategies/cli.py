@@ -64,7 +64,7 @@ def export(
     Example: sgpo strategies export strategies.jsonl --bank bank.db
     """
     check_new(file, "FILE")
-    with _open(bank) as opened:
+    with _open(bank, read_only=True) as opened:
         count = opened.export(file)
     _say({"exported": count}, as_json, f"{file}: {counted(count, 'strategy', 'strategies')}")
 
@@ -80,7 +80,7 @@ def list_(
 
     Example: sgpo strategies list --bank bank.db
     """
-    with _open(bank) as opened:
+    with _open(bank, read_only=True) as opened:
         rows = opened.rows(candidates=everything)
         if as_json:
             _print_json(list(rows))
@@ -107,7 +107,7 @@ def show(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
 
     Example: sgpo strategies show gsm8k-train-0 --bank bank.db
     """
-    with _open(bank) as opened:
+    with _open(bank, read_only=True) as opened:
         strategy = _find(opened, id_)
         effect = opened.effect(strategy.id)
         if as_json:
@@ -128,7 +128,7 @@ def stats(bank: Bank, as_json: AsJson = False) -> None:
     """
     from sgpo.strategies.stats import bank_stats
 
-    with _open(bank) as opened:
+    with _open(bank, read_only=True) as opened:
         counts = bank_stats(opened)
     if as_json:
         _print_json(counts)
@@ -264,10 +264,10 @@ def drop(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
     _say({"dropped": strategy.id}, as_json, f"{bank}: dropped {strategy.id} (problem {strategy.problem_id})")
 
 
-def _open(path: Path) -> StrategyBank:
+def _open(path: Path, *, read_only: bool = False) -> StrategyBank:
     from sgpo.strategies.bank import StrategyBank
 
-    return StrategyBank(path, create=False)
+    return StrategyBank(path, create=False, read_only=read_only)
 
 
 def _find(bank: StrategyBank, id_: str) -> Strategy:

@@ -80,11 +80,16 @@ APPLICATION_ID = 0x5347504F  # "SGPO", in the header of every bank
 BUSY_SECONDS = 60.0
 
 
-def open_bank_file(path: Path, *, create: bool) -> sqlite3.Connection:
+def open_bank_file(path: Path, *, create: bool, read_only: bool = False) -> sqlite3.Connection:
     """Open a bank's database, making or migrating its tables. Raises ValueError as `StrategyBank` says."""
     _check_place(path, create)
     db = None
     try:
+        if read_only:
+            db = sqlite3.connect(_read_only_address(path), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+            if _check_version(db, path, create=False) == len(MIGRATIONS):
+                return db
+            db.close()  # an older one has to be migrated first
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         version = _check_version(db, path, create)
         _enter_wal_mode(db)
@@ -108,6 +113,14 @@ def open_bank_file(path: Path, *, create: bool) -> sqlite3.Connection:
             db.close()
         raise
     return db
+
+
+def _read_only_address(path: Path) -> str:
+    path = path.resolve()
+    address = path.as_uri() + "?mode=ro"
+    # Who has a bank open in WAL mode has a -wal file beside it. Without one nobody writes, and the bank can be read
+    # without locks and shared memory: from a network file system, and where nothing may be written.
+    return address if path.with_name(path.name + "-wal").exists() else address + "&immutable=1"
 
 
 def _check_place(path: Path, create: bool) -> None:

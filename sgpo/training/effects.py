@@ -1,9 +1,15 @@
-"""What a run's rollouts say of the strategies."""
+"""What a run's rollouts say of the strategies, and how a bank gets to know it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from sgpo.strategies.bank import StrategyBank
+
+logger = logging.getLogger("sgpo")
 
 
 def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[str, str]) -> dict[str, list[int]]:
@@ -23,3 +29,12 @@ def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[st
         counts[place] += row["reward"] > 0.5
         counts[place + 1] += 1
     return effects
+
+
+def record_effects(bank: Path, run: str, effects: Mapping[str, Sequence[int]]) -> None:
+    """Keep what a run has measured in its bank, which only here has to be writable; warns where it is not."""
+    try:
+        with StrategyBank(bank, create=False) as writable:
+            writable.record_run(run, effects)
+    except ValueError as error:
+        logger.warning("the bank was not told what its strategies did in this run: %s", error)

@@ -48,7 +48,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     problems = recipe.problems.load()
     # Named as its file, so that runs of other recipes on the same file can be compared.
     evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
-    bank = StrategyBank(recipe.bank, create=False) if recipe.bank else None
+    bank = StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
     model = recipe.model
     if recipe.warmup is not None:
         warm, rest = _split(run, problems, recipe, seed=args.seed)

@@ -35,7 +35,7 @@ from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
 from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
-from sgpo.training.effects import strategy_effects
+from sgpo.training.effects import record_effects, strategy_effects
 from sgpo.training.evaluating import EvaluatingTrainer
 from sgpo.training.guide import averaged_guide, initial_guide
 from sgpo.training.loss import Guide, Totals, batch_loss
@@ -378,7 +378,7 @@ class SGPOTrainer(EvaluatingTrainer):
             used = {
                 id_: group.strategy_id for id_, group in self.prepared.groups.items() if group.strategy_id is not None
             }
-            self.bank.record_run(self.run.id, strategy_effects(self.run.read_rows("rollouts"), used))
+            record_effects(self.bank.path, self.run.id, strategy_effects(self.run.read_rows("rollouts"), used))
         return output
 
     def _begin_run(self) -> None:

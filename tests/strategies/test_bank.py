@@ -359,6 +359,40 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     db.close()
 
 
+def test_reading_leaves_no_trace_and_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a bank?.db"
+    with StrategyBank(path) as bank:
+        bank.add(make_strategy())
+    before = path.read_bytes()
+    with StrategyBank(path, read_only=True) as bank:
+        assert list(bank) == [make_strategy()]
+        assert bank.effect(make_strategy().id) == Effect()
+        assert list(tmp_path.iterdir()) == [path]  # in WAL mode SQLite would make two more files, also to read
+        with pytest.raises(ValueError, match=r"cannot be written \(attempt to write a readonly database\)"):
+            bank.add(make_strategy("p2"))
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="no such strategy bank"):
+        StrategyBank(tmp_path / "none.db", read_only=True)
+
+
+def test_reading_sees_what_another_process_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "bank.db"
+    with StrategyBank(path) as writer:
+        writer.add(make_strategy("p1"))
+        with StrategyBank(path, read_only=True) as reader:
+            writer.add(make_strategy("p2"))
+            assert [strategy.problem_id for strategy in reader] == ["p1", "p2"]
+
+
+def test_an_older_bank_is_migrated_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bank.db"
+    with monkeypatch.context() as older:
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        schema.open_bank_file(path, create=True).close()
+    with StrategyBank(path, read_only=True) as bank:
+        assert bank.effect("any") == Effect()
+
+
 # ---------------------------------------------------------------------------------------------- several processes
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from sgpo import SGPOTrainer
 from sgpo.rollouts.policy import load_policy
+from sgpo.strategies.bank import StrategyBank
 from sgpo.training import launch
 from sgpo.training.launch import run_recipe
 from sgpo.training.recipe import load_recipe
@@ -55,6 +56,20 @@ def metrics(out, key):
 
 def furthest(ours, theirs):
     return max((ours[name].float() - theirs[name].float()).abs().max().item() for name in ours)
+
+
+def test_the_bank_is_written_at_the_end_alone(recipe, tmp_path, monkeypatch):
+    beside = []
+
+    def build(*arguments, bank, **options):
+        beside.extend(path.name for path in tmp_path.glob("bank.db*"))
+        return SGPOTrainer(*arguments, bank=bank, verifier=hash_verdict, **options)
+
+    monkeypatch.setattr(launch, "SGPOTrainer", build)
+    recipe("run", "max_steps=1")
+    assert beside == ["bank.db"]  # no files of a writer
+    with StrategyBank(tmp_path / "bank.db", read_only=True) as bank:
+        assert bank.total_effect()[1].guided_total == 6 * 4
 
 
 def test_full_fine_tuning_with_and_without_accumulation_and_sixteen_bits(recipe):
