@@ -37,6 +37,7 @@ class Arm(_Section):
 class Table(_Section):
     """Arms side by side, `replicates` runs of each, counted from `first_replicate`. With `rates`, each arm is run once
     per rate and replicate. `first_warmup` is where its warm-ups are counted from: another number means other policies.
+    `compared` names the arms that all others are compared with, where that is not the study's.
     """
 
     arms: list[str]
@@ -46,6 +47,7 @@ class Table(_Section):
     warmup_kind: Kind = "little"
     held_out: HeldOut = "fresh"
     rates: list[float] = []
+    compared: list[str] = []
 
 
 class Study(_Section):
@@ -136,6 +138,7 @@ def load_study(path: Path, *, quick: bool = False) -> Study:
 
 def _check_arms(study: Study, path: Path) -> None:
     named = [(f"tables.{name}.arms", arm) for name, table in study.tables.items() for arm in table.arms]
+    named += [(f"tables.{name}.compared", arm) for name, table in study.tables.items() for arm in table.compared]
     named += [("rates", arm) for arm in study.rates] + [("compared", study.compared)]
     named += [(f"arms.{name}.rate_of", arm.rate_of) for name, arm in study.arms.items() if arm.rate_of is not None]
     for where, arm in named:

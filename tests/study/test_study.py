@@ -145,6 +145,10 @@ def test_stages_share_the_steps_and_take_the_recipes_options(tmp_path):
         ({"compared": "ppo"}, "study.yaml: compared: no arm 'ppo'; there are: warm_up, sgpo"),
         ({"rates": {"sgpoo": 1e-4}}, "rates: no arm 'sgpoo'"),
         ({"tables": {"main": {"arms": ["grpo"], "replicates": 1}}}, "tables.main.arms: no arm 'grpo'"),
+        (
+            {"tables": {"main": {"arms": ["sgpo"], "replicates": 1, "compared": ["luffy"]}}},
+            "tables.main.compared: no arm 'luffy'",
+        ),
         ({"tables": {"main": {"arms": ["sgpo"], "replicates": 0}}}, "tables.main.replicates: Input should be greater"),
         ({"arms": {"sgpo": {"recipes": ["missing.yaml"]}}, "rates": {}, "tables": {}}, "missing.yaml: no such recipe"),
         ({"train": {"max_stepz": 3}}, "train: unknown option 'max_stepz'"),
@@ -196,6 +200,18 @@ def test_the_page_says_what_was_run_and_who_is_ahead(tmp_path):
     assert "ahead in 6, level in 6, behind in 0, open in 0" in page
     assert {path.name for path in (study.results / "main").iterdir()} == {"completions.svg", "trained_tokens.svg"}
     assert "](results/main/completions.svg)" in page
+
+
+def test_a_table_may_compare_other_arms(tmp_path):
+    tables = {"main": {"arms": ["warm_up", "sgpo"], "replicates": 3, "compared": ["warm_up", "sgpo"]}}
+    study = load_study(study_file(tmp_path, tables=tables))
+    for run in runs_of(study, study.tables["main"]):
+        score = 0.2 if run.arm == "warm_up" else 0.7 + 0.1 * run.replicate
+        write_json(study.results / f"{run.name}.json", result(run, score))
+    page = write_page(study, "sgpo study study.yaml").read_text(encoding="utf-8")
+    first, second = (page.index(f"**`{arm}` minus each**") for arm in ("warm_up", "sgpo"))
+    assert "| sgpo | -0.600 [-0.848, -0.352] behind |" in page[first:second]
+    assert "| warm_up | +0.600 [+0.352, +0.848] ahead |" in page[second:]
 
 
 def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
