@@ -13,9 +13,10 @@ import math_verify
 
 from sgpo.verifier import expressions
 from sgpo.verifier.choice import chosen_letters
+from sgpo.verifier.contrary import are_contrary
 from sgpo.verifier.extract import READ_LIMIT, extract, gold_text
 from sgpo.verifier.forms import Form, is_name, read_form
-from sgpo.verifier.number_words import LARGE
+from sgpo.verifier.number_words import MULTIPLES
 from sgpo.verifier.quantity import Number, in_full, read_based, read_number, read_quantity
 from sgpo.verifier.relations import (
     by_name,
@@ -34,9 +35,10 @@ from sgpo.verifier.relations import (
     value_of,
     variable_of,
 )  # fmt: skip
-from sgpo.verifier.text import clean, compact, depth, without_text
+from sgpo.verifier.text import clean, compact, depth, uses_both_cases, without_text
 from sgpo.verifier.values import (
     count_operations,
+    has_several_values,
     has_value,
     has_variables,
     is_rounded,
@@ -44,6 +46,7 @@ from sgpo.verifier.values import (
     read_clock,
     same_based,
     same_choice,
+    same_letters,
     tolerance_for,
     words_of,
 )  # fmt: skip
@@ -67,7 +70,7 @@ def judge_math(completion: str, answer: str, *, strict: bool = False) -> Verdict
         found = ", ".join(sorted(chosen_letters(completion[-READ_LIMIT:]))) or found
     if found is None:
         return Verdict("unparsed")
-    right = any(is_same(gold, found, strict=strict) for gold in _ALTERNATIVES.split(gold))
+    right = any(is_same(way, found, strict=strict) for way in dict.fromkeys((gold, *_ALTERNATIVES.split(gold))))
     return Verdict("correct" if right else "wrong", found[:ANSWER_LIMIT])
 
 
@@ -82,21 +85,27 @@ def is_same(gold: str, found: str, *, strict: bool = False) -> bool:
     gold, found = clean(gold), clean(found)
     if not found or not gold:
         return False
-    return compact(gold) == compact(found) or Comparison(strict).same(read_form(gold), read_form(found))
+    if compact(gold) == compact(found):
+        return True
+    fold_case = not (uses_both_cases(gold) or uses_both_cases(found))
+    return Comparison(strict=strict, fold_case=fold_case).same(read_form(gold), read_form(found))
 
 
 class Comparison:
-    """Compares answers by their forms, part by part."""
+    """Compares answers by their forms, part by part. With `fold_case` X is x: neither answer uses both."""
 
-    def __init__(self, strict: bool) -> None:
+    def __init__(self, *, strict: bool, fold_case: bool) -> None:
         self.strict = strict
+        self.fold_case = fold_case
 
     def same(self, gold: Form, found: Form) -> bool:
         if compact(gold.text) == compact(found.text):
             return True
         verdict = self._by_form(gold, found)
         if verdict is None:
-            return not any(expressions.is_bomb(text) for text in values_in(found)) and _math_verify_says(gold, found)
+            # math-verify folds the case of every letter.
+            safe = self.fold_case and not any(expressions.is_bomb(text) for text in values_in(found))
+            return safe and _math_verify_says(gold, found)
         return verdict
 
     def _by_form(self, gold: Form, found: Form) -> bool | None:
@@ -181,7 +190,7 @@ class Comparison:
         if "relation" not in (gold.kind, found.kind):
             return self.same(gold, found)
         if is_chain(gold) and is_chain(found):
-            if defines(gold) and defines(found) and same_role(gold.parts[0].text, found.parts[0].text):
+            if defines(gold) and defines(found) and self._same_role(gold, found):
                 return self.same(read_form(gold.parts[-1].text), read_form(found.parts[-1].text))
             return self._equations(gold, found)
         if is_chain(found) and gold.kind != "relation":
@@ -195,6 +204,9 @@ class Comparison:
             return self.same(gold_set, found_set)
         return None
 
+    def _same_role(self, gold: Form, found: Form) -> bool:
+        return same_role(gold.parts[0].text, found.parts[0].text, fold_case=self.fold_case)
+
     def _equations(self, gold: Form, found: Form) -> bool | None:
         has_letters = re.search("[A-Za-z]", gold.parts[0].text + found.parts[0].text)
         if not has_letters and read_number(gold.parts[-1].text.rstrip("\\%")):  # 0.56 = 56 %
@@ -203,18 +215,23 @@ class Comparison:
         if any(side is None or not hasattr(side, "free_symbols") for side in sides):
             return None
         try:
-            return expressions.proportional(sides[0] - sides[1], sides[2] - sides[3])  # type: ignore[operator]
+            left, right = sides[0] - sides[1], sides[2] - sides[3]  # type: ignore[operator]
+            return expressions.proportional(left, right, fold_case=self.fold_case)
         except TypeError:
             return None
 
     # Single values
 
     def _values(self, gold: str, found: str) -> bool | None:
-        choice = same_choice(gold, found)
+        choice = same_choice(gold, found, fold_case=self.fold_case)
+        if choice is None:
+            choice = same_letters(gold, found)
         if choice is not None:
             return choice
+        if are_contrary(gold, found):
+            return False
         g, f = read_quantity(gold), read_quantity(found)
-        if g.unit != f.unit and not LARGE.keys().isdisjoint((g.unit, f.unit)):
+        if g.unit != f.unit and not MULTIPLES.keys().isdisjoint((g.unit, f.unit)):
             if (full := in_full(g)) is not None and full == in_full(f):
                 return True  # 5 million and 5,000,000; leniently also 5, its "million" left out as a unit is
             if self.strict:
@@ -234,9 +251,11 @@ class Comparison:
         if any(re.search(r"(?<![_^\d.])\d[\d.]*\s+\d", text) for text in (g.value, f.value)):
             return False  # math-verify would add the numbers of `3 4`
         if is_wordy(gold) or is_wordy(found):
-            if words_of(gold) == words_of(found):
+            if words_of(gold, fold_case=self.fold_case) == words_of(found, fold_case=self.fold_case):
                 return True
-            return None if has_value(gold) and has_value(found) else False
+            # math-verify drops the words, and what they say with them.
+            is_simple = all(has_value(side) and not has_several_values(side) for side in (gold, found))
+            return None if is_simple else False
         return self._expressions(g.value, f.value, g.percent, f.percent)
 
     def _numbers(self, gold: Number, found: Number, gold_percent: bool, found_percent: bool) -> bool:
@@ -257,7 +276,7 @@ class Comparison:
         if read_number(gold) and count_operations(found) > WORK_LIMIT:
             return False  # the work was left to the verifier
         tolerance = (0.0, 0.0) if self.strict else tolerance_for(gold, found)
-        return expressions.same_value(g, f, tolerance=tolerance)
+        return expressions.same_value(g, f, fold_case=self.fold_case, tolerance=tolerance)
 
 
 def values_in(form: Form) -> list[str]:

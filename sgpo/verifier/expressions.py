@@ -76,10 +76,13 @@ def parse(text: str) -> sympy.Basic | None:
     return parsed
 
 
-def same_value(gold: sympy.Basic, found: sympy.Basic, *, tolerance: tuple[float, float] = (0.0, 0.0)) -> bool | None:
+def same_value(
+    gold: sympy.Basic, found: sympy.Basic, *, fold_case: bool, tolerance: tuple[float, float] = (0.0, 0.0)
+) -> bool | None:
     """Whether two expressions have the same value everywhere; None where that cannot be told.
 
-    `tolerance` is the absolute and the relative difference that is allowed where the answers were rounded.
+    With `fold_case` X is x. `tolerance` is the absolute and the relative difference that is allowed where the answers
+    were rounded.
     """
     try:
         if (a := _exact(gold)) is not None and (b := _exact(found)) is not None and tolerance == (0.0, 0.0):
@@ -87,13 +90,12 @@ def same_value(gold: sympy.Basic, found: sympy.Basic, *, tolerance: tuple[float,
     except TooLarge:
         return None if gold == found else False
     names = _names(gold, found)
-    gold_map, found_map = _folding(gold), _folding(found)
     seen = 0
     with mpmath.workdps(DIGITS):
         for number in range(_points(gold, found) if names else 1):
-            point = {name: _coordinate(name.lower(), number) for name in names}
+            point = _point(names, number, fold_case=fold_case)
             try:
-                a, b = _evaluate(gold, point, gold_map), _evaluate(found, point, found_map)
+                a, b = _evaluate(gold, point), _evaluate(found, point)
             except TooLarge:
                 return False if gold != found else None
             except (Unknown, ZeroDivisionError, ValueError, TypeError, OverflowError):
@@ -106,15 +108,15 @@ def same_value(gold: sympy.Basic, found: sympy.Basic, *, tolerance: tuple[float,
     return True if seen else None
 
 
-def proportional(gold: sympy.Basic, found: sympy.Basic) -> bool | None:
+def proportional(gold: sympy.Basic, found: sympy.Basic, *, fold_case: bool) -> bool | None:
     """Whether one is a constant multiple of the other: what two equations `gold = 0` and `found = 0` need."""
     names = _names(gold, found)
     with mpmath.workdps(DIGITS):
         ratio = None
         for number in range(4):
-            point = {name: _coordinate(name.lower(), number) for name in names}
+            point = _point(names, number, fold_case=fold_case)
             try:
-                a, b = _evaluate(gold, point, {}), _evaluate(found, point, {})
+                a, b = _evaluate(gold, point), _evaluate(found, point)
             except TooLarge:
                 return False
             except (Unknown, ZeroDivisionError, ValueError, TypeError, OverflowError):
@@ -134,7 +136,7 @@ def is_bomb(text: str) -> bool:
         return False
     with mpmath.workdps(DIGITS):
         try:
-            _evaluate(parsed, {symbol.name: _coordinate(symbol.name, 0) for symbol in parsed.free_symbols}, {})
+            _evaluate(parsed, _point(_names(parsed, parsed), 0, fold_case=False))
         except TooLarge:
             return True
         except (Unknown, ZeroDivisionError, ValueError, TypeError, OverflowError):
@@ -143,7 +145,10 @@ def is_bomb(text: str) -> bool:
 
 
 def _names(gold: sympy.Basic, found: sympy.Basic) -> list[str]:
-    return sorted({symbol.name for symbol in gold.free_symbols | found.free_symbols} - {"i", "I", "e"})
+    """The unknowns of both sides: `x`, and `f()` for a function of no known rule."""
+    symbols = {symbol.name for symbol in gold.free_symbols | found.free_symbols} - {"i", "I", "e"}
+    functions = gold.atoms(_UNDEFINED) | found.atoms(_UNDEFINED)
+    return sorted(symbols | {f"{type(function).__name__}()" for function in functions})
 
 
 def _points(gold: sympy.Basic, found: sympy.Basic) -> int:
@@ -183,10 +188,8 @@ def _bounded(value: Fraction, limit: int) -> int:
     return int(value)
 
 
-def _folding(expression: sympy.Basic) -> dict[str, str]:
-    """Upper case stands for lower case, as long as no expression uses both."""
-    own = {symbol.name for symbol in expression.free_symbols}
-    return {name: name.lower() for name in own if name.lower() == name or name.lower() not in own}
+def _point(names: list[str], number: int, *, fold_case: bool) -> dict[str, mpmath.mpf]:
+    return {name: _coordinate(name.lower() if fold_case else name, number) for name in names}
 
 
 def _coordinate(name: str, number: int) -> mpmath.mpf:
@@ -222,20 +225,21 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "UnevaluatedExpr": lambda value: value,
     "Max": lambda *values: max(values, key=mpmath.re), "Min": lambda *values: min(values, key=mpmath.re),
 }  # fmt: skip
-_OPERATIONS = (sympy.Add, sympy.Mul, sympy.Pow, sympy.core.function.AppliedUndef)
+_UNDEFINED = sympy.core.function.AppliedUndef
+_OPERATIONS = (sympy.Add, sympy.Mul, sympy.Pow, _UNDEFINED)
 _NAMED = ("factorial", "log", "Mod")
 _CONSTANTS = {"Pi": mpmath.pi, "Exp1": mpmath.e, "GoldenRatio": mpmath.phi, "EulerGamma": mpmath.euler}
 
 
-def _evaluate(node: Any, point: dict[str, mpmath.mpf], folding: dict[str, str]) -> Any:
+def _evaluate(node: Any, point: dict[str, mpmath.mpf]) -> Any:
     """The value of `node` at `point`: every step is bounded in time and memory."""
-    value = _step(node, point, folding)
+    value = _step(node, point)
     if isinstance(value, mpmath.mpf | mpmath.mpc) and abs(_exponent(value)) > EXPONENT_LIMIT:
         raise TooLarge
     return value
 
 
-def _step(node: Any, point: dict[str, mpmath.mpf], folding: dict[str, str]) -> Any:
+def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
     name = type(node).__name__
     if isinstance(node, sympy.Rational):
         return mpmath.mpf(int(node.p)) / int(node.q)
@@ -248,12 +252,12 @@ def _step(node: Any, point: dict[str, mpmath.mpf], folding: dict[str, str]) -> A
     if name == "ImaginaryUnit":
         return mpmath.mpc(0, 1)
     if isinstance(node, sympy.Symbol):
-        return _symbol(node.name, point, folding)
+        return _symbol(node.name, point)
     if name in ("Sum", "Product") and _is_long(node):
         raise TooLarge
     if not (isinstance(node, _OPERATIONS) or name in _NAMED or name in _FUNCTIONS):
         raise Unknown  # sums, integrals, sets: they bind symbols or are no number
-    arguments = [_evaluate(argument, point, folding) for argument in node.args]
+    arguments = [_evaluate(argument, point) for argument in node.args]
     if isinstance(node, sympy.Add):
         return mpmath.fsum(arguments)
     if isinstance(node, sympy.Mul):
@@ -273,8 +277,7 @@ def _step(node: Any, point: dict[str, mpmath.mpf], folding: dict[str, str]) -> A
             raise TooLarge
         return _FUNCTIONS[name](*arguments)
     # A function of no known rule: a fixed smooth one per name.
-    offset = _coordinate(f"{name}()".lower(), 0)
-    return mpmath.cos(offset + mpmath.fsum((place + 1) * value for place, value in enumerate(arguments)))
+    return mpmath.cos(point[f"{name}()"] + mpmath.fsum((place + 1) * value for place, value in enumerate(arguments)))
 
 
 def _is_long(node: Any) -> bool:
@@ -283,13 +286,12 @@ def _is_long(node: Any) -> bool:
     return any(bool(span.is_number and span.is_finite and span > 10_000) for span in ranges)
 
 
-def _symbol(name: str, point: dict[str, mpmath.mpf], folding: dict[str, str]) -> Any:
+def _symbol(name: str, point: dict[str, mpmath.mpf]) -> Any:
     if name in ("i", "I"):
         return mpmath.mpc(0, 1)
     if name == "e":
         return +mpmath.e
-    folded = folding.get(name, name)
-    return point[folded] if folded in point else point[name]
+    return point[name]
 
 
 def _exponent(value: Any) -> int:

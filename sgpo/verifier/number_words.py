@@ -9,3 +9,4 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 SMALL = {word: value for value, word in enumerate(f"{_ONES} {_TEENS}".split())}
 SMALL |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
 LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+MULTIPLES = LARGE | {"dozen": 12}

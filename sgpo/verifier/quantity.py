@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.verifier.number_words import LARGE, SMALL
+from sgpo.verifier.number_words import MULTIPLES, SMALL
 from sgpo.verifier.text import closing, without_text
 
 DIGIT_LIMIT = 1000  # longer numbers are compared as text; Python itself refuses to read 4300 digits
@@ -24,8 +24,8 @@ _UNITS = {
         "L": "L l liter liters litre litres",
         "mL": "mL ml milliliter milliliters", "gal": "gal gallon gallons", "mph": "mph", "km/h": "km/h kmh kph",
         "m/s": "m/s", "N": "N newton newtons", "J": "J joule joules", "W": "W watt watts", "Hz": "Hz hertz",
-        "K": "K kelvin", "Pa": "Pa", "V": "V volt volts", "cent": "cent cents ¢",
-        **{name: name for name in LARGE},
+        "K": "K kelvin", "Pa": "Pa", "V": "V volt volts", "cent": "cent cents",
+        **{name: f"{name} {name}s" for name in MULTIPLES},
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -96,7 +96,7 @@ def read_quantity(text: str) -> Quantity:
 def in_full(quantity: Quantity) -> Fraction | None:
     """5,000,000 for `5 million`, and for itself; None for what is no number."""
     number = read_number(quantity.value)
-    return number.value * LARGE.get(quantity.unit or "", 1) if number else None
+    return number.value * MULTIPLES.get(quantity.unit or "", 1) if number else None
 
 
 def _plain_unit(text: str) -> str:
@@ -114,6 +114,8 @@ def _split_unit(text: str, *, named: bool) -> tuple[str, str | None]:
         return text, None
     value, words = match[1], match[2].strip()
     names = re.findall(r"[^\W\d_]+(?:/[^\W\d_]+)?", words)
+    if _UNITS.get(names[0]) in MULTIPLES:
+        names = [name for name in names if name != "of"]  # 7 dozens of eggs
     if names != ["times"] and any(name in _NOT_UNITS for name in names):  # `30 times` counts, `3 times x` does not
         return text, None
     if re.search(r"\\(?!pi)[a-z]+\s*\{?[^{}]*$", value):
@@ -131,8 +133,8 @@ def _unit_name(words: str, names: list[str]) -> str | None:
     """The one unit that `words` name, with its power; None where it is composed or unknown."""
     powers = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
     units = [name for name in names if name not in powers]
-    if units and units[0] in LARGE:
-        return units[0]  # 5 million people
+    if units and _UNITS.get(units[0]) in MULTIPLES:
+        return _UNITS[units[0]]  # 5 million people
     if len(units) != 1 or units[0] not in _UNITS:
         return None
     written = re.search(r"\^\s*\{?(-?\d)\}?", words)
@@ -190,17 +192,21 @@ def _fraction(match: re.Match[str]) -> Number | None:
     return Number(-value if match["sign"] == "-" else value)
 
 
-_PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
+PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
 _ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
-_PARTS |= {word + plural: value for value, word in enumerate(_ORDINALS.split(), 3) for plural in ("", "s")}
+PARTS |= {word + plural: value for value, word in enumerate(_ORDINALS.split(), 3) for plural in ("", "s")}
 
 
 def _words(text: str) -> Number | None:
-    """`twenty-one`, `three-quarters`, `one hundred and five`."""
-    words = without_text(text).lower().replace("-", " ").split()
+    """`twenty-one`, `three-quarters`, `one hundred and five`, `5 and a half`."""
+    plain = without_text(text)
+    if mixed := re.fullmatch(r"(\d+|[A-Za-z -]+?) and ((?:an?|one|two|three|four)[ -][a-z]+)", plain):
+        whole, fraction = read_number(mixed[1]), read_number(mixed[2])
+        return Number(whole.value + fraction.value) if whole and fraction and fraction.value < 1 else None
+    words = plain.lower().replace("-", " ").split()
     if not words or len(words) > 12:
         return None
-    part = _PARTS.get(words[-1]) if len(words) > 1 or words[-1] == "half" else None
+    part = PARTS.get(words[-1]) if len(words) > 1 or words[-1] == "half" else None
     words = (words[:-1] if words[:-1] not in (["a"], ["one"], []) else ["one"]) if part else words
     total = current = 0
     for word in words:
@@ -208,8 +214,8 @@ def _words(text: str) -> Number | None:
             current += SMALL[word]
         elif word == "hundred" and current:
             current *= 100
-        elif word in LARGE and current:
-            total, current = total + current * LARGE[word], 0
+        elif word in MULTIPLES and current:
+            total, current = total + current * MULTIPLES[word], 0
         elif word != "and" or not (total or current):
             return None
     return Number(Fraction(total + current, part or 1))

@@ -72,11 +72,13 @@ def defines(form: Form) -> bool:
     return is_name(form.parts[0].text)
 
 
-def same_role(gold: str, found: str) -> bool:
+def same_role(gold: str, found: str, *, fold_case: bool) -> bool:
     """`f(x)`, `g(x)` and `y` all name the function that was asked for; `x` and `y` are two unknowns."""
     gold, found = compact(gold), compact(found)
+    if fold_case:
+        gold, found = gold.lower(), found.lower()
     function = re.compile(r"y|[A-Za-z]\([a-z]\)")
-    return gold.lower() == found.lower() or bool(function.fullmatch(gold) and function.fullmatch(found))
+    return gold == found or bool(function.fullmatch(gold) and function.fullmatch(found))
 
 
 def exact_part(form: Form) -> Form:

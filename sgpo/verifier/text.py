@@ -23,7 +23,7 @@ _SYMBOLS = {
     **{chr(code): f"\\{name} " for code, name in enumerate(_GREEK.split(), 0x3B1)},
     "×": r"\times ", "÷": "/", "∕": "/", "⁄": "/", "∗": r"\cdot ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\leq ",
     "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "∪": r"\cup ",
-    "∩": r"\cap ", "∈": r"\in ", "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "：": ":", "。": ".",
+    "∩": r"\cap ", "¢": " cents", "∈": r"\in ", "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "：": ":", "。": ".",
 }  # fmt: skip
 
 # Commands that are spelled in several ways, or mean nothing.
@@ -53,6 +53,8 @@ _PLAIN = {
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])(" + "|".join(sorted(_PLAIN, key=len, reverse=True)) + r")(?![A-Za-z])")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]{4,}|[A-Za-z]")
+_LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])")
 
@@ -92,6 +94,13 @@ def compact(text: str) -> str:
 def without_text(text: str) -> str:
     """`\\text{...}` replaced by what it holds."""
     return re.sub(r"\s+", " ", _TEXT.sub(r" \1 ", text)).strip()
+
+
+def uses_both_cases(text: str) -> bool:
+    """Whether a symbol stands in an answer as upper and as lower case, as in `R - r`: there they are two symbols."""
+    words = " ".join(_TEXT.findall(text))
+    symbols = {*_SYMBOL.findall(_TEXT.sub(" ", text)), *_LONE_LETTER.findall(words)}
+    return any(symbol.lower() in symbols for symbol in symbols if symbol != symbol.lower())
 
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:

@@ -23,8 +23,9 @@ class Verifier:
     `workers` processes are started when first needed; an answer that takes longer than `timeout` seconds, runs out
     of memory or crashes its worker gets the verdict `timeout` and costs no other answer. May be shared by threads.
 
-    The `lenient` policy takes an answer wherever it stands, and 0.3333 for 1/3; `strict` wants a box (or `####`,
-    `<answer>`, "final answer is") and exact values. See docs/verifier.md.
+    The policy is that of the kind `math` alone, `exact` and `choice` are the same under both: `lenient` takes an answer
+    wherever it stands, and 0.3333 for 1/3; `strict` wants a box (or `####`, `<answer>`, "final answer is") and exact
+    values. See docs/verifier.md.
 
     Example:
         with Verifier(workers=2) as verifier:
