@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
-from sgpo.rollouts.engine import Sampling
+from sgpo.rollouts.engine import Sampling, decode_completions
 from sgpo.rollouts.groups import seed_of
 
 logger = logging.getLogger("sgpo.evaluation")
@@ -121,10 +121,9 @@ class LoadedModel:
     def sample(self, requests: Sequence[Request], sampling: Sampling, keep: Keep) -> list[str]:
         for start in range(0, len(requests), self.batch_size):
             batch = requests[start : start + self.batch_size]
-            completions = self.engine.generate(
-                [self._ids(request.prompt) for request in batch], sampling, seeds=[request.seed for request in batch]
-            )
-            texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+            prompts = [self._ids(request.prompt) for request in batch]
+            completions = self.engine.generate(prompts, sampling, seeds=[request.seed for request in batch])
+            texts = decode_completions(self.tokenizer, prompts, completions)
             keep(
                 [
                     Answer(request, text, len(completion.token_ids), not completion.finished, sampling.max_tokens)

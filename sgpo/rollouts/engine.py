@@ -8,6 +8,10 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.verifier.extract import opened_reasoning
+
+TAG_TOKENS = 16  # more than a reasoning tag and the white space behind it have in any tokenizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -80,3 +84,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         if ids and ids[-1] == tokenizer.eos_token_id:
             ids = ids[:-1]
     return list(ids)
+
+
+def decode_completions(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
+) -> list[str]:
+    """The completions as text, each behind the reasoning tag that its prompt's template has opened, if it has.
+
+    With it a completion reads like that of a model which writes `<think>` itself, and is judged like it.
+    """
+    if not completions:
+        return []  # a batch of nothing would decode to one empty text
+    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
+    ends = tokenizer.batch_decode([list(prompt[-TAG_TOKENS:]) for prompt in prompts])
+    return [opened_reasoning(end) + text for end, text in zip(ends, texts, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.problems import Problem
-from sgpo.rollouts.engine import Completion, Engine, Sampling
+from sgpo.rollouts.engine import Completion, Engine, Sampling, decode_completions
 from sgpo.verifier import Verdict, Verifier
 
 RewardFunction = Callable[[str, Problem], "Verdict | float"]
@@ -98,9 +98,9 @@ def sample_groups(
                 requests += [(rollouts, prompt)] * count
                 seeds += [seed_of(*seed, group.problem.id, name, index) for index in range(count)]
     # Also for nothing: other processes may have something, and engines that they share wait for all.
-    completions = engine.generate([prompt.ids for _, prompt in requests], sampling, seeds=seeds)
-    # A batch of nothing would decode to one empty text.
-    texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True) if completions else []
+    prompts = [prompt.ids for _, prompt in requests]
+    completions = engine.generate(prompts, sampling, seeds=seeds)
+    texts = decode_completions(tokenizer, prompts, completions)
     for (rollouts, prompt), completion, text in zip(requests, completions, texts, strict=True):
         rollouts.append(_rollout(prompt, completion, text))
 

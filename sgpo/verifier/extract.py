@@ -90,6 +90,15 @@ def gold_text(answer: str) -> str:
     )
 
 
+def opened_reasoning(prompt: str) -> str:
+    """The tag in which a prompt ends if that opens reasoning, as some chat templates do (`<think>\\n`); else nothing.
+
+    A completion is to be judged behind it: alone it would not tell that all of it, or its beginning, is reasoning.
+    """
+    tag = next((tag for tag in _REASONING_STARTS if prompt.rstrip().endswith(tag)), None)
+    return prompt[prompt.rindex(tag) :] if tag else ""
+
+
 def last_box(text: str) -> str | None:
     """The content of the last `\\boxed{}`; of several that "and", "or" or a comma link, all, as a list."""
     found = _boxes(text)

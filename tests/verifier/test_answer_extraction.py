@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from sgpo.verifier.equivalence import judge_math
-from sgpo.verifier.extract import extract, last_box
+from sgpo.verifier.extract import extract, last_box, opened_reasoning
 
 FOUND = [
     ("First \\boxed{3}. No wait, \\boxed{4}.", "4"), ("\\boxed{3} then \\boxed{4}", "4"), ("\\boxed{3}, \\boxed{4}", "3,4"),
@@ -71,3 +71,20 @@ def test_hedging_is_not_an_answer() -> None:
 
 def test_last_box_of_none() -> None:
     assert last_box("no box") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tag"),
+    [
+        ("<|Assistant|><think>\n", "<think>\n"), ("assistant\n<|begin_of_thought|>\n\n", "<|begin_of_thought|>\n\n"),
+        ("assistant\n<think>\n\n</think>\n\n", ""), ("Write your reasoning in <think> tags.", ""), ("assistant\n", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_reasoning_that_a_prompt_opens(prompt: str, tag: str) -> None:
+    assert opened_reasoning(prompt) == tag
+
+
+def test_a_completion_cut_off_in_reasoning_that_its_prompt_opened() -> None:
+    cut_off = "First 2 + 2 = 4, so the answer is 4. Wait, let me check again whether"
+    assert judge_math("<think>\n" + cut_off, "4").kind == "unparsed"
+    assert judge_math("<think>\n" + cut_off + " it is.</think>\n\nThe answer is 4.", "4").kind == "correct"
