@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sgpo.console import one_line_errors, print_json, work_on_stderr
+from sgpo.console import AsJson, one_line_errors, print_json, work_on_stderr
 from sgpo.evaluation.cli import eval_, score
 from sgpo.evaluation.problems_cli import app as problems_app
 from sgpo.strategies.cli import app as strategies_app
@@ -32,8 +32,6 @@ app = typer.Typer(
 )
 app.add_typer(problems_app, name="problems")
 app.add_typer(strategies_app, name="strategies")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 class Stage(StrEnum):

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, ParamSpec, TextIO, TypeVar
+from typing import Annotated, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
 P = ParamSpec("P")
 T = TypeVar("T")
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:

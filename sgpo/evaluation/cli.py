@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sgpo.console import one_line_errors, print_json, work_on_stderr
+from sgpo.console import AsJson, one_line_errors, print_json, work_on_stderr
 from sgpo.wording import counted
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from sgpo.evaluation.output import EvalOutput
     from sgpo.evaluation.sampling import Source
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 SAMPLES, MAX_TOKENS = 4, 2048  # for a problem file; a benchmark brings its own
 # vLLM batches for itself and is busy as long as more completions wait than it can hold (1,024 by its largest default);

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.console import check_new, one_line_errors, print_json, work_on_stderr
+from sgpo.console import AsJson, check_new, one_line_errors, print_json, work_on_stderr
 from sgpo.wording import counted
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ app = typer.Typer(
     --out problems.jsonl
     """,
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 @app.command()

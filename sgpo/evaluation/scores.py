@@ -7,7 +7,7 @@ bootstrap). pass@j is the unbiased estimator of Chen et al. 2021 (arXiv 2107.033
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any
@@ -56,14 +56,13 @@ def score_samples(
     samples: Mapping[str, Sequence[str]],
     answers: Mapping[str, Sequence[str | None]] | None = None,
     *,
-    equal: Callable[[str, str], bool] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score an evaluation: `samples` are the verdict kinds of each problem's K samples.
 
     Returns `{"problems": N, "k": K, "avg@K": {"mean", "low", "high"}, "pass@1": ..., "verdicts": {kind: count}}`, with
     pass@j for the powers of two up to K and for K. With `answers`, the extracted answers in the same order (None: none
-    was found), there is `maj@K` too; `equal` says whether two answers are the same, see `majority_correct`.
+    was found), there is `maj@K` too, see `majority_correct`.
 
     Raises ValueError: no problems, problems with different numbers of samples, an unknown verdict kind.
     """
@@ -73,7 +72,7 @@ def score_samples(
     for j in powers_of_two(k):
         scores[f"pass@{j}"] = interval(np.array([pass_at(j, samples=k, correct=int(c)) for c in correct]), seed=seed)
     if answers is not None:
-        majority = [majority_correct(kinds, answers[id_], equal=equal) for id_, kinds in samples.items()]
+        majority = [majority_correct(kinds, answers[id_]) for id_, kinds in samples.items()]
         scores[f"maj@{k}"] = interval(np.array(majority, dtype=float), seed=seed)
     counts = Counter(kind for kinds in samples.values() for kind in kinds)
     return {
@@ -112,34 +111,21 @@ def pass_at(j: int, *, samples: int, correct: int) -> float:
     return 1.0 - comb(samples - correct, j) / comb(samples, j)
 
 
-def majority_correct(
-    kinds: Sequence[str], answers: Sequence[str | None], *, equal: Callable[[str, str], bool] | None = None
-) -> bool:
+def majority_correct(kinds: Sequence[str], answers: Sequence[str | None]) -> bool:
     """Whether the answer with the most votes is correct.
 
     Samples that the verifier found equal to the gold answer are equal to each other, so all correct samples vote for
-    one answer; the others vote by `equal(a, b)`, asked of a new answer and the first one of each group so far (default:
-    the same text but for white space). A sample without an answer does not vote, and where none votes the majority is
-    not correct. A tie goes to the answer that was sampled first, which looks at nothing but the order of sampling.
+    one answer; the others vote for their text, white space aside (`merge_equal_answers` makes equal ones one text). A
+    sample without an answer does not vote, and where none votes the majority is not correct. A tie goes to the answer
+    that was sampled first, which looks at nothing but the order of sampling.
     """
-    same = equal or _same_text
-    votes: list[int] = []
-    groups: list[str | None] = []  # the first answer of each group; None stands for the correct one
+    votes: Counter[str | None] = Counter()  # None stands for the correct answer
     for kind, answer in zip(kinds, answers, strict=True):
         if kind == "correct":
-            group = next((i for i, first in enumerate(groups) if first is None), len(groups))
-            answer = None
-        elif kind == "unparsed" or answer is None:
-            continue
-        else:
-            group = next(
-                (i for i, first in enumerate(groups) if first is not None and same(first, answer)), len(groups)
-            )
-        if group == len(groups):
-            groups.append(answer)
-            votes.append(0)
-        votes[group] += 1
-    return bool(votes) and groups[votes.index(max(votes))] is None
+            votes[None] += 1
+        elif kind != "unparsed" and answer is not None:
+            votes[" ".join(answer.split())] += 1
+    return bool(votes) and max(votes, key=votes.__getitem__) is None  # of equals the first
 
 
 def interval(values: Array, *, seed: int = 0, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
@@ -197,7 +183,3 @@ def _sign_flip_p_value(differences: Array, *, seed: int) -> float:
         flips = rng.integers(0, 2, size=(RESAMPLES // 10, len(moved)), dtype=np.int8)
         extreme += int(np.sum(np.abs((1 - 2 * flips) @ moved) >= observed))
     return (extreme + 1) / (RESAMPLES + 1)
-
-
-def _same_text(a: str, b: str) -> bool:
-    return " ".join(a.split()) == " ".join(b.split())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.console import check_new, one_line_errors
+from sgpo.console import AsJson, check_new, one_line_errors, print_json
 from sgpo.wording import counted
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ app = typer.Typer(
 )
 
 Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its problem's.")]
 
 
@@ -83,7 +81,7 @@ def list_(
     with _open(bank, read_only=True) as opened:
         rows = opened.rows(candidates=everything)
         if as_json:
-            _print_json(list(rows))
+            print_json(list(rows))
             return
         from rich.table import Column, Table
         from rich.text import Text
@@ -111,7 +109,7 @@ def show(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
         strategy = _find(opened, id_)
         effect = opened.effect(strategy.id)
         if as_json:
-            _print_json(next(row for row in opened.rows() if row["id"] == strategy.id))
+            print_json(next(row for row in opened.rows() if row["id"] == strategy.id))
             return
         _print(_panel(opened, strategy))
         if effect.guided_total:
@@ -131,7 +129,7 @@ def stats(bank: Bank, as_json: AsJson = False) -> None:
     with _open(bank, read_only=True) as opened:
         counts = bank_stats(opened)
     if as_json:
-        _print_json(counts)
+        print_json(counts)
         return
     from rich.table import Table
 
@@ -163,7 +161,7 @@ def extract(
         list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Where a field has another name in the file.")
     ] = None,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens, of all requests.")] = None,
     prices: Annotated[
         tuple[float, float] | None, typer.Option(help="Per million tokens of prompts and of completions.")
     ] = None,
@@ -175,7 +173,7 @@ def extract(
     The key comes from OPENAI_API_KEY. A run that was stopped goes on where it was; nothing is asked twice.
 
     Example: sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1
-    --model deepseek-r1 --max-tokens 2000000
+    --model deepseek-r1 --token-budget 2000000
     """
     from sgpo.problems import load_problems, parse_fields
     from sgpo.strategies.extraction_run import run_extraction
@@ -195,11 +193,11 @@ def extract(
         concurrency=concurrency,
         timeout=timeout,
         max_requests=max_requests,
-        max_tokens=max_tokens,
+        max_tokens=token_budget,
         prices=Prices(prompt=prices[0], completion=prices[1]) if prices else None,
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     names = ("kept", "leaking", "failed", "unsolved", "earlier", "unfinished")
     counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
@@ -209,6 +207,35 @@ def extract(
     print(f"{asked}{cost}, {result['seconds']:.0f} s")
     if result["stopped"]:
         print(f"stopped: {result['stopped']}; the same command goes on from here")
+
+
+@app.command()
+@one_line_errors
+def failures(bank: Bank, as_json: AsJson = False) -> None:
+    """List the problems that extraction got no strategy for, and why; with --json also the last answer to each.
+
+    Example: sgpo strategies failures --bank bank.db
+    """
+    from collections import Counter
+
+    from sgpo.strategies.ledger import Ledger
+
+    with _open(bank, read_only=True) as opened:
+        rows = Ledger(opened).failures()
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("problem", overflow="fold"), "outcome", "reason")
+    for row in rows:
+        table.add_row(*(Text(_printable(row[name] or "-")) for name in ("problem_id", "outcome", "message")))
+    if rows:
+        _print(table)
+    outcomes = Counter(row["outcome"] for row in rows)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    print(f"{bank}: {counts or 'extraction failed for no problem'}")
 
 
 @app.command()
@@ -355,13 +382,9 @@ def _prompt(question: str) -> str:
 
 def _say(values: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
-        _print_json(values)
+        print_json(values)
     else:
         print(line)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def _print(what: Any, *, err: bool = False) -> None:

@@ -77,12 +77,6 @@ def test_majority(kinds: list[str], answers: list[str | None], expected: bool) -
     assert majority_correct(kinds, answers) is expected
 
 
-def test_majority_votes_by_the_equality_it_is_given() -> None:
-    kinds, answers = [C, W, W], ["1", "2/4", "0.5"]
-    assert majority_correct(kinds, answers)
-    assert not majority_correct(kinds, answers, equal=lambda a, b: {a, b} == {"2/4", "0.5"})
-
-
 @pytest.mark.parametrize(
     ("samples", "message"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Reply, error, good
+from chat_server import ChatServer, Reply, chat, error, good
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -70,6 +70,27 @@ def test_extract_from_the_command_line(server: ChatServer, tmp_path: Path, monke
     again = sgpo(*arguments(server, tmp_path, "--candidates", 2))
     assert "2 problems: 2 earlier" in again.stdout
     assert len(server.requests) == 6
+
+
+def test_failures_are_listed_with_their_reason(server: ChatServer, tmp_path: Path) -> None:
+    server.script = lambda request, number: chat("I think [so].") if number else error(400, "too long for me")
+    sgpo(*arguments(server, tmp_path, "--candidates", 1, "--concurrency", 1))
+    failures = json.loads(sgpo("failures", "--bank", tmp_path / "bank.db", "--json").stdout)
+    assert [(row["problem_id"], row["outcome"]) for row in failures] == [("a", "failed"), ("b", "failed")]
+    assert (failures[0]["message"], failures[1]["raw"]) == ("status 400: too long for me", "I think [so].")
+    shown = sgpo("failures", "--bank", tmp_path / "bank.db").stdout
+    assert "too long for me" in shown
+    assert shown.endswith("bank.db: 2 failed\n")
+
+
+def test_without_failures_the_list_says_so(server: ChatServer, tmp_path: Path) -> None:
+    sgpo(*arguments(server, tmp_path, "--candidates", 1))
+    assert sgpo("failures", "--bank", tmp_path / "bank.db").stdout.endswith("extraction failed for no problem\n")
+
+
+def test_the_budget_of_tokens(server: ChatServer, tmp_path: Path) -> None:
+    result = sgpo(*arguments(server, tmp_path, "--candidates", 1, "--token-budget", 100, "--concurrency", 1))
+    assert "stopped: the budget of 100 tokens is spent" in result.stdout
 
 
 def test_the_budget_is_said(server: ChatServer, tmp_path: Path) -> None:
