@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from accelerate.utils import broadcast_object_list
 
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.policy import load_policy, load_tokenizer
@@ -17,7 +18,8 @@ from sgpo.training.processes import check_launch, part_quietly
 from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json, write_text
 from sgpo.training.trainer import SGPOTrainer
-from sgpo.training.warmup import run_warmup, solution_rows
+from sgpo.training.warmup import run_warmup, solution_rows, wrong_solutions
+from sgpo.verifier import Verifier
 from sgpo.wording import counted
 
 logger = logging.getLogger("sgpo")
@@ -134,12 +136,31 @@ def _warm_up(run: RunDirectory, problems: list[Problem], rest: list[Problem], re
     assert recipe.warmup is not None
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
-    rows, counts = solution_rows(problems, tokenizer, style=args.prompt_style, max_length=options.get("max_length"))
+    rows, counts = solution_rows(
+        problems,
+        tokenizer,
+        style=args.prompt_style,
+        max_length=options.get("max_length"),
+        wrong=_wrong_solutions(problems, args),
+    )
     model = load_policy(recipe.model)
     if args.process_index == 0:
         _write_split(run, problems, rest)
-        write_json(run.path / "warmup.json", {"model": recipe.model, "sft": options, **counts, **provenance()})
-    run_warmup(model, tokenizer, rows, options, run)
+        lora = recipe.lora.model_dump() if recipe.lora is not None else None
+        record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
+        write_json(run.path / "warmup.json", record)
+    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe))
+
+
+def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
+    """As the first process judges them: a time-out in one process alone would give each its own rows."""
+    found: list[set[str]] = [set()]
+    if args.process_index == 0:
+        workers, timeout, policy = args.verifier_workers, args.verifier_timeout, args.verifier_policy
+        with Verifier(workers=workers, timeout=timeout, policy=policy) as verifier:
+            found = [wrong_solutions(problems, verifier)]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _write_split(run: RunDirectory, warm: list[Problem], rest: list[Problem]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,57 @@ from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
+from sgpo.verifier import Verifier
 from sgpo.wording import counted
+
+logger = logging.getLogger("sgpo")
 
 Row = dict[str, list[int]]
 
 
+def wrong_solutions(problems: Sequence[Problem], verifier: Verifier) -> set[str]:
+    """The ids of the problems whose solution comes to another answer than theirs. One in which no answer is found, or
+    whose judgement ran out of time, is not known to be wrong."""
+    solved = [(problem.solution, problem) for problem in problems if problem.solution is not None]
+    verdicts = verifier.verify_many(solved)
+    return {problem.id for (_, problem), verdict in zip(solved, verdicts, strict=True) if verdict.kind == "wrong"}
+
+
 def solution_rows(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, style: str, max_length: int | None
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    style: str,
+    max_length: int | None,
+    wrong: Collection[str] = (),
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows of the warm-up, and what was left out: problems without a solution, or longer than `max_length` tokens.
+    """The rows of the warm-up, and what was left out: problems without a solution, with a wrong one (their ids are in
+    `wrong`), or longer than `max_length` tokens.
 
     Raises ValueError where nothing is left.
     """
-    counts = {"problems": len(problems), "without_solution": 0, "too_long": 0}
+    counts = {"problems": len(problems), "without_solution": 0, "wrong_solution": 0, "too_long": 0}
     rows = []
     for problem in problems:
         if problem.solution is None:
             counts["without_solution"] += 1
+            continue
+        if problem.id in wrong:
+            counts["wrong_solution"] += 1
             continue
         row = tokenized_row(autonomous_prompt(problem.problem, style=style), problem.solution, tokenizer)
         if max_length is not None and len(row["input_ids"]) > max_length:
             counts["too_long"] += 1
             continue
         rows.append(row)
+    left_out = (
+        f"of {counted(len(problems), 'problem')} {counts['without_solution']} without a solution, "
+        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} too long (warmup.max_length={max_length})"
+    )
     if not rows:
-        raise ValueError(
-            f"nothing to warm up on: of {counted(len(problems), 'problem')} {counts['without_solution']} without a "
-            f"solution, {counts['too_long']} longer than warmup.max_length={max_length} tokens"
-        )
+        raise ValueError(f"nothing to warm up on: {left_out}")
+    if len(rows) < len(problems):
+        logger.warning("left out of the warm-up: %s", left_out)
     return rows, counts
 
 
@@ -59,8 +83,13 @@ def run_warmup(
     rows: Sequence[Row],
     options: dict[str, Any],
     run: RunDirectory,
+    *,
+    peft_config: Any = None,
 ) -> Path:
-    """Fine-tune `model` in place on the rows; `options` are SFTConfig's. Returns where the model was saved.
+    """Fine-tune `model` in place on the rows; `options` are SFTConfig's. Returns where the model was saved, whole: the
+    adapters of `peft_config` are merged into it.
+
+    Raises ValueError for adapters with sharded weights, which cannot be merged here.
 
     An interrupted warm-up continues from its last checkpoint. Its metrics go to the run's `warmup.jsonl`.
     """
@@ -84,8 +113,11 @@ def run_warmup(
         args=config,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
+        peft_config=peft_config,
         callbacks=[MetricsWriter(run, "warmup.jsonl"), *([] if config.disable_tqdm else [ProgressBar("warm-up")])],
     )
+    if peft_config is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise ValueError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     checkpoint = last_checkpoint(working)
@@ -94,7 +126,11 @@ def run_warmup(
         run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     beside = run.checkpoints / ".warmup"
-    trainer.save_model(str(beside))  # together: each process may hold a part of the weights alone
+    if peft_config is None:
+        trainer.save_model(str(beside))  # together: each process may hold a part of the weights alone
+    elif trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
     if trainer.is_world_process_zero():
         (beside / "training_args.bin").unlink(missing_ok=True)
         os.replace(beside, run.warm_model)

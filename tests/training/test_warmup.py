@@ -66,7 +66,7 @@ def test_only_the_solution_and_its_end_are_learnt(tokenizer):
     assert rows == [
         {"input_ids": [*prompt, *solution, 1], "labels": [*([-100] * len(prompt)), *solution, 1]},
     ]
-    assert counts == {"problems": 1, "without_solution": 0, "too_long": 0}
+    assert counts == {"problems": 1, "without_solution": 0, "wrong_solution": 0, "too_long": 0}
 
 
 def test_a_tokenizer_that_adds_tokens_of_its_own_adds_none_to_the_solution(tokenizer):
@@ -83,7 +83,7 @@ def test_a_tokenizer_that_adds_tokens_of_its_own_adds_none_to_the_solution(token
 
 def test_what_is_too_long_or_without_a_solution_is_left_out_and_counted(tokenizer):
     rows, counts = solution_rows(PROBLEMS, tokenizer, style="compact", max_length=30)
-    assert counts == {"problems": 4, "without_solution": 1, "too_long": 1}
+    assert counts == {"problems": 4, "without_solution": 1, "wrong_solution": 0, "too_long": 1}
     assert [len(row["input_ids"]) for row in rows] == [5 + 16 + 1, 5 + 1 + 1]
     at_limit, counts = solution_rows(PROBLEMS, tokenizer, style="compact", max_length=22)
     assert (len(at_limit), counts["too_long"]) == (2, 1)
@@ -92,8 +92,24 @@ def test_what_is_too_long_or_without_a_solution_is_left_out_and_counted(tokenize
     assert len(solution_rows(PROBLEMS, tokenizer, style="compact", max_length=None)[0]) == 3
 
 
+def test_wrong_solutions_are_left_out_and_counted(tmp_path, tokenizer, caplog):
+    """Only those that come to another answer: where none is found, nothing is known."""
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False, "share": 0.99})
+    solutions = [r"\boxed{1}", r"\boxed{2}", "ends in the middle of", r"so it is \boxed{1}", r"\boxed{-1}"]
+    save_problems(
+        [Problem(id=f"p{i}", problem=f"{i}?", answer="1", solution=solution) for i, solution in enumerate(solutions)]
+        + [Problem(id="q", problem="?", answer="1")],
+        tmp_path / "p.jsonl",
+    )
+    run_recipe(recipe, stage="warmup")
+    record = read_json(tmp_path / "run/warmup.json")
+    assert (record["problems"], record["without_solution"], record["wrong_solution"]) == (6, 1, 2)
+    assert "of 6 problems 1 without a solution, 2 with a wrong one" in caplog.text
+
+
 def test_nothing_to_learn_from_is_refused(tokenizer):
-    message = "of 4 problems 1 without a solution, 3 longer than warmup.max_length=6 tokens"
+    message = "of 4 problems 1 without a solution, 0 with a wrong one, 3 too long .warmup.max_length=6."
     with pytest.raises(ValueError, match=message):
         solution_rows(PROBLEMS, tokenizer, style="compact", max_length=6)
     with pytest.raises(ValueError, match="of 0 problems"):
@@ -127,6 +143,21 @@ def test_a_step_of_the_warmup_is_the_cross_entropy_of_the_solutions(tmp_path, to
     assert AutoTokenizer.from_pretrained(saved).eos_token_id == 1
     assert not (tmp_path / "run/warmup").exists()
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_warmup_with_adapters_trains_them_alone_and_leaves_a_whole_model(tmp_path, tokenizer):
+    from peft import LoraConfig
+
+    rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
+    run = RunDirectory(tmp_path / "run")
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    saved = run_warmup(policy(), tokenizer, rows, OPTIONS | {"num_train_epochs": 3}, run, peft_config=lora)
+    assert not (saved / "adapter_config.json").exists()
+    assert AutoTokenizer.from_pretrained(saved).eos_token_id == 1
+    warm, start = (dict(model.named_parameters()) for model in (AutoModelForCausalLM.from_pretrained(saved), policy()))
+    assert warm.keys() == start.keys()
+    moved = {name for name in start if (warm[name] - start[name]).abs().max() > 1e-6}
+    assert moved == {name for name in start if "q_proj.weight" in name}
 
 
 def test_a_warmup_that_was_interrupted_goes_on(tmp_path, tokenizer):
