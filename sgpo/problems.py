@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sgpo.files import write_text
+
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
 # GSM8K's `48/2 = <<48/2=24>>24` (arXiv 2110.14168). Numbers and operators alone: never code or prose.
@@ -137,11 +139,8 @@ def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Write objects as JSON Lines: beside and renamed, so that no half-written file stays."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    beside.replace(path)
+    """Write objects as JSON Lines, whole or not at all."""
+    write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def split_problems(problems: Sequence[Problem], share: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:

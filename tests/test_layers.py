@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "sgpo"
 
 LAYERS = [
-    {"wording"},
+    {"wording", "files"},
     {"problems", "prompts", "objective", "verifier", "console"},
     {"rollouts"},
     {"evaluation", "strategies", "algorithms"},
@@ -22,7 +22,7 @@ LAYERS = [
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 # Parts of one layer that may know each other.
 BESIDE = {("verifier", "problems"), ("puzzles", "report")}
-NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "console", "wording"]
+NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "console", "wording", "files"]
 
 
 def part_of(path):

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sgpo.files import write_text
 from sgpo.problems import Problem
 
 ROW_FIELDS = {"problem_id", "sample", "completion", "verdict", "extracted", "tokens", "truncated"}
@@ -101,8 +102,5 @@ def _digest(problems: Sequence[Problem]) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Beside and renamed: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from sgpo.files import write_text
 from sgpo.report.alarms import gather_alarms
 from sgpo.report.completions import (
     MAX_BYTES,
@@ -45,12 +45,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         raise ValueError(f"{out}: a folder; name the HTML file to write, such as {out / 'report.html'}")
     html = render_report(read_runs(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        beside.write_text(html, encoding="utf-8")
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(out, html)
     return out
 
 

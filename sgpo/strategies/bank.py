@@ -7,7 +7,6 @@ WAL mode: one process writes while many read.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from sgpo.files import write_text
 from sgpo.problems import Problem
 from sgpo.strategies.schema import explain, open_bank_file, transaction
 from sgpo.strategies.strategy import FIELDS, Effect, Leak, Scores, Strategy, read_strategy_file
@@ -205,21 +205,15 @@ class StrategyBank:
     def export(self, path: str | Path) -> int:
         """Write all strategies, candidates and measured effects too, as JSON Lines; returns how many.
 
-        `import_` into an empty bank gives them all back. The file is written beside and renamed, never half.
+        `import_` into an empty bank gives them all back. The file is written whole or not at all. Raises ValueError
+        where it cannot be.
         """
-        target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        count = 0
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows()]
         try:
-            with beside.open("w", encoding="utf-8") as file:
-                for row in self.rows():
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    count += 1
-            beside.replace(target)
+            write_text(Path(path), "".join(lines))
         except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise ValueError(f"{target}: cannot be written ({error.strerror})") from None
-        return count
+            raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
+        return len(lines)
 
     def import_(self, path: str | Path) -> int:
         """Read strategies from JSON Lines, all of them or, where a row is bad, none; returns how many.

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from sgpo import files
+
 
 class RunDirectory:
     """The files of one run. Several processes of a run share it; only the first writes."""
@@ -185,11 +187,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8", errors="surrogatepass")
-        os.replace(beside, path)
+        files.write_text(path, text, errors="surrogatepass")
 
 
 @contextmanager
