@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,19 @@ def _commit_of(name: str | Path, source: str) -> str:
     raise ValueError(_unloadable(name, source, "model", error)) from error
 
 
-def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
+def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, **options: Any) -> Any:
     """The model, its weights in `dtype`. Training wants float32 weights (with `bf16=True` for the arithmetic): small
-    updates vanish in bfloat16. An adapter (LoRA) is merged into the weights of its base model.
+    updates vanish in bfloat16. An adapter (LoRA) is merged into the weights of its base model. `options` are
+    `from_pretrained`'s.
 
-    Raises ValueError where there is no such model.
+    Raises ValueError where there is no such model, or an option is none.
     """
     source = resolve_model(name)
     try:
         if is_adapter(source):
-            return _load_merged(source, dtype)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
+            return _load_merged(source, dtype=dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(_unloadable(name, source, "model", error)) from error
 
 
@@ -101,7 +103,22 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
-def _load_merged(source: str, dtype: torch.dtype) -> Any:
+def named_policy(model: Any, init_kwargs: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """A policy and its name: loaded where it is given by its path or hub id, else as it is.
+
+    Raises ValueError for options of loading one that is loaded already, and as `load_policy`.
+    """
+    if isinstance(model, str | Path):
+        return load_policy(model, **(init_kwargs or {})), str(model)
+    if init_kwargs:
+        raise ValueError(
+            "model_init_kwargs is for a model that is given by its name, and this one is loaded already; give them to "
+            "its from_pretrained"
+        )
+    return model, str(model.config._name_or_path)
+
+
+def _load_merged(source: str, **options: Any) -> Any:
     from peft import PeftConfig, PeftModel
 
     # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
@@ -109,7 +126,7 @@ def _load_merged(source: str, dtype: torch.dtype) -> Any:
     warmed_up = Path(source).parent / "warmup"
     if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
         base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
-    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), **options)
     return PeftModel.from_pretrained(model, source).merge_and_unload()
 
 

@@ -13,7 +13,7 @@ from sgpo.prompts import prompt_style
 from sgpo.rollouts.engines import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 
-NO_TOKEN = "hub_token would be written into the run's files; give it in the environment, as HF_TOKEN"
+NO_TOKEN = "a hub token (hub_token) would be written into the run's files; give it in the environment, as HF_TOKEN"
 
 
 @dataclass
@@ -189,6 +189,20 @@ class SGPOConfig(TrainingArguments):
     distill_coef: float = field(default=1.0, metadata={"help": "Factor of the distillation."})
 
     # The model and its verifier.
+    model_init_kwargs: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Of from_pretrained, for a model given by its name: `attn_implementation`, or `dtype` of weights "
+            "that stay frozen below adapters."
+        },
+    )
+    chat_template_kwargs: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "Variables of the chat template, such as `enable_thinking`; they are saved with the model."},
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "What the chat begins with; it is saved with the model, in its chat template."}
+    )
     pad_token: str | None = field(default=None, metadata={"help": "For a tokenizer without one (Llama 3)."})
     verifier_workers: int = field(default=2, metadata={"help": "Processes that judge answers."})
     verifier_policy: Literal["lenient", "strict"] = field(
@@ -206,7 +220,7 @@ class SGPOConfig(TrainingArguments):
         for name, choices in _choices().items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.hub_token is not None:
+        if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
             raise ValueError(NO_TOKEN)
         algorithm_class(self.algorithm)
         prompt_style(self.prompt_style)

@@ -10,6 +10,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from sgpo.problems import Problem, split_problems
+from sgpo.rollouts.chat import shape_chat_template
 from sgpo.rollouts.policy import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
@@ -136,6 +137,7 @@ def _warm_up(run: RunDirectory, problems: list[Problem], rest: list[Problem], re
     assert recipe.warmup is not None
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
+    shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
     rows, counts = solution_rows(
         problems,
         tokenizer,
@@ -143,7 +145,7 @@ def _warm_up(run: RunDirectory, problems: list[Problem], rest: list[Problem], re
         max_length=options.get("max_length"),
         wrong=_wrong_solutions(problems, args),
     )
-    model = load_policy(recipe.model)
+    model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
     if args.process_index == 0:
         _write_split(run, problems, rest)
         lora = recipe.lora.model_dump() if recipe.lora is not None else None

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +22,12 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.problems import Problem
 from sgpo.prompts import prompt_style
+from sgpo.rollouts.chat import shape_chat_template
 from sgpo.rollouts.engine import Engine, Sampling
 from sgpo.rollouts.engines import build_engine
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
 from sgpo.rollouts.logprobs import Predictor, token_logprobs
-from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_policy, load_tokenizer
+from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_tokenizer, named_policy
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher
 from sgpo.training.batches import token_batches
@@ -79,15 +79,16 @@ class SGPOTrainer(EvaluatingTrainer):
     ) -> None:
         args = args or SGPOConfig()
         check_launch(args)
-        source = model if isinstance(model, str | Path) else model.config._name_or_path
-        if isinstance(model, str | Path):
-            model = load_policy(model)
+        model, source = named_policy(model, args.model_init_kwargs)
         if processing_class is None:
             if not source:
                 raise ValueError("this model has no name to load a tokenizer by; pass one as processing_class")
             processing_class = load_tokenizer(source, pad_token=args.pad_token)
         else:
             check_tokenizer(processing_class, pad_token=args.pad_token)
+        shape_chat_template(
+            processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt
+        )
         if peft_config is not None:
             from peft import get_peft_model
 
@@ -97,7 +98,7 @@ class SGPOTrainer(EvaluatingTrainer):
 
         self.algorithm = build_algorithm(args.algorithm, vars(args))
         self.run = RunDirectory(args.output_dir)
-        self.model_name = str(source)
+        self.model_name = source
         self.bank = bank
         self.verifier = verifier or Verifier(
             workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy

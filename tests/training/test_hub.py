@@ -81,6 +81,8 @@ def test_a_key_is_refused_and_not_repeated(tmp_path, key, value):
 def test_a_key_is_refused_from_python_too(tmp_path):
     with pytest.raises(ValueError, match="give it in the environment, as HF_TOKEN"):
         SGPOConfig(output_dir=str(tmp_path), hub_token="hf_SECRET")
+    with pytest.raises(ValueError, match="give it in the environment, as HF_TOKEN"):
+        SGPOConfig(output_dir=str(tmp_path), model_init_kwargs={"token": "hf_SECRET"})
 
 
 def test_a_warm_up_is_not_for_the_hub(tmp_path):

@@ -101,6 +101,25 @@ def test_an_adapter_is_saved_and_loads(tmp_path, tokenizer):
         assert not torch.allclose(loaded(ids).logits, before, atol=1e-2)
 
 
+# -- how a model is loaded
+
+
+def test_a_model_is_loaded_as_its_options_say(tmp_path, tokenizer):
+    policy().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = {"num_autonomous": 2, "num_guided": 0, "per_device_train_batch_size": 2, "use_cpu": True}
+    how = {"dtype": "bfloat16", "attn_implementation": "eager"}
+    args = SGPOConfig(output_dir=str(tmp_path / "run"), model_init_kwargs=how, **options)
+    trainer = SGPOTrainer(str(tmp_path / "base"), args, PROBLEMS, peft_config=lora(target_modules=["q_proj"]))
+    dtypes = {parameter.requires_grad: parameter.dtype for parameter in trainer.model.parameters()}
+    assert dtypes == {False: torch.bfloat16, True: torch.float32}
+    assert trainer.model.get_base_model().config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="this one is loaded already"):
+        SGPOTrainer(policy(), args, PROBLEMS, processing_class=tokenizer)
+    with pytest.raises(ValueError, match="no model that could be loaded"):
+        load_policy(tmp_path / "base", attn_implementaton="eager")
+
+
 # -- chat templates
 
 
@@ -115,14 +134,15 @@ def chat_tokenizer(tokenizer):
 
 
 def test_a_chat_template_is_used_and_saved(tmp_path, chat_tokenizer):
-    trainer = build_trainer(tmp_path / "run", chat_tokenizer, evaluation=PROBLEMS[:1], eval_strategy="steps")
+    options = {"evaluation": PROBLEMS[:1], "eval_strategy": "steps", "system_prompt": "S"}
+    trainer = build_trainer(tmp_path / "run", chat_tokenizer, **options)
     trainer.train()
     texts = {chat_tokenizer.decode(prompt) for prompt in trainer.engine.calls[0][0]}
-    assert texts == {f"[user] {p.problem}[assistant]" for p in PROBLEMS} | {
-        f"[user] sum : do {p.id} ; ! | {p.problem}[assistant]" for p in PROBLEMS
+    assert texts == {f"[system]S[user] {p.problem}[assistant]" for p in PROBLEMS} | {
+        f"[system]S[user] sum : do {p.id} ; ! | {p.problem}[assistant]" for p in PROBLEMS
     }
     evaluated = {chat_tokenizer.decode(prompt) for prompt in trainer.engine.calls[1][0]}
-    assert evaluated == {f"[user] {PROBLEMS[0].problem}[assistant]"}
+    assert evaluated == {f"[system]S[user] {PROBLEMS[0].problem}[assistant]"}
     assert read_lines(tmp_path / "run/rollouts/step-000001.jsonl")[0]["prompt"].startswith(" ")
     saved = AutoTokenizer.from_pretrained(tmp_path / "run/checkpoints/final")
     assert saved.chat_template == chat_tokenizer.chat_template
