@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.evaluation.output import EvalOutput, score_rows
+from sgpo.evaluation.output import EvalOutput, completion_row, score_rows
 from sgpo.evaluation.sampling import Answer, Request, Source, build_requests
 from sgpo.evaluation.store import EvaluationStore
 from sgpo.problems import Problem
@@ -123,20 +123,16 @@ def _sample(
 
 
 def _row(answer: Answer, verdict: Verdict) -> dict[str, Any]:
-    request = answer.request
-    return {
-        "problem_id": request.problem.id,
-        "subject": request.problem.subject,
-        "sample": request.number,
-        "prompt": request.prompt,
-        "completion": answer.text,
-        "tokens": answer.tokens,
-        "truncated": answer.truncated,
-        "max_tokens": answer.max_tokens,
-        "left_to_server": answer.left_to_server,
-        "verdict": verdict.kind,
-        "extracted": verdict.extracted,
-    }
+    row = completion_row(
+        answer.request.problem,
+        answer.request.number,
+        verdict,
+        prompt=answer.request.prompt,
+        completion=answer.text,
+        tokens=answer.tokens,
+        truncated=answer.truncated,
+    )
+    return {**row, "max_tokens": answer.max_tokens, "left_to_server": answer.left_to_server}
 
 
 def _limit(rows: Sequence[Mapping[str, Any]], asked: int) -> int | None:

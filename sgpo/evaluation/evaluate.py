@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.evaluation.output import describe, merge_equal_answers
+from sgpo.evaluation.output import completion_row, describe, merge_equal_answers
 from sgpo.evaluation.scores import score_samples
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
@@ -75,17 +75,15 @@ def evaluate(
             kinds[group.problem.id].append(verdict.kind)
             answers[group.problem.id].append(verdict.extracted)
             rows.append(
-                {
-                    "problem_id": group.problem.id,
-                    "subject": group.problem.subject,
-                    "sample": number,
-                    "prompt": rollout.prompt,
-                    "completion": rollout.completion,
-                    "tokens": len(rollout.completion_ids),
-                    "truncated": rollout.truncated,
-                    "verdict": verdict.kind,
-                    "extracted": verdict.extracted,
-                }
+                completion_row(
+                    group.problem,
+                    number,
+                    verdict,
+                    prompt=rollout.prompt,
+                    completion=rollout.completion,
+                    tokens=len(rollout.completion_ids),
+                    truncated=rollout.truncated,
+                )
             )
     if isinstance(verifier, Verifier):
         answers = merge_equal_answers(kinds, answers, problems, verifier)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sgpo.evaluation.scores import interval, score_samples
 from sgpo.problems import Problem
-from sgpo.verifier import Verifier
+from sgpo.verifier import Verdict, Verifier
 from sgpo.wording import counted
 
 if TYPE_CHECKING:
@@ -36,6 +36,30 @@ class EvalOutput:
     def to_json(self) -> dict[str, Any]:
         """The object that `sgpo eval --json` and `sgpo score --json` print."""
         return {**self.scores, "missing": len(self.missing), **self.details}
+
+
+def completion_row(
+    problem: Problem,
+    sample: int,
+    verdict: Verdict,
+    *,
+    prompt: str,
+    completion: str,
+    tokens: int | None,
+    truncated: bool,
+) -> dict[str, Any]:
+    """A judged completion, the `sample`-th of its problem, as a row of `eval/*.jsonl`."""
+    return {
+        "problem_id": problem.id,
+        "subject": problem.subject,
+        "sample": sample,
+        "prompt": prompt,
+        "completion": completion,
+        "tokens": tokens,
+        "truncated": truncated,
+        "verdict": verdict.kind,
+        "extracted": verdict.extracted,
+    }
 
 
 def score_rows(
