@@ -40,7 +40,10 @@ def eval_(
     problems: Annotated[Path | None, typer.Option(help="A problem file.")] = None,
     benchmarks: Annotated[
         str | None,
-        typer.Option(help="In place of a file: math500,amc23,olympiadbench,aime24,aime25,minerva,gsm8k,strategies."),
+        typer.Option(
+            help="In place of a file, one or several with commas between: math500, amc23, olympiadbench, aime24, "
+            "aime25, minerva, gsm8k, strategies."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A local folder with the benchmarks' files; else they come from the hub.")

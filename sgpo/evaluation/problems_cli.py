@@ -29,7 +29,7 @@ app = typer.Typer(
 @app.command()
 @one_line_errors
 def check(
-    train: Annotated[Path, typer.Option(help="The training problems: JSON Lines, CSV or parquet.")],
+    train: Annotated[Path, typer.Option(help="The training problems: JSON Lines, JSON, CSV or parquet.")],
     against: Annotated[str, typer.Option(help="Benchmarks by name, such as math500,aime24, or problem files.")],
     data_dir: Annotated[
         Path | None, typer.Option(help="A local folder with the benchmarks' files; else they come from the hub.")
@@ -88,7 +88,7 @@ def check(
 def import_(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A CSV, parquet or JSON Lines file; a dataset's folder or hub id."),
+        typer.Argument(metavar="SOURCE", help="A CSV, parquet, JSON or JSON Lines file; a dataset's folder or hub id."),
     ],
     out: Annotated[Path, typer.Option(help="The new problem file.")],
     field: Annotated[
