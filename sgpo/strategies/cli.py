@@ -34,8 +34,7 @@ def import_(
     bank: Bank,
     as_json: AsJson = False,
 ) -> None:
-    """Read strategies from JSON Lines into a bank, making it where there is none: all of them or, where a row is bad,
-    none.
+    """Read strategies from JSON Lines into a bank, a new one if need be: all of them or, where a row is bad, none.
 
     Example: sgpo strategies import examples/gsm8k_strategies.jsonl --bank bank.db
     """
