@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,3 +219,21 @@ def settings_of(study: Study, run: Run) -> dict[str, Any]:
     """All that a run's result depends on and its name does not say; kept beside the result, as JSON."""
     sizes = ("problems", "pool", "samples", "warmup_rows", "solution_rows")
     return {**{size: getattr(study, size) for size in sizes}, "stages": stages_of(study, run)}
+
+
+def check_settings(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises ValueError where a result in `file` was made with other settings than are wanted now. An option that is
+    spelled out with its default is the same as one that is not there."""
+    for key, value in found.items():
+        ours, theirs = wanted[key], value
+        if key == "stages":
+            ours, theirs = [_changed(stage) for stage in ours], [_changed(stage) for stage in theirs]
+        if ours != theirs:
+            raise ValueError(
+                f"{file}: made with {key}={theirs}, the study has {ours}; remove the file to make the run again"
+            )
+
+
+def _changed(stage: dict[str, Any]) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(SGPOConfig)}
+    return {name: value for name, value in stage.items() if value != defaults[name]}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sgpo.study.plan import SPLITS, Run, Study, Table, runs_of, settings_of
+from sgpo.study.plan import SPLITS, Run, Study, Table, check_settings, runs_of, settings_of
 from sgpo.training.run_directory import read_json
 
 Value = Callable[[dict[str, Any]], float]
@@ -51,12 +51,7 @@ def read_result(study: Study, run: Run) -> dict[str, Any] | None:
     if not file.exists():
         return None
     result: dict[str, Any] = read_json(file)
-    settings = settings_of(study, run)
-    for key, value in result.get("settings", settings).items():
-        if value != settings[key]:
-            raise ValueError(
-                f"{file}: made with {key}={value}, the study has {settings[key]}; remove the file to make the run again"
-            )
+    check_settings(file, result.get("settings", {}), settings_of(study, run))
     return result
 
 

@@ -69,9 +69,9 @@ def test_the_shipped_study_loads_and_says_enough():
     assert main.replicates >= 5
     assert study.warmups >= 3
     baselines = {Path(recipe).stem for arm in main.arms for recipe in study.arms[arm].recipes}
-    assert baselines == {path.stem for path in (ROOT / "recipes/baselines").iterdir()} | {"quickstart"}
+    assert baselines == {path.stem for path in (ROOT / "recipes/baselines").iterdir()} | {"paper"}
     ablations = {Path(recipe).stem for arm in study.tables["ablations"].arms for recipe in study.arms[arm].recipes}
-    assert ablations == {path.stem for path in (ROOT / "recipes/ablations").iterdir()} | {"quickstart"}
+    assert ablations == {path.stem for path in (ROOT / "recipes/ablations").iterdir()} | {"paper"}
     for arm, rate in study.rates.items():
         assert rate in study.tables["learning_rates"].rates, arm
 
@@ -122,6 +122,8 @@ def test_a_result_of_other_settings_is_refused(tmp_path):
     other = load_study(study_file(tmp_path, pool=64))
     with pytest.raises(ValueError, match=r"sgpo-1e-4-r0.json: made with pool=32, the study has 64; remove the file"):
         read_result(other, run)
+    spelled_out = study.train | {"kl_clip": 1.0, "distill_loss": "forward_kl"}
+    assert read_result(study.model_copy(update={"train": spelled_out}), run) == found
     longer = study.train | {"max_steps": 3}
     with pytest.raises(ValueError, match=r"made with stages=.*'max_steps': 2.* remove the file to make the run again"):
         read_result(study.model_copy(update={"train": longer}), run)
