@@ -1,10 +1,12 @@
-"""The quickstart on several seeds, each with a warm-up of its own: GRPO, SGPO, and SFT on guided completions.
+"""The quickstart on several seeds, each with a warm-up of its own: GRPO, SGPO, the paper's SGPO (without the target's
+cross-entropy), and SFT on guided completions.
 
     python benchmarks/quickstart_seeds.py tune                 # learning rates, on validation puzzles
     python benchmarks/quickstart_seeds.py seed 0               # one seed -> docs/results/quickstart/seed-0.json
     python benchmarks/quickstart_seeds.py page                 # all of these -> docs/results/quickstart.md
 
-A seed takes twice as long as `sgpo quickstart`. Set OMP_NUM_THREADS=1 to run two at once on two cores.
+A seed takes about two and a half times as long as `sgpo quickstart`. Set OMP_NUM_THREADS=1 to run two at once on two
+cores.
 """
 
 from __future__ import annotations
@@ -29,8 +31,18 @@ STEPS = 120
 # SFT on the policy's own correct completions of guided prompts, as many completions as the others: at their learning
 # rate, and at the rate of the grid that is best for it.
 GUIDED_SFT: dict[str, Any] = {"algorithm": "guided_sft", "num_guided": 12, "num_targets": 12}
-THIRD_LINES = {"guided_sft": GUIDED_SFT, "guided_sft_slow": GUIDED_SFT | {"learning_rate": 3e-4}}
-LABELS = {"grpo": "GRPO", "sgpo": "SGPO", "guided_sft": "guided SFT", "guided_sft_slow": "guided SFT, 3e-4"}
+MORE_LINES = {
+    "sgpo_paper": RUNS["sgpo"] | {"target_sft_coef": 0.0},
+    "guided_sft": GUIDED_SFT,
+    "guided_sft_slow": GUIDED_SFT | {"learning_rate": 3e-4},
+}
+LABELS = {
+    "grpo": "GRPO",
+    "sgpo": "SGPO",
+    "sgpo_paper": "the paper's SGPO",
+    "guided_sft": "guided SFT",
+    "guided_sft_slow": "guided SFT, 3e-4",
+}
 RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3)
 TUNING_SEED = 100
 # The 97.5 % point of Student's t for so many seeds (two-sided 95 %).
@@ -79,11 +91,11 @@ def _tuning_run(home: Path, name: str, options: dict[str, Any]) -> Row:
 
 
 def run_seed(home: Path, seed: int) -> None:
-    """The quickstart of this seed, guided SFT from the same warm-up, and a file of all that the page shows; finished
-    runs are kept."""
+    """The quickstart of this seed, the other lines from the same warm-up, and a file of all that the page shows.
+    Finished runs are kept."""
     if not (home / "quickstart.json").exists():
         run_quickstart(home, steps=STEPS, seed=seed)
-    for name, options in THIRD_LINES.items():
+    for name, options in MORE_LINES.items():
         if not RunDirectory(home / name).final_model.exists():
             train_run(home, name, options, steps=STEPS, seed=seed)
     result = read_json(home / "quickstart.json")
@@ -166,8 +178,8 @@ tables from `docs/results/quickstart/*.json`. Commit {", ".join(commits)}; {firs
 
 Each seed has puzzles, warm-up and training of its own. Within a seed all runs start from the same warmed-up policy,
 see the same problems in the same order and sample 12 completions per problem and step: GRPO 12 plain ones, SGPO 8
-plain and 4 guided, guided SFT 12 guided ones (cross-entropy on all that are correct, after the plain prompt), at the
-others' learning rate and at 3e-4, the best of the grid for it.
+plain and 4 guided ("the paper's SGPO": without the target's cross-entropy), guided SFT 12 guided ones (cross-entropy
+on all that are correct, after the plain prompt), at the others' learning rate and at 3e-4, the best of the grid for it.
 {first["steps"]} steps of 16 problems. Evaluation never shows a strategy. Intervals are 95 %: of a seed over its 200
 puzzles, paired; over the seeds Student's t."""
 
