@@ -27,11 +27,13 @@ class _Section(BaseModel):
 
 class Arm(_Section):
     """A method: recipes trained one after the other (none: the warmed-up policy as it is), each in an equal part of the
-    steps, on solutions in one style. `rate_of` names the arm whose learning rate it takes."""
+    steps, on solutions in one style. `rate_of` names the arm whose learning rate it takes; `rate_factors` what each
+    recipe multiplies it by (none: 1)."""
 
     recipes: list[str]
     style: Style = "own"
     rate_of: str | None = None
+    rate_factors: list[float] = []
 
 
 class Table(_Section):
@@ -141,6 +143,12 @@ def _check_arms(study: Study, path: Path) -> None:
     named += [(f"tables.{name}.compared", arm) for name, table in study.tables.items() for arm in table.compared]
     named += [("rates", arm) for arm in study.rates] + [("compared", study.compared)]
     named += [(f"arms.{name}.rate_of", arm.rate_of) for name, arm in study.arms.items() if arm.rate_of is not None]
+    for name, its in study.arms.items():
+        if its.rate_factors and len(its.rate_factors) != len(its.recipes):
+            raise ValueError(
+                f"{path}: arms.{name}.rate_factors: {len(its.rate_factors)} for {len(its.recipes)} recipes; "
+                "give one each"
+            )
     for where, arm in named:
         if arm not in study.arms:
             raise ValueError(f"{path}: {where}: no arm {arm!r}; there are: {', '.join(study.arms)}")
@@ -201,17 +209,21 @@ def check_rates(study: Study, table: Table) -> None:
 
 def stages_of(study: Study, run: Run) -> list[dict[str, Any]]:
     """The options of SGPOConfig of a run's stages: those of the recipe, then the study's, then the run's own."""
-    recipes, steps = study.arms[run.arm].recipes, study.train["max_steps"]
+    arm, steps = study.arms[run.arm], study.train["max_steps"]
+    recipes = arm.recipes
+    if run.learning_rate is None:
+        return []
     ends = [steps * number // len(recipes) for number, _ in enumerate(recipes, start=1)]
+    factors = arm.rate_factors or [1.0] * len(recipes)
     return [
         {
             **load_recipe(recipe).train,
             **study.train,
             "max_steps": end - start,
-            "learning_rate": run.learning_rate,
+            "learning_rate": run.learning_rate * factor,
             "seed": run.replicate,
         }
-        for recipe, start, end in zip(recipes, [0, *ends], ends, strict=False)
+        for recipe, start, end, factor in zip(recipes, [0, *ends], ends, factors, strict=False)
     ]
 
 

@@ -141,6 +141,18 @@ def test_stages_share_the_steps_and_take_the_recipes_options(tmp_path):
     assert stages_of(study, runs_of(study, study.tables["main"])[0]) == []  # the policy as it is
 
 
+def test_stages_may_have_rates_of_their_own(tmp_path):
+    recipes = [str(ROOT / f"recipes/baselines/{name}.yaml") for name in ("sft", "sft_grpo")]
+    arms = {"sgpo": {"recipes": recipes, "rate_factors": [0.1, 2.0]}}
+    changes = {"arms": arms, "rates": {"sgpo": 3e-4}, "tables": {"main": {"arms": ["sgpo"], "replicates": 1}}}
+    study = load_study(study_file(tmp_path, **changes))
+    (run,) = runs_of(study, study.tables["main"])
+    assert [stage["learning_rate"] for stage in stages_of(study, run)] == pytest.approx([3e-5, 6e-4])
+    arms["sgpo"]["rate_factors"] = [0.1]
+    with pytest.raises(ValueError, match=r"arms.sgpo.rate_factors: 1 for 2 recipes; give one each"):
+        load_study(study_file(tmp_path, **changes))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
