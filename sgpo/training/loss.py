@@ -3,7 +3,8 @@
 Policy gradient and cross-entropy are sums over their tokens, divided by that component's tokens in the global batch
 (with `loss_mean="sequence"` the policy gradient is a sum of means over each completion, divided by their number); the
 divergence is `(1/P) sum_q w_q (1/T_q) sum_t cap(KL_t)` over all P problems of the global batch, where a problem
-without a target counts 0. So the sum over micro-batches, however the batch is split, is the loss of one pass.
+without a target counts 0; with `target_sft_coef` the target's cross-entropy is added to `cap(KL_t)`. So the sum over
+micro-batches, however the batch is split, is the loss of one pass.
 """
 
 from __future__ import annotations
@@ -199,11 +200,7 @@ def _distillation_component(
     component = logprobs[0].new_zeros(())
     for (i, target), divergence_T in zip(targets, divergences, strict=True):
         capped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-        pull_T = _pull(capped_T, logprobs[i], options)
-        if options.distill_token_share < 1:
-            kept = math.ceil(options.distill_token_share * len(pull_T))
-            pull_T = pull_T[divergence_T.detach().topk(kept).indices]
-        pull = pull_T.mean() - options.target_sft_coef * logprobs[i].mean()
+        pull = _pull(divergence_T.detach(), capped_T, logprobs[i], options)
         component = component + target.weight * pull / totals.problems
         target.divergences = divergence_T.detach().tolist()
         averages.add_all("divergence/mean", divergence_T)
@@ -214,10 +211,16 @@ def _distillation_component(
     return component
 
 
-def _pull(capped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
-    """What pulls at each token of a target: its divergence, or in ablations the cross-entropy in its place."""
+def _pull(divergence_T: Tensor, capped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
+    """What pulls along a target, a scalar: the mean of its tokens' capped divergences, or in ablations of the
+    cross-entropy in their place; over a part of them where `distill_token_share` says so; and `target_sft_coef` times
+    the cross-entropy beside it."""
+    pull_T = capped_T
     if options.distill_loss == "sft":
-        return -logprobs_T
-    if options.distill_loss == "capped_sft":
-        return clip_divergence(-logprobs_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-    return capped_T
+        pull_T = -logprobs_T
+    elif options.distill_loss == "capped_sft":
+        pull_T = clip_divergence(-logprobs_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
+    if options.distill_token_share < 1:
+        kept = math.ceil(options.distill_token_share * len(pull_T))
+        pull_T = pull_T[divergence_T.topk(kept).indices]
+    return pull_T.mean() - options.target_sft_coef * logprobs_T.mean()
