@@ -12,36 +12,46 @@ from sgpo.report.reading import Interval
 from sgpo.study.results import Results
 
 AXES = {"completions": "completions sampled", "trained_tokens": "tokens through the loss"}
-STYLE_MARK = "_leap"
+STROKES = {"_own": "solid", "_leap": "dashed", "_foreign": "dotted"}
 
 
-def draw_curves(arms: Sequence[str], results: Results, directory: Path, *, label: str) -> list[Path]:
-    """One SVG per axis: the mean over an arm's runs at each evaluation. An arm on solutions in the expert's `leap`
-    style has the colour of the same arm on the policy's own style, dashed."""
+def draw_curves(
+    arms: Sequence[str], results: Results, directory: Path, *, label: str, compared: Sequence[str]
+) -> list[Path]:
+    """SVGs of the mean over an arm's runs at each evaluation, one per axis; more of them where there are more methods
+    than colours, with the `compared` arms in each. An arm on solutions in the expert's style has the colour of the same
+    arm on the policy's own, dashed (leap) or dotted (foreign)."""
     arms = [arm for arm in arms if _mean_curve(results, arm, "completions")]
-    names = list(dict.fromkeys(arm.removesuffix(STYLE_MARK).removesuffix("_own") for arm in arms))
+    always = [method for method in dict.fromkeys(map(_method, arms)) if method in compared]
+    others = [method for method in dict.fromkeys(map(_method, arms)) if method not in compared]
+    room = len(LIGHT.runs) - len(always)
     files: list[Path] = []
-    if len(names) > len(LIGHT.runs):  # more curves than colours: nobody could tell them apart
-        return files
-    for axis, x_label in AXES.items():
-        curves = []
-        for arm in arms:
-            points = _mean_curve(results, arm, axis)
-            if points:
-                colour = names.index(arm.removesuffix(STYLE_MARK).removesuffix("_own"))
-                stroke = "dashed" if arm.endswith(STYLE_MARK) else "solid"
-                curves.append(Curve(run=colour, points=points, stroke=stroke))
-        if not curves:
-            continue
-        figure = curves_figure(
-            curves, palette=LIGHT, size=(860.0, 460.0), x_label=x_label, y_label=label, percent=True, names=names
-        )
-        directory.mkdir(parents=True, exist_ok=True)
-        file = directory / f"{axis}.svg"
-        with style(file.stem):
-            figure.savefig(file, facecolor=LIGHT.paper, metadata={"Date": None, "Creator": None})
-        files.append(file)
+    for number, start in enumerate(range(0, max(len(others), 1) if arms else 0, room), start=1):
+        methods = always + others[start : start + room]
+        shown = [arm for arm in arms if _method(arm) in methods]
+        for axis, x_label in AXES.items():
+            curves = [
+                Curve(run=methods.index(_method(arm)), points=_mean_curve(results, arm, axis), stroke=_stroke(arm))
+                for arm in shown
+            ]
+            figure = curves_figure(
+                curves, palette=LIGHT, size=(860.0, 460.0), x_label=x_label, y_label=label, percent=True, names=methods
+            )
+            directory.mkdir(parents=True, exist_ok=True)
+            file = directory / (f"{axis}.svg" if number == 1 else f"{axis}-{number}.svg")
+            with style(file.stem):
+                figure.savefig(file, facecolor=LIGHT.paper, metadata={"Date": None, "Creator": None})
+            files.append(file)
     return files
+
+
+def _method(arm: str) -> str:
+    """An arm's name without the style of the solutions that it learns from."""
+    return next((arm.removesuffix(mark) for mark in STROKES if arm.endswith(mark)), arm)
+
+
+def _stroke(arm: str) -> str:
+    return next((stroke for mark, stroke in STROKES.items() if arm.endswith(mark)), "solid")
 
 
 def _mean_curve(results: Results, arm: str, axis: str) -> list[tuple[float, Interval]]:

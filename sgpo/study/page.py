@@ -64,11 +64,13 @@ def _table(study: Study, name: str, all_results: dict[str, Results]) -> str:
     table, results = study.tables[name], all_results[name]
     arms = [arm for arm in table.arms if results.by_replicate(arm, over_splits)]
     parts = [f"## `{name}`", _means(arms, results, study.samples)]
-    for ours in table.compared or [study.compared]:
+    compared = table.compared or [study.compared]
+    for ours in compared:
         others = [arm for arm in arms if arm != ours]
         if ours in arms and others:
             parts.append(_differences(ours, others, results))
-    figures = draw_curves(arms, results, study.results / name, label=f"{name}: avg@4 on fresh problems")
+    label = f"{name}: avg@4 on fresh problems"
+    figures = draw_curves(arms, results, study.results / name, label=label, compared=compared)
     for figure in figures:
         where = os.path.relpath(figure, study.page.parent)
         parts.append(f"![Learning curves of {name}]({where})")

@@ -228,6 +228,28 @@ def test_a_table_may_compare_other_arms(tmp_path):
     assert "| warm_up | +0.600 [+0.352, +0.848] ahead |" in page[second:]
 
 
+def test_more_methods_than_colours_take_more_figures(tmp_path):
+    """13 methods, 12 of them in a style of the expert's too: 9 beside the compared one, then 3."""
+    recipe = {"recipes": [str(ROOT / "recipes/paper.yaml")], "rate_of": "sgpo"}
+    others = [f"m{number}{style}" for number in range(12) for style in ("_own", "_foreign")]
+    study = load_study(
+        study_file(
+            tmp_path,
+            arms={"sgpo": recipe, **dict.fromkeys(others, recipe)},
+            rates={"sgpo": 1e-4},
+            tables={"main": {"arms": ["sgpo", *others], "replicates": 1}},
+        )
+    )
+    for run in runs_of(study, study.tables["main"]):
+        write_json(study.results / f"{run.name}.json", result(run, 0.5))
+    write_page(study, "x")
+    first, second = ((study.results / f"main/completions{part}.svg").read_text(encoding="utf-8") for part in ("", "-2"))
+    names = ["sgpo", *(f"m{number}" for number in range(12))]
+    assert [name for name in names if f">{name}</text>" in first] == names[:10]
+    assert [name for name in names if f">{name}</text>" in second] == ["sgpo", *names[10:]]
+    assert not (study.results / "main/completions-3.svg").exists()
+
+
 def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
     study = load_study(study_file(tmp_path))
     table = study.tables["rates"]
