@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.problems import Problem, load_problems
-from sgpo.strategies.leak import find_leaks
+from sgpo.strategies.leak.gate import find_leaks
 from sgpo.strategies.strategy import strategy_from_json
 from sgpo.verifier import Verifier
 

@@ -20,11 +20,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sgpo.evaluation.comparison import compare_runs, read_curves
+from sgpo.evaluation.compare import compare_runs, read_curves
+from sgpo.io import read_json, write_json
 from sgpo.problems import save_problems
 from sgpo.puzzles import DEFAULT_FAMILIES, mix_puzzles, select_families
 from sgpo.puzzles.quickstart import RUNS, make_puzzles, run_quickstart, train_run, warm_up
-from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json
+from sgpo.training.run_directory import RunDirectory, provenance
 
 RESULTS = Path("docs/results")
 STEPS = 120

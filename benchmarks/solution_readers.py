@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from research.plan import load_study
+from research.run import warm_model
 from sgpo.prompts import solution_guided_prompt
 from sgpo.puzzles.benchmark import strategy_benchmark
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
 from sgpo.rollouts.groups import seed_of
 from sgpo.rollouts.hf import HFEngine
-from sgpo.rollouts.policy import load_policy, load_tokenizer
-from sgpo.study.plan import load_study
-from sgpo.study.run import warm_model
+from sgpo.rollouts.models import load_policy, load_tokenizer
 from sgpo.training.run_directory import RunDirectory
 from sgpo.verifier import Verifier
 

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sgpo.problems import Problem, read_rows
+from sgpo.io import read_rows
+from sgpo.problems import Problem
 from sgpo.verifier import Verifier
 
 Row = dict[str, Any]

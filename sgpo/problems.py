@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.files import write_text
+from sgpo.errors import InputError
+from sgpo.io import read_rows, write_jsonl
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
@@ -67,18 +67,18 @@ def load_problems(
     `fields` names the column of each field where it differs (`{"problem": "question"}`); a dotted name reaches into
     lists and objects (`"generations.0"`). `split`, `subset` and `revision` are for Hugging Face datasets only.
 
-    Raises ValueError that names the file and row: missing file, no rows, a row that is no JSON object, a row without
+    Raises InputError that names the file and row: missing file, no rows, a row that is no JSON object, a row without
     problem or answer, an id that occurs twice; and for a field that a problem does not have.
     """
     if unknown := sorted(set(fields or {}) - set(FIELDS)):
-        raise ValueError(f"{source}: a problem has no field {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
+        raise InputError(f"{source}: a problem has no field {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
     rows, name = source_rows(str(source), split=split, subset=subset, revision=revision)
     problems: list[Problem] = []
     lines: dict[str, int] = {}
     for line, row in rows:
         problem = problem_from_row(row, fields or {}, where=f"{name}, row {line}")
         if problem.id in lines:
-            raise ValueError(
+            raise InputError(
                 f"{name}, row {line}: id {problem.id!r} is already used in row {lines[problem.id]}; ids must be unique"
             )
         lines[problem.id] = line
@@ -86,29 +86,29 @@ def load_problems(
         if limit is not None and len(problems) >= limit:
             break
     if not problems:
-        raise ValueError(f"{name}: no problems in it; expected one JSON object with 'problem' and 'answer' per line")
+        raise InputError(f"{name}: no problems in it; expected one JSON object with 'problem' and 'answer' per line")
     return problems
 
 
 def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
-    """The `fields` of `load_problems` from a command line's `FIELD=COLUMN`. Raises ValueError for anything else."""
+    """The `fields` of `load_problems` from a command line's `FIELD=COLUMN`. Raises InputError for anything else."""
     fields: dict[str, str] = {}
     for pair in pairs:
         name, _, column = pair.partition("=")
         if not column or name not in FIELDS:
-            raise ValueError(f"--field {pair!r}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
+            raise InputError(f"--field {pair!r}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
         fields[name] = column
     return fields
 
 
 def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where: str) -> Problem:
-    """A problem from a row of a file or dataset. Raises ValueError, with `where`, for one without problem or answer."""
+    """A problem from a row of a file or dataset. Raises InputError, with `where`, for one without problem or answer."""
     values = {field: _text(_lookup(row, fields.get(field, field))) for field in FIELDS}
     for field in ("problem", "answer"):
         if not (values[field] or "").strip():
             column = fields.get(field, field)
             there = "" if values[field] is not None else f"; its columns are {', '.join(map(str, row))}"
-            raise ValueError(f"{where}: no {column!r}; every problem needs a text and a gold answer{there}")
+            raise InputError(f"{where}: no {column!r}; every problem needs a text and a gold answer{there}")
     problem, answer = str(values["problem"]), str(values["answer"])
     return Problem(
         id=values["id"] or problem_id(problem),
@@ -135,18 +135,13 @@ def without_calculator_marks(solution: str) -> str:
 
 def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
     """Write problems as JSON Lines."""
-    write_rows((problem.to_json() for problem in problems), path)
-
-
-def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Write objects as JSON Lines, whole or not at all."""
-    write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_jsonl(Path(path), (problem.to_json() for problem in problems), escape=False)
 
 
 def split_problems(problems: Sequence[Problem], share: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
     """Split at random into (`share` of the problems, the rest), both in the order of the input."""
     if not 0.0 <= share <= 1.0:
-        raise ValueError(f"the share of a split must lie between 0 and 1, got {share}")
+        raise InputError(f"the share of a split must lie between 0 and 1, got {share}")
     chosen = set(random.Random(seed).sample(range(len(problems)), round(share * len(problems))))
     return (
         [problem for i, problem in enumerate(problems) if i in chosen],
@@ -157,60 +152,23 @@ def split_problems(problems: Sequence[Problem], share: float, *, seed: int) -> t
 def source_rows(
     source: str, *, split: str, subset: str | None, revision: str | None
 ) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str]:
-    """The numbered rows of a file or dataset, and its name for messages. Raises ValueError as `load_problems`."""
+    """The numbered rows of a file or dataset, and its name for messages. Raises InputError as `load_problems`."""
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".json", ".ndjson", ".parquet", ".csv") or path.is_file():
         if not path.is_file():
-            raise ValueError(f"{source}: no such problem file")
+            raise InputError(f"{source}: no such problem file")
         if suffix == ".parquet":
             import pyarrow.parquet as pq
 
             try:
                 return enumerate(pq.read_table(path).to_pylist(), start=1), source
             except (OSError, ValueError) as error:
-                raise ValueError(f"{source}: cannot be read as parquet ({error})") from None
+                raise InputError(f"{source}: cannot be read as parquet ({error})") from None
         if suffix == ".csv":
             return enumerate(_csv_rows(path), start=2), source
         return read_rows(path), source
     return _dataset_rows(source, split=split, subset=subset, revision=revision), source
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a JSON Lines file with the numbers of their lines, or of the array in a `.json` file with their
-    places, from 1. Raises ValueError for what is no such file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    for number, row in _array_rows(path, text) if is_array else _line_rows(path, text):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, row {number}: a JSON {type(row).__name__}, expected an object")
-        yield number, row
-
-
-def _line_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    # Split at \n alone: U+2028 and its like are legal inside JSON strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, row {number}: not JSON ({error.msg}); expected one object per line"
-                ) from None
-
-
-def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    try:
-        return enumerate(json.loads(text), start=1)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}); expected an array of objects, or one object per line"
-        ) from None
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
@@ -219,7 +177,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)  # it is that of the whole process
 
@@ -240,7 +198,7 @@ def _dataset_rows(
             name = str(folder) if folder.is_dir() else source
             rows = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"{source}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from None

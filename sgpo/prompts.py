@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sgpo.errors import InputError
+
 
 class StrategyFields(Protocol):
     """What a prompt shows of a strategy (`sgpo.Strategy` has these fields)."""
@@ -87,9 +89,9 @@ STYLES = {
 
 
 def prompt_style(name: str) -> PromptStyle:
-    """The style of that name. Raises ValueError for an unknown one."""
+    """The style of that name. Raises InputError for an unknown one."""
     if name not in STYLES:
-        raise ValueError(f"unknown prompt style {name!r}; there are: {', '.join(STYLES)}")
+        raise InputError(f"unknown prompt style {name!r}; there are: {', '.join(STYLES)}")
     return STYLES[name]
 
 

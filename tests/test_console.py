@@ -7,7 +7,7 @@ import sys
 
 WORK = """
 import os, subprocess, sys
-from sgpo.console import print_json, work_on_stderr
+from sgpo.cli.common import print_json, work_on_stderr
 with work_on_stderr() as output:
     print("printed")
     os.write(1, b"written\\n")

@@ -1,6 +1,6 @@
 import pytest
 
-from sgpo.files import write_text
+from sgpo.io import write_text
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sgpo.algorithms.algorithm import Algorithm, Needs, Target, TrainingRow
+from sgpo.algorithms.base import Algorithm, Needs, Target, TrainingRow
 from sgpo.algorithms.grpo import GRPO
 from sgpo.algorithms.guided_sft import GuidedSFT
 from sgpo.algorithms.hpt import HPT
@@ -14,6 +14,7 @@ from sgpo.algorithms.luffy import LUFFY
 from sgpo.algorithms.opsd import OPSD
 from sgpo.algorithms.sft import SFT
 from sgpo.algorithms.sgpo import SGPO
+from sgpo.errors import InputError
 
 ALGORITHMS: dict[str, type[Any]] = {
     "sgpo": SGPO,
@@ -27,14 +28,14 @@ ALGORITHMS: dict[str, type[Any]] = {
 
 
 def algorithm_class(name: str) -> type[Any]:
-    """The class of that name. Raises ValueError for an unknown one."""
+    """The class of that name. Raises InputError for an unknown one."""
     if name not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {name!r}; there are: {', '.join(ALGORITHMS)}")
+        raise InputError(f"unknown algorithm {name!r}; there are: {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]
 
 
 def build_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
-    """The algorithm of that name, its fields taken from `options`. Raises ValueError for an unknown name."""
+    """The algorithm of that name, its fields taken from `options`. Raises InputError for an unknown name."""
     cls = algorithm_class(name)
     algorithm: Algorithm = cls(**{field.name: options[field.name] for field in fields(cls)})
     return algorithm

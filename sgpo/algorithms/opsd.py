@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sgpo.algorithms.algorithm import Needs, Scorer, Target, TrainingRow
+from sgpo.algorithms.base import Needs, Scorer, Target, TrainingRow
+from sgpo.errors import InputError
 from sgpo.rollouts.groups import RolloutGroup, pass_rate
 
 
@@ -23,7 +24,7 @@ class OPSD:
     Differences: its authors cap each vocabulary entry's part of the divergence (0.05); our cap is per token, and the
     recipe sets none (`kl_clip: null`). They sample one completion per problem and step.
 
-    Raises ValueError unless `strategy_content` is `solution`: that is what its guided branch reads.
+    Raises InputError unless `strategy_content` is `solution`: that is what its guided branch reads.
     """
 
     needs: ClassVar[Needs] = Needs(guided_prompts=True, initial_guide=True)
@@ -34,7 +35,7 @@ class OPSD:
 
     def __post_init__(self) -> None:
         if self.strategy_content != "solution":
-            raise ValueError(
+            raise InputError(
                 f"algorithm opsd shows its guided branch the solution: set strategy_content to 'solution', not "
                 f"{self.strategy_content!r}"
             )

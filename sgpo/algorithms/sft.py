@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from sgpo.algorithms.algorithm import Needs, Scorer, TrainingRow, solution_row
+from sgpo.algorithms.base import Needs, Scorer, TrainingRow, solution_row
 from sgpo.rollouts.groups import RolloutGroup
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sgpo.algorithms.algorithm import Needs, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
+from sgpo.algorithms.base import Needs, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
 from sgpo.objective import distill_weight, select_target
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
 

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sgpo.errors import InputError
+from sgpo.io import counted
 from sgpo.problems import Problem, load_problems
-from sgpo.wording import counted
 
 MAX_TOKENS = 32_768  # of a completion, in the paper
 
@@ -167,22 +168,22 @@ ALL_BENCHMARKS: dict[str, Benchmark | MadeBenchmark] = {**BENCHMARKS, **MADE_BEN
 
 
 def benchmark_names(text: str) -> list[str]:
-    """The names in `math500,aime24`. Raises ValueError for an unknown one, or one named twice."""
+    """The names in `math500,aime24`. Raises InputError for an unknown one, or one named twice."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in ALL_BENCHMARKS:
-            raise ValueError(
+            raise InputError(
                 f"unknown benchmark {name!r}; there are: {', '.join(ALL_BENCHMARKS)} (your own: --problems FILE)"
             )
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"--benchmarks {text!r}: expected different names, separated by commas")
+        raise InputError(f"--benchmarks {text!r}: expected different names, separated by commas")
     return names
 
 
 def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Problem]:
     """The problems of a benchmark, from `data_dir` if given, else from the hub; a made one needs neither.
 
-    Raises ValueError for a file that is missing, has another number of rows, or another content.
+    Raises InputError for a file that is missing, has another number of rows, or another content.
     """
     benchmark = ALL_BENCHMARKS[name]
     if isinstance(benchmark, MadeBenchmark):
@@ -192,14 +193,14 @@ def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Proble
         problems = load_problems(path)
         _check_rows(benchmark, str(path), len(problems))
         if hashlib.sha256(path.read_bytes()).hexdigest() != benchmark.sha256:
-            raise ValueError(
+            raise InputError(
                 f"{path}: not the file of {name} that scores are comparable on (its sha256 is not "
                 f"{benchmark.sha256[:12]}...); get it from {benchmark.source}, or score it as --problems {path}"
             )
         return problems
     hub = benchmark.hub
     if hub is None:
-        raise ValueError(
+        raise InputError(
             f"{name}: not on the hub in this form ({benchmark.about}); give --data-dir with {benchmark.file}, made "
             f"from {benchmark.source}"
         )
@@ -211,7 +212,7 @@ def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Proble
 def _check_rows(benchmark: Benchmark, where: str, rows: int) -> None:
     if rows != benchmark.rows:
         about = f" ({benchmark.about})" if benchmark.about else ""
-        raise ValueError(
+        raise InputError(
             f"{where}: {counted(rows, 'problem')}, {benchmark.name} has {benchmark.rows}{about}; another set "
             "is scored by --problems FILE, under its own name"
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sgpo.errors import InputError
 from sgpo.evaluation.output import EvalOutput, completion_row, score_rows
 from sgpo.evaluation.sampling import Answer, Request, Source, build_requests
 from sgpo.evaluation.store import EvaluationStore
@@ -44,7 +45,7 @@ class EvalSettings:
         self.sampling(self.max_tokens)
 
     def sampling(self, max_tokens: int) -> Sampling:
-        """Raises ValueError for an option out of its range."""
+        """Raises InputError for an option out of its range."""
         return Sampling(max_tokens=max_tokens, temperature=self.temperature, top_p=self.top_p)
 
 
@@ -58,7 +59,7 @@ def evaluate_sets(
 ) -> tuple[dict[str, EvalOutput], list[str]]:
     """Sample what is missing, judge and score; with `out`, keep everything there as it comes.
 
-    Returns the output of each set that has answers, and what went wrong with single completions. Raises ValueError for
+    Returns the output of each set that has answers, and what went wrong with single completions. Raises InputError for
     an `out` that holds something else, for a source that answers nothing, and where no problem has all its samples.
     """
     problems = {each.name: each.problems for each in sets}
@@ -77,7 +78,7 @@ def evaluate_sets(
             if failures and not rows:
                 if outputs:
                     continue  # what the other sets have is shown
-                raise ValueError(f"{each.name}: nothing was answered; {failures[0]}")
+                raise InputError(f"{each.name}: nothing was answered; {failures[0]}")
             output = score_rows(each.problems, rows, verifier, samples=each.samples, seed=settings.seed)
             outputs[each.name] = output
             if store:
@@ -89,7 +90,7 @@ def evaluate_sets(
 def style_of(model: str, given: str | None) -> str:
     """The prompt style: the one given, else that which a run directory was trained with, else `math`.
 
-    Raises ValueError for an unknown style.
+    Raises InputError for an unknown style.
     """
     return prompt_style(given or _style_of_run(model) or "math").name
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import openai
 
+from sgpo.errors import InputError
 from sgpo.evaluation.sampling import Answer, Keep, Request
 from sgpo.rollouts.engine import Sampling
 
@@ -32,7 +33,7 @@ UNREACHED_IN_A_ROW = 10  # requests, after which (and those under way) the serve
 class Endpoint:
     """A served model. `concurrency` requests are under way at once; the key is OPENAI_API_KEY, if it is set.
 
-    Raises ValueError for an address that is none.
+    Raises InputError for an address that is none.
     """
 
     def __init__(self, base_url: str, model: str, *, concurrency: int) -> None:
@@ -41,7 +42,7 @@ class Endpoint:
         except httpx2.InvalidURL:
             valid = False
         if not valid:
-            raise ValueError(f"--base-url {base_url}: not an address; expected one such as http://localhost:8000/v1")
+            raise InputError(f"--base-url {base_url}: not an address; expected one such as http://localhost:8000/v1")
         self.base_url, self.model, self.concurrency = base_url, model, concurrency
         self.without_limit = False
         self.left_to_server: set[str] = set()  # of NEUTRAL, what the server refuses by name
@@ -152,15 +153,15 @@ class Endpoint:
 
 
 def _answer(request: Request, content: bytes, *, max_tokens: int | None, left_to_server: tuple[str, ...]) -> Answer:
-    """The first choice of a chat completion. Raises ValueError for anything else."""
+    """The first choice of a chat completion. Raises InputError for anything else."""
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, RecursionError, LookupError, TypeError):
-        raise ValueError(f"no chat completion: {content[:100]!r}") from None
+        raise InputError(f"no chat completion: {content[:100]!r}") from None
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"no chat completion: {content[:100]!r}")
+        raise InputError(f"no chat completion: {content[:100]!r}")
     usage = reply.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     # Half a surrogate pair cannot be stored. A server that ends within the reasoning gives no content at all.

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.errors import InputError
 from sgpo.evaluation.output import completion_row, describe, merge_equal_answers
 from sgpo.evaluation.scores import score_samples
 from sgpo.problems import Problem
@@ -50,13 +51,13 @@ def evaluate(
     """Sample each problem `samples` times from its plain prompt and score the verdicts.
 
     A completion depends on its problem, its number and `seed` alone, not on what it was batched with. Several processes
-    share the problems: `share` is (this one, how many), `gather` brings what all have sampled. Raises ValueError where
+    share the problems: `share` is (this one, how many), `gather` brings what all have sampled. Raises InputError where
     there is no problem, or an id occurs twice.
     """
     if not problems:
-        raise ValueError("no problems to evaluate on")
+        raise InputError("no problems to evaluate on")
     if len({problem.id for problem in problems}) < len(problems):
-        raise ValueError("two problems of an evaluation have the same id")
+        raise InputError("two problems of an evaluation have the same id")
     process, processes = share
     own = []
     for problem in problems[process::processes]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sgpo.errors import InputError
 from sgpo.evaluation.scores import interval, score_samples
+from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.verifier import Verdict, Verifier
-from sgpo.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,7 @@ def score_rows(
 ) -> EvalOutput:
     """Score the first `samples` judged completions of each problem; a problem that has fewer is missing.
 
-    Raises ValueError where every problem is missing.
+    Raises InputError where every problem is missing.
     """
     by_problem: dict[str, dict[int, Row]] = defaultdict(dict)
     for row in rows:
@@ -76,7 +77,7 @@ def score_rows(
     whole = [problem for problem in problems if all(number in by_problem[problem.id] for number in wanted)]
     if not whole:
         among = counted(len(problems), "problem")
-        raise ValueError(f"none of {among} has all of its samples ({samples} each): nothing to score")
+        raise InputError(f"none of {among} has all of its samples ({samples} each): nothing to score")
     kept = {problem.id: [by_problem[problem.id][number] for number in wanted] for problem in whole}
     kinds = {id_: [row["verdict"] for row in rows] for id_, rows in kept.items()}
     answers = {id_: [row["extracted"] for row in rows] for id_, rows in kept.items()}

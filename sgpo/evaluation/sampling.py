@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import Sampling, decode_completions
@@ -67,13 +68,13 @@ def build_requests(problems: Sequence[Problem], *, samples: int, style: str, see
 class LoadedModel:
     """A Hugging Face model, sampled by `hf` (on the GPU if there is one) or `vllm`, `batch_size` completions at a time.
 
-    `vllm_options` are those of `vllm.LLM`. Raises ValueError for a model that cannot be loaded.
+    `vllm_options` are those of `vllm.LLM`. Raises InputError for a model that cannot be loaded.
     """
 
     def __init__(
         self, model: str, *, batch_size: int, engine: Literal["hf", "vllm"], vllm_options: Mapping[str, Any]
     ) -> None:
-        from sgpo.rollouts.policy import load_tokenizer
+        from sgpo.rollouts.models import load_tokenizer
 
         self.name = model
         self.batch_size = batch_size
@@ -92,7 +93,7 @@ class LoadedModel:
 
         from sgpo.rollouts.engine import end_token_ids
         from sgpo.rollouts.hf import HFEngine
-        from sgpo.rollouts.policy import load_policy
+        from sgpo.rollouts.models import load_policy
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         policy = load_policy(model, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device)
@@ -101,13 +102,13 @@ class LoadedModel:
         return engine, getattr(policy.config, "max_position_embeddings", None)
 
     def token_limit(self, prompts: Sequence[str], max_tokens: int) -> int:
-        """Lower, and says so, where the model's context is shorter. Raises ValueError where a prompt fills it."""
+        """Lower, and says so, where the model's context is shorter. Raises InputError where a prompt fills it."""
         if self.context is None:
             return max_tokens
         longest = max(len(self._ids(prompt)) for prompt in dict.fromkeys(prompts))
         room = self.context - longest
         if room < 1:
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: its context of {self.context} tokens has no room for an answer after the longest "
                 f"prompt ({longest} tokens); choose another model, or leave that problem out"
             )

@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sgpo.errors import InputError
 from sgpo.evaluation.output import EvalOutput, score_rows
-from sgpo.problems import load_problems, read_rows
+from sgpo.io import counted, read_rows
+from sgpo.problems import load_problems
 from sgpo.verifier import Verifier
-from sgpo.wording import counted
 
 
 def score_file(completions: Path, problems: Path, *, samples: int | None = None, seed: int = 0) -> EvalOutput:
@@ -18,7 +19,7 @@ def score_file(completions: Path, problems: Path, *, samples: int | None = None,
     `samples`: the first so many of each problem count, and a problem that has fewer is missing. Without it, every
     problem that occurs must have the same number. Rows that `sgpo eval` wrote (`problem_id`) are read too.
 
-    Raises ValueError that names the file and row: not JSON, no id or completion, an id that is no problem's; and the
+    Raises InputError that names the file and row: not JSON, no id or completion, an id that is no problem's; and the
     problem whose number of completions differs.
     """
     loaded = load_problems(problems)
@@ -30,9 +31,9 @@ def score_file(completions: Path, problems: Path, *, samples: int | None = None,
         id_ = row.get("id", row.get("problem_id"))
         completion = row.get("completion")
         if id_ is None or not isinstance(completion, str):
-            raise ValueError(f"{where}: expected {{'id': ..., 'completion': 'text'}}, found {sorted(row)}")
+            raise InputError(f"{where}: expected {{'id': ..., 'completion': 'text'}}, found {sorted(row)}")
         if (id_ := str(id_)) not in by_id:
-            raise ValueError(f"{where}: no problem {id_!r} in {problems}; score against the file that it was made from")
+            raise InputError(f"{where}: no problem {id_!r} in {problems}; score against the file that it was made from")
         tokens, truncated = row.get("tokens"), row.get("truncated")
         rows.append(
             {
@@ -45,7 +46,7 @@ def score_file(completions: Path, problems: Path, *, samples: int | None = None,
         )
         seen[id_] += 1
     if not rows:
-        raise ValueError(f"{completions}: no completions in it; expected one JSON object per line")
+        raise InputError(f"{completions}: no completions in it; expected one JSON object per line")
     k = samples or _same_count(completions, seen)
     with Verifier() as verifier:
         verdicts = verifier.verify_many([(row["completion"], by_id[row["problem_id"]]) for row in rows])
@@ -57,7 +58,7 @@ def score_file(completions: Path, problems: Path, *, samples: int | None = None,
 def _same_count(completions: Path, seen: Counter[str]) -> int:
     (most, k), (least, fewest) = seen.most_common()[0], seen.most_common()[-1]
     if k != fewest:
-        raise ValueError(
+        raise InputError(
             f"{completions}: problem {most!r} has {counted(k, 'completion')}, problem {least!r} has {fewest}; "
             "--samples K scores the first K of each and counts problems with fewer as missing"
         )

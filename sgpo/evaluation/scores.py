@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgpo.wording import counted
+from sgpo.errors import InputError
+from sgpo.io import counted
 
 VERDICT_KINDS = ("correct", "wrong", "unparsed", "timeout")
 RESAMPLES = 10_000
@@ -64,7 +65,7 @@ def score_samples(
     pass@j for the powers of two up to K and for K. With `answers`, the extracted answers in the same order (None: none
     was found), there is `maj@K` too, see `majority_correct`.
 
-    Raises ValueError: no problems, problems with different numbers of samples, an unknown verdict kind.
+    Raises InputError: no problems, problems with different numbers of samples, an unknown verdict kind.
     """
     k = samples_per_problem(samples)
     correct = np.array([list(kinds).count("correct") for kinds in samples.values()])
@@ -84,20 +85,20 @@ def score_samples(
 
 
 def samples_per_problem(samples: Mapping[str, Sequence[str]]) -> int:
-    """K, the number of samples that every problem has. Raises ValueError where they differ, or for unknown verdicts."""
+    """K, the number of samples that every problem has. Raises InputError where they differ, or for unknown verdicts."""
     if not samples:
-        raise ValueError("no problems to score")
+        raise InputError("no problems to score")
     first, kinds = next(iter(samples.items()))
     for id_, others in samples.items():
         if len(others) != len(kinds):
-            raise ValueError(
+            raise InputError(
                 f"problem {id_!r} has {counted(len(others), 'sample')}, problem {first!r} has {len(kinds)}; "
                 f"every problem needs the same number"
             )
         if unknown := set(others) - set(VERDICT_KINDS):
-            raise ValueError(f"problem {id_!r}: unknown verdict {min(unknown)!r}; known are {', '.join(VERDICT_KINDS)}")
+            raise InputError(f"problem {id_!r}: unknown verdict {min(unknown)!r}; known are {', '.join(VERDICT_KINDS)}")
     if not kinds:
-        raise ValueError(f"problem {first!r} has no samples")
+        raise InputError(f"problem {first!r} has no samples")
     return len(kinds)
 
 
@@ -154,11 +155,11 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float], *, seed: i
     """Compare two runs on the same problems: the scores (0 to 1) per problem of one minus those of the other.
 
     The interval is that of `interval`; the p-value is that of the sign-flip permutation test on the problems'
-    differences: exact up to 13 problems, 10,000 random flips beyond. Raises ValueError where no problem is in both.
+    differences: exact up to 13 problems, 10,000 random flips beyond. Raises InputError where no problem is in both.
     """
     common = sorted(a.keys() & b.keys())
     if not common:
-        raise ValueError("the two have no problem in common, so there is nothing to compare")
+        raise InputError("the two have no problem in common, so there is nothing to compare")
     differences = np.array([a[id_] - b[id_] for id_ in common])
     estimate = interval(differences, seed=seed, lowest=-1.0, highest=1.0)
     return PairedDifference(

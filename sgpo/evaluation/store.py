@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sgpo.files import write_text
+from sgpo.errors import RunDirectoryError
+from sgpo.io import append_jsonl, write_json
 from sgpo.problems import Problem
 
 ROW_FIELDS = {"problem_id", "sample", "completion", "verdict", "extracted", "tokens", "truncated"}
@@ -24,7 +25,7 @@ ROW_FIELDS = {"problem_id", "sample", "completion", "verdict", "extracted", "tok
 class EvaluationStore:
     """The directory of an evaluation with these settings.
 
-    Raises ValueError where the directory holds a training run, or an evaluation with other settings or problems.
+    Raises RunDirectoryError where the directory holds a training run, or an evaluation with other settings or problems.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], problems: Mapping[str, Sequence[Problem]]) -> None:
@@ -37,10 +38,10 @@ class EvaluationStore:
             changed = {key: values for key, values in changed.items() if values[0] != values[1]}
             if changed:
                 what = ", ".join(f"{key} {old!r} (now {new!r})" for key, (old, new) in changed.items())
-                raise ValueError(f"{path}: holds an evaluation with {what}; choose another --out")
+                raise RunDirectoryError(f"{path}: holds an evaluation with {what}; choose another --out")
             for name, digest in digests.items():
                 if before["problems"].get(name, digest) != digest:
-                    raise ValueError(
+                    raise RunDirectoryError(
                         f"{path}: holds an evaluation on other problems named {name!r}; choose another --out"
                     )
             digests = {**before["problems"], **digests}
@@ -50,7 +51,7 @@ class EvaluationStore:
             "evaluation": {"settings": dict(settings), "problems": digests},
             "versions": {name: version(name) for name in ("sgpo", "torch", "transformers", "math-verify")},
         }
-        _write_json(file, config)
+        write_json(file, config)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The completions that are kept already; a last line that was cut off by a kill is taken away."""
@@ -66,20 +67,19 @@ class EvaluationStore:
             except ValueError:
                 row = None
             if not isinstance(row, dict) or not row.keys() >= ROW_FIELDS:
-                raise ValueError(f"{file}, row {number}: no completion of an evaluation; delete the row, or the file")
+                raise RunDirectoryError(
+                    f"{file}, row {number}: no completion of an evaluation; delete the row, or the file"
+                )
             rows.append(row)
         return rows
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep judged completions."""
-        file = self._rows_file(name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write("".join(json.dumps(row) + "\n" for row in rows))
+        append_jsonl(self._rows_file(name), rows)
 
     def write_scores(self, name: str, scores: Mapping[str, Any]) -> None:
         """Write the `eval/*.json`."""
-        _write_json(self._rows_file(name).with_suffix(".json"), scores)
+        write_json(self._rows_file(name).with_suffix(".json"), scores)
 
     def _rows_file(self, name: str) -> Path:
         return self.path / "eval" / f"{name}-step-000000.jsonl"
@@ -91,7 +91,7 @@ def _read_evaluation(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError):
         evaluation = None
     if not isinstance(evaluation, dict) or not evaluation.keys() >= {"settings", "problems"}:
-        raise ValueError(f"{file.parent}: holds another run; choose another --out")
+        raise RunDirectoryError(f"{file.parent}: holds another run; choose another --out")
     return evaluation
 
 
@@ -99,8 +99,3 @@ def _digest(problems: Sequence[Problem]) -> str:
     """Of what is asked and how it is judged; the order does not matter."""
     texts = sorted(json.dumps([p.id, p.problem, p.answer, p.kind]) for p in problems)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(value, indent=2) + "\n")

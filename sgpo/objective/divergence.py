@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sgpo.objective.tiles import (
+from sgpo.objective.logprobs import (
     RunningSoftmax,
     add_product,
     tile_logits,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.strategies import Strategy
 
@@ -151,10 +152,10 @@ def draw_puzzles(
 
     The same arguments give the same puzzles.
 
-    Raises ValueError for an unknown split, and where the family's knobs leave too few different puzzles.
+    Raises InputError for an unknown split, and where the family's knobs leave too few different puzzles.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
+        raise InputError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
     rng = random.Random(f"{family.name}/{split}/{words}/{seed}")
     return list(islice(_new_puzzles(family, rng, split=split, words=words, keep=keep), count))
 
@@ -193,7 +194,7 @@ def _new_puzzles(
             if puzzle.split == split and puzzle.compact.problem not in seen and keep(puzzle):
                 break
         else:
-            raise ValueError(
+            raise InputError(
                 f"puzzles of the family {family.name!r}: only {len(seen)} different ones found for the split "
                 f"{split!r}; ask for fewer, or make them longer"
             )

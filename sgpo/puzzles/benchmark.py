@@ -22,6 +22,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.prompts import strategy_text
 from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, equal_shares, mix_puzzles
@@ -55,7 +56,7 @@ def strategy_benchmark(
     """The splits by name: `pool` problems in `train`, `problems` in each other one. The same arguments give the same.
 
     `style` is that of the solutions. With `held_out="validation"` the other splits are made of puzzles that no test
-    split has, whatever the seeds: to choose settings on. Raises ValueError where there are too few puzzles.
+    split has, whatever the seeds: to choose settings on. Raises InputError where there are too few puzzles.
     """
     splits = {"train": _pool(seed, pool)} | _held_out(seed, problems, held_out)
     return {
@@ -79,7 +80,7 @@ def strategy_warmup(
     """
     words: Mapping[str, Literal["scrambled", "all"]] = {"little": "scrambled", "much": "all"}
     if leak not in words:
-        raise ValueError(f"leak must be one of {', '.join(words)}, got {leak!r}")
+        raise InputError(f"leak must be one of {', '.join(words)}, got {leak!r}")
     return warmup_rows(
         WARMED_UP,
         count,
@@ -108,7 +109,7 @@ def natural_benchmark() -> list[Problem]:
 def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:
     """Diversity: the mean over problems of how many different right completions there are among a problem's samples.
 
-    `rows` are those of an evaluation (`eval/*.jsonl`). Raises ValueError where there are none.
+    `rows` are those of an evaluation (`eval/*.jsonl`). Raises InputError where there are none.
     """
     right: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -116,7 +117,7 @@ def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:
         if row["verdict"] == "correct":
             found.add(" ".join(row["completion"].split()))
     if not right:
-        raise ValueError("no completions: there is no diversity of nothing")
+        raise InputError("no completions: there is no diversity of nothing")
     return sum(map(len, right.values())) / len(right)
 
 

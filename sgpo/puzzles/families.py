@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sgpo.errors import InputError
 from sgpo.puzzles.base import Family
 from sgpo.puzzles.clock import Clock
 from sgpo.puzzles.clues import Clues
@@ -19,10 +20,10 @@ RETENTION_FAMILY = "clock"
 
 
 def select_families(names: Sequence[str] = DEFAULT_FAMILIES) -> list[Family]:
-    """The families of those names. Raises ValueError for an unknown name, a repeated one, or none at all."""
+    """The families of those names. Raises InputError for an unknown name, a repeated one, or none at all."""
     for name in names:
         if name not in FAMILIES:
-            raise ValueError(f"unknown family of puzzles {name!r}; there are: {', '.join(FAMILIES)}")
+            raise InputError(f"unknown family of puzzles {name!r}; there are: {', '.join(FAMILIES)}")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"name one or more different families of puzzles out of: {', '.join(FAMILIES)}")
+        raise InputError(f"name one or more different families of puzzles out of: {', '.join(FAMILIES)}")
     return [FAMILIES[name] for name in names]

@@ -17,7 +17,9 @@ from typing import Any
 
 from transformers.utils import logging
 
-from sgpo.evaluation.comparison import compare_runs
+from sgpo.errors import InputError
+from sgpo.evaluation.compare import compare_runs
+from sgpo.io import read_json, write_json
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.prompts import autonomous_prompt, guided_prompt
 from sgpo.puzzles.base import mix_puzzles
@@ -27,10 +29,10 @@ from sgpo.report import write_report
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
 from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, pass_rate, sample_groups
 from sgpo.rollouts.hf import HFEngine
-from sgpo.rollouts.policy import load_policy, load_tokenizer
+from sgpo.rollouts.models import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
-from sgpo.training.run_directory import RunDirectory, read_json, write_json
+from sgpo.training.run_directory import RunDirectory
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import run_warmup, tokenized_row
 from sgpo.verifier import Verifier
@@ -76,13 +78,13 @@ RUNS: dict[str, dict[str, Any]] = {
 def run_quickstart(out: Path, *, steps: int, seed: int, families: Sequence[str] = DEFAULT_FAMILIES) -> dict[str, Any]:
     """Make puzzles and bank, warm up, train GRPO and SGPO, compare, report: all in `out`.
 
-    Returns the object of `sgpo quickstart --json`. Raises ValueError where `out` holds a quickstart already, and for
+    Returns the object of `sgpo quickstart --json`. Raises InputError where `out` holds a quickstart already, and for
     families that do not exist.
     """
     start = time.perf_counter()
     logging.disable_progress_bar()  # a model this small loads in no time
     if (out / "problems.jsonl").exists() or RunDirectory(out).config_file.exists():
-        raise ValueError(f"{out}: holds a run already; choose another --out or delete it")
+        raise InputError(f"{out}: holds a run already; choose another --out or delete it")
     make_puzzles(out, families, seed=seed)
     warm_up(out, families, seed=seed)
     for name, options in RUNS.items():
@@ -95,7 +97,7 @@ def run_quickstart(out: Path, *, steps: int, seed: int, families: Sequence[str] 
 
 def make_puzzles(out: Path, families: Sequence[str], *, seed: int) -> None:
     """Write `problems.jsonl` to train on with the strategies in `bank.db`, and to evaluate on `fresh.jsonl` and, where
-    no family trains it, `untouched.jsonl`. Raises ValueError for families that do not exist."""
+    no family trains it, `untouched.jsonl`. Raises InputError for families that do not exist."""
     chosen = select_families(families)
     train = mix_puzzles(chosen, TRAIN_PUZZLES, split="train", seed=seed)
     sets = {"problems": train, "fresh": mix_puzzles(chosen, FRESH_PUZZLES, split="fresh", seed=seed)}

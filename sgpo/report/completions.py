@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgpo.report.reading import Run, count_of, evaluation_rows, number_of, rows, text_of
-from sgpo.report.text import shorten
+from sgpo.report.read import Run, count_of, evaluation_rows, number_of, rows, shorten, text_of
 
 MAX_PROBLEMS = 1000
 MAX_BYTES = 14_000_000

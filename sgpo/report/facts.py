@@ -6,10 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sgpo.evaluation.settings import evaluation_settings
-from sgpo.report.alarms import gather_alarms
-from sgpo.report.reading import Run, number_of, series, text_of
-from sgpo.report.text import visible_text
+from sgpo.evaluation.compare import evaluation_settings
+from sgpo.report.read import Run, number_of, series, text_of, visible_text
+from sgpo.report.training import gather_alarms
 
 Fact = tuple[str, list[str]]  # a name, and its value in each run
 

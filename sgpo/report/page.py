@@ -12,8 +12,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sgpo.files import write_text
-from sgpo.report.alarms import gather_alarms
+from sgpo.errors import InputError
+from sgpo.io import counted, write_text
+from sgpo.report.compare import (
+    choose_headline,
+    compare,
+    evaluation_names,
+    final_scores,
+    forest,
+    lede,
+    part_tables,
+    points,
+    title,
+)
 from sgpo.report.completions import (
     MAX_BYTES,
     MAX_PROBLEMS,
@@ -24,14 +35,11 @@ from sgpo.report.completions import (
     read_evaluation_cards,
 )
 from sgpo.report.facts import commands, duration, options_table, origin_facts, phases, run_facts
-from sgpo.report.headline import compare, lede, title
-from sgpo.report.panels import learning_curve, metrics_of, training_sections
 from sgpo.report.plots import Estimate
-from sgpo.report.reading import Run, read_runs
-from sgpo.report.scores import choose_headline, evaluation_names, final_scores, forest, part_tables, points
+from sgpo.report.read import Run, read_runs
+from sgpo.report.strategies import Uplift, measure_uplift
 from sgpo.report.targets import read_targets
-from sgpo.report.uplift import Uplift, measure_uplift
-from sgpo.wording import counted
+from sgpo.report.training import gather_alarms, learning_curve, metrics_of, training_sections
 
 MAX_STRATEGIES = 100
 
@@ -39,10 +47,10 @@ MAX_STRATEGIES = 100
 def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Write the report of one or several run directories (the first is what the others are compared with) to `out`.
 
-    Raises ValueError where a path is no run directory, or `out` is a folder. `out` is written whole or not at all.
+    Raises InputError where a path is no run directory, or `out` is a folder. `out` is written whole or not at all.
     """
     if out.is_dir():
-        raise ValueError(f"{out}: a folder; name the HTML file to write, such as {out / 'report.html'}")
+        raise InputError(f"{out}: a folder; name the HTML file to write, such as {out / 'report.html'}")
     html = render_report(read_runs(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, html)

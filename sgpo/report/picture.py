@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sgpo.report.panels import score_curves
+from sgpo.errors import InputError
+from sgpo.report.compare import choose_headline
 from sgpo.report.plots import LIGHT, curves_figure, style
-from sgpo.report.reading import read_runs
-from sgpo.report.scores import choose_headline
+from sgpo.report.read import read_runs
+from sgpo.report.training import score_curves
 
 PIXELS_PER_UNIT = 2.0  # sharp on dense screens
 
@@ -16,13 +17,13 @@ PIXELS_PER_UNIT = 2.0  # sharp on dense screens
 def save_picture(runs: Sequence[Path], path: Path, *, name: str | None = None) -> Path:
     """Draw the learning curves (avg@k) of run directories on the problem set `name`, by default the report's headline.
 
-    The file's suffix says its format (`.png`, `.svg`, `.pdf`). Raises ValueError where no run was evaluated on it.
+    The file's suffix says its format (`.png`, `.svg`, `.pdf`). Raises InputError where no run was evaluated on it.
     """
     loaded = read_runs(runs)
     headline = choose_headline(loaded, name)
     if headline is None:
         where = "on any problem set" if name is None else f"on {name!r}"
-        raise ValueError(f"none of the runs was evaluated {where}: there is no learning curve to draw")
+        raise InputError(f"none of the runs was evaluated {where}: there is no learning curve to draw")
     curves, x_label = score_curves(loaded, headline.name, headline.metric)
     figure = curves_figure(
         curves,

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sgpo.report.reading import Interval
+from sgpo.report.read import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgpo.report.completions import HEAD, TAIL
-from sgpo.report.reading import Run, number_of, rows, text_of
-from sgpo.report.text import shorten
+from sgpo.report.read import Run, number_of, rows, shorten, text_of
 
 MAX_TARGETS = 12
 MAX_TOKENS = 1500

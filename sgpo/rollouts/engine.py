@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.errors import InputError
 from sgpo.verifier.extract import opened_reasoning
 
 TAG_TOKENS = 16  # more than a reasoning tag and the white space behind it have in any tokenizer
@@ -23,11 +24,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise InputError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+            raise InputError(f"temperature must not be negative, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise InputError(f"top_p must lie in (0, 1], got {self.top_p}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,13 @@ class Engine(Protocol):
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a completion: the tokenizer's and all of the model's generation config.
 
-    Raises ValueError where there is none: a completion could never end.
+    Raises InputError where there is none: a completion could never end.
     """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     ids = {int(token) for token in (tokenizer.eos_token_id, *configured) if token is not None}
     if not ids:
-        raise ValueError(
+        raise InputError(
             f"{tokenizer.name_or_path or 'the tokenizer'}: no eos token in the tokenizer or the model's "
             "generation_config; a completion could never end. Set tokenizer.eos_token and save the tokenizer"
         )

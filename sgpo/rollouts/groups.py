@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Completion, Engine, Sampling, decode_completions
 from sgpo.verifier import Verdict, Verifier
@@ -119,7 +120,7 @@ def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
 def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
     """Give every rollout its verdict and reward, by the verifier or by a user's function `(completion, problem)`.
 
-    Raises ValueError for what is neither a verdict nor a finite number (or NaN: no reward).
+    Raises InputError for what is neither a verdict nor a finite number (or NaN: no reward).
     """
     pairs = list(items)
     if isinstance(verifier, Verifier):
@@ -141,7 +142,7 @@ def _number(reward: Any, problem: Problem) -> float:
         number = math.inf
     # One infinite reward would make every advantage of its group, and then every weight, NaN.
     if math.isinf(number):
-        raise ValueError(
+        raise InputError(
             f"the reward function returned {reward!r} for problem {problem.id!r}; it must return a Verdict or a finite "
             "number (NaN for no reward)"
         )

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from sgpo.errors import InputError
 from sgpo.rollouts.engine import Completion, Sampling, end_token_ids
-from sgpo.rollouts.policy import is_adapter, load_policy, resolve_model
+from sgpo.rollouts.models import is_adapter, load_policy, resolve_model
 
 # Both engines ask for these, so that neither vLLM's defaults nor the model's generation_config decide anything.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -135,7 +136,7 @@ class OfflineVLLM:
 def load_offline_vllm(name: str, tokenizer: PreTrainedTokenizerBase, **options: Any) -> OfflineVLLM:
     """A model by its path, hub id or run directory. vLLM reads weights from a directory: an adapter is merged into one.
 
-    Raises ValueError where vLLM is not installed, or there is no such model.
+    Raises InputError where vLLM is not installed, or there is no such model.
     """
     check_vllm()
     source = resolve_model(name)
@@ -165,11 +166,11 @@ def build_vllm_engine(
 ) -> VLLMEngine:
     """The engine of a policy in training; `max_sequences` completions are sampled at a time.
 
-    Raises ValueError where vLLM is not installed or its server cannot serve a trainer.
+    Raises InputError where vLLM is not installed or its server cannot serve a trainer.
     """
     check_vllm()
     if options.mode == "colocate" and not model.name_or_path:
-        raise ValueError(
+        raise InputError(
             "the vllm engine loads a model by its path or hub id, and this one has none; save it and load it"
         )
     from trl.generation.vllm_generation import VLLMGeneration
@@ -189,7 +190,7 @@ def build_vllm_engine(
     if options.mode == "server" and accelerator.is_main_process:
         mode = generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
         if mode != "processed_logprobs":
-            raise ValueError(
+            raise InputError(
                 f"{options.server_base_url}: this vLLM server gives {mode}, which are not those of the distribution "
                 "that it samples from; restart it with --logprobs-mode processed_logprobs"
             )
@@ -197,9 +198,9 @@ def build_vllm_engine(
 
 
 def check_vllm() -> None:
-    """Raises ValueError where vLLM is not installed."""
+    """Raises InputError where vLLM is not installed."""
     if find_spec("vllm") is None:
-        raise ValueError(
+        raise InputError(
             "the vllm engine needs vLLM, which is not installed; pip install 'sgpo[vllm]' on a machine with a GPU, or "
             "use the hf engine"
         )

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from sgpo.files import write_text
+from sgpo.errors import BankError
+from sgpo.io import write_text
 from sgpo.problems import Problem
 from sgpo.strategies.schema import explain, open_bank_file, transaction
 from sgpo.strategies.strategy import FIELDS, Effect, Leak, Scores, Strategy, read_strategy_file
@@ -31,7 +32,7 @@ class StrategyBank:
     `StrategyBank("bank.db")` opens a bank and makes it where there is none; `create=False` demands that it is there.
     `read_only=True` does so too, and reads a bank where nothing may be written, or on a network file system.
 
-    Raises ValueError that names the file and the mend: no such bank, not a bank, a schema newer than this program's,
+    Raises BankError that names the file and the mend: no such bank, not a bank, a schema newer than this program's,
     a place that cannot be written.
     """
 
@@ -43,12 +44,12 @@ class StrategyBank:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes of the block or none. Raises ValueError that names the bank where SQLite fails."""
+        """All writes of the block or none. Raises BankError that names the bank where SQLite fails."""
         try:
             with transaction(self.db):
                 yield
         except sqlite3.Error as error:
-            raise ValueError(f"{self.path}: {explain(error)}") from None
+            raise BankError(f"{self.path}: {explain(error)}") from None
 
     def close(self) -> None:
         self.db.close()
@@ -79,10 +80,10 @@ class StrategyBank:
         retrieved one (`both`). A retrieved strategy says so: its `problem_id` is that of the problem it was written
         for. `embed` compares texts by their embeddings instead of their words, see `sgpo.strategies.retrieve`.
 
-        Raises ValueError for another `use`.
+        Raises BankError for another `use`.
         """
         if use not in ("own", "retrieved", "both"):
-            raise ValueError(f"use must be 'own', 'retrieved' or 'both', got {use!r}")
+            raise BankError(f"use must be 'own', 'retrieved' or 'both', got {use!r}")
         own = self.get(problem.id) if use != "retrieved" else None
         if own is not None or use == "own":
             return own
@@ -150,17 +151,17 @@ class StrategyBank:
             self.put(strategy, kept)
 
     def drop(self, strategy_id: str) -> None:
-        """Delete a strategy and what was measured of it. Raises ValueError for an unknown id."""
+        """Delete a strategy and what was measured of it. Raises BankError for an unknown id."""
         self._writes += 1
         with self.transaction():
             if not self.db.execute("DELETE FROM strategies WHERE id = ?", (strategy_id,)).rowcount:
-                raise ValueError(f"{self.path}: no strategy with id {strategy_id!r}")
+                raise BankError(f"{self.path}: no strategy with id {strategy_id!r}")
 
     def record_run(self, run: str, effects: Mapping[str, Sequence[int]]) -> None:
         """Keep what a run has measured of strategies, by their ids, in place of what it had measured before.
 
         The counts, in the order of `Effect`, are those of the whole run: one that is resumed says them again. Ids that
-        are no longer in the bank are passed over. Raises ValueError for bad counts.
+        are no longer in the bank are passed over. Raises BankError for bad counts.
         """
         with self.transaction():
             self.db.execute("DELETE FROM run_effects WHERE run = ?", (run,))
@@ -205,21 +206,21 @@ class StrategyBank:
     def export(self, path: str | Path) -> int:
         """Write all strategies, candidates and measured effects too, as JSON Lines; returns how many.
 
-        `import_` into an empty bank gives them all back. The file is written whole or not at all. Raises ValueError
+        `import_` into an empty bank gives them all back. The file is written whole or not at all. Raises BankError
         where it cannot be.
         """
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows()]
         try:
             write_text(Path(path), "".join(lines))
         except OSError as error:
-            raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
+            raise BankError(f"{path}: cannot be written ({error.strerror})") from None
         return len(lines)
 
     def import_(self, path: str | Path) -> int:
         """Read strategies from JSON Lines, all of them or, where a row is bad, none; returns how many.
 
         A row needs `problem_id`, `problem_type`, `approach` and `steps` (a list, or a text with a step per line), and
-        may have every other field that `export` writes. Raises ValueError that names the file and row.
+        may have every other field that `export` writes. Raises BankError that names the file and row.
         """
         rows = read_strategy_file(Path(path))
         with self.transaction():
@@ -239,7 +240,7 @@ def _check_counts(
 ) -> None:
     counts = (guided_passes, guided_total, autonomous_passes, autonomous_total)
     if not 0 <= guided_passes <= guided_total or not 0 <= autonomous_passes <= autonomous_total:
-        raise ValueError(f"strategy {strategy_id!r}: passes must lie between 0 and the total, got {counts}")
+        raise BankError(f"strategy {strategy_id!r}: passes must lie between 0 and the total, got {counts}")
 
 
 def _row(strategy: Strategy) -> dict[str, Any]:

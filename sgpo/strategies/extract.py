@@ -3,6 +3,10 @@
 Per problem: its solution is judged (and sampled where it has none that is correct); candidates are written from it,
 ranked, and put through the leak gate; the best without a leak is kept, all are stored. Every answer is in the bank
 before it is used, so a run that is killed goes on where it was.
+
+A question to the strong model whose answers must be usable: what is not is asked again, at most twice.
+
+The ranking of a strategy by the strong model: four whole numbers from 1 to 5, in a request of its own.
 """
 
 from __future__ import annotations
@@ -12,16 +16,15 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem, without_calculator_marks
-from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, autonomous_prompt, extract_prompt
-from sgpo.strategies.asking import Usable, ask
+from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, ask_again_prompt, autonomous_prompt, extract_prompt, rank_prompt
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.leak import GATE_VERSION, find_leaks
+from sgpo.strategies.leak.gate import GATE_VERSION, find_leaks
 from sgpo.strategies.ledger import Ledger, Outcome, now
-from sgpo.strategies.rank import best, rank
-from sgpo.strategies.reading import StrategyAnswer, read_answer, without_reasoning
+from sgpo.strategies.replies import ScoresAnswer, StrategyAnswer, UnusableAnswerError, read_answer, without_reasoning
 from sgpo.strategies.strategy import Scores, Strategy
 from sgpo.strategies.strong_model import (
     BudgetSpent,
@@ -31,7 +34,96 @@ from sgpo.strategies.strong_model import (
     StrongModel,
     all_or_first_error,
 )
+from sgpo.strategies.wire import Answer
 from sgpo.verifier import Verifier
+
+T = TypeVar("T")
+
+TIMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Usable(Generic[T]):
+    """What an answer says, and the answer."""
+
+    value: T
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Replies(Generic[T]):
+    """The answers that can be used, and of those that could not: how many, why the last one, and its text."""
+
+    usable: list[Usable[T]]
+    unusable: int
+    error: str | None
+    raw: str | None
+
+
+async def ask(
+    model: StrongModel,
+    prompt: str,
+    n: int,
+    *,
+    sampling: Sampling,
+    schema: Schema | None,
+    read: Callable[[str], T],
+) -> Replies[T]:
+    """Up to `n` usable answers. `read` raises UnusableAnswerError for others, which are asked for again, saying why.
+
+    Raises what `StrongModel.sample` raises.
+    """
+    usable: list[Usable[T]] = []
+    unusable, error, raw = 0, None, None
+    question = prompt
+    for time in range(TIMES):
+        missing = n - len(usable)
+        for answer in await model.sample(question, missing, sampling=sampling, schema=schema, draw=time * n):
+            try:
+                usable.append(Usable(read(answer.text), answer))
+            except UnusableAnswerError as failure:
+                unusable, error, raw = unusable + 1, str(failure), answer.text
+        if len(usable) >= n:
+            break
+        question = ask_again_prompt(prompt, error or "it was empty")
+    return Replies(usable, unusable, error, raw)
+
+
+SAMPLING = Sampling(temperature=0.0)
+
+_SCORE = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
+_CRITERIA = ("faithful", "general", "actionable", "leak_free")
+RANK_SCHEMA = Schema(
+    name="scores",
+    schema={
+        "type": "object",
+        "properties": dict.fromkeys(_CRITERIA, _SCORE),
+        "required": list(_CRITERIA),
+        "additionalProperties": False,
+    },
+)
+
+
+async def rank(model: StrongModel, problem: str, solution: str, strategy: Strategy) -> Usable[Scores] | None:
+    """The scores of a strategy; None where the model gave none that could be used."""
+    replies = await ask(
+        model, rank_prompt(problem, solution, strategy), 1, sampling=SAMPLING, schema=RANK_SCHEMA, read=_read
+    )
+    return replies.usable[0] if replies.usable else None
+
+
+def best(strategies: Sequence[Strategy]) -> Strategy | None:
+    """The strategy with the highest total among those without a leak, without a floor; the first of equals.
+
+    One that could not be ranked comes after all that could.
+    """
+    clean = [strategy for strategy in strategies if strategy.leaks == ()]
+    return max(clean, key=lambda strategy: strategy.scores.total if strategy.scores else 0, default=None)
+
+
+def _read(text: str) -> Scores:
+    return Scores(**read_answer(text, ScoresAnswer).model_dump())
+
 
 MAX_SOLUTION_CHARS = 32_000  # about 10,000 tokens; see `cut_solution`
 CUT_MARK = "\n\n[... {count:,} characters left out ...]\n\n"
@@ -106,9 +198,9 @@ async def extract_strategies(
     ValueError for no candidates, problems none of which has a solution (without `solve`), a bank that is not writable.
     """
     if candidates < 1:
-        raise ValueError(f"candidates must be at least 1, got {candidates}")
+        raise InputError(f"candidates must be at least 1, got {candidates}")
     if not solve and not any(problem.solution for problem in problems):
-        raise ValueError("no problem has a solution to extract from; name the field that holds it, or pass --solve")
+        raise InputError("no problem has a solution to extract from; name the field that holds it, or pass --solve")
     run = _Run(bank, model, verifier, candidates, solve, Extraction(problems=len(problems)))
     waiting = iter(problems)
 

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sgpo.errors import InputError
+from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import Extraction, extract_strategies
@@ -20,7 +22,6 @@ from sgpo.strategies.ledger import Ledger
 from sgpo.strategies.strong_model import EndpointFailed, StrongModel
 from sgpo.strategies.wire import Prices
 from sgpo.verifier import Verifier
-from sgpo.wording import counted
 
 
 def run_extraction(
@@ -39,7 +40,7 @@ def run_extraction(
 ) -> dict[str, Any]:
     """Extract into the bank at `bank`; the report with what it took, as a JSON object.
 
-    Raises ValueError in one line, an endpoint that is of no use included; what is finished is in the bank then.
+    Raises InputError in one line, an endpoint that is of no use included; what is finished is in the bank then.
     """
     key = os.environ.get("OPENAI_API_KEY", "")
     started = time.monotonic()
@@ -77,7 +78,7 @@ def run_extraction(
             return asyncio.run(run(opened))
         except EndpointFailed as failure:
             kept = f"{bank} has strategies for {counted(len(opened), 'problem')}"
-            raise ValueError(f"{failure}; {kept}, nothing is lost") from None
+            raise InputError(f"{failure}; {kept}, nothing is lost") from None
 
 
 def _progress() -> Progress:

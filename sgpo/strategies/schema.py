@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sgpo.errors import BankError
+
 # Entry i takes a bank from version i to i + 1. Never change one that was released: append.
 MIGRATIONS = (
     """
@@ -81,7 +83,7 @@ BUSY_SECONDS = 60.0
 
 
 def open_bank_file(path: Path, *, create: bool, read_only: bool = False) -> sqlite3.Connection:
-    """Open a bank's database, making or migrating its tables. Raises ValueError as `StrategyBank` says."""
+    """Open a bank's database, making or migrating its tables. Raises BankError as `StrategyBank` says."""
     _check_place(path, create)
     db = None
     try:
@@ -107,7 +109,7 @@ def open_bank_file(path: Path, *, create: bool, read_only: bool = False) -> sqli
     except sqlite3.Error as error:
         if db:
             db.close()
-        raise ValueError(f"{path}: {explain(error)}") from None
+        raise BankError(f"{path}: {explain(error)}") from None
     except ValueError:
         if db:
             db.close()
@@ -129,16 +131,16 @@ def _check_place(path: Path, create: bool) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if not create:
-            raise ValueError(
+            raise BankError(
                 f"{path}: no such strategy bank; `sgpo strategies import FILE --bank {path}` makes one"
             ) from None
         if not path.parent.is_dir():
-            raise ValueError(f"{path}: its folder {path.parent} does not exist; make it first") from None
+            raise BankError(f"{path}: its folder {path.parent} does not exist; make it first") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be opened ({error.strerror})") from None
+        raise BankError(f"{path}: cannot be opened ({error.strerror})") from None
     else:
         if not stat.S_ISREG(mode):
-            raise ValueError(f"{path}: not a file; a bank is one SQLite file")
+            raise BankError(f"{path}: not a file; a bank is one SQLite file")
 
 
 @contextmanager
@@ -187,11 +189,9 @@ def _check_version(db: sqlite3.Connection, path: Path, create: bool) -> int:
     ).fetchone()
     if application != APPLICATION_ID and not (create and version == tables == 0):
         kind = "a SQLite file" if tables else "an empty file"
-        raise ValueError(
-            f"{path}: {kind}, but no strategy bank; `sgpo strategies import FILE --bank BANK.db` makes one"
-        )
+        raise BankError(f"{path}: {kind}, but no strategy bank; `sgpo strategies import FILE --bank BANK.db` makes one")
     if version > len(MIGRATIONS):
-        raise ValueError(
+        raise BankError(
             f"{path}: a bank of schema version {version}, but this sgpo knows versions up to {len(MIGRATIONS)}; "
             f"upgrade sgpo to read it"
         )

@@ -11,6 +11,8 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sgpo.errors import InputError
+
 T = TypeVar("T")
 
 _NUMBERING = re.compile(r"^\s*(?:step\s+)?(?:\d+\s*[.):]|[-*•])\s+", re.IGNORECASE)
@@ -71,7 +73,7 @@ class Strategy:
     measured effect. `leaks` is None until a gate has looked, then what it found; `reviewed` is when a person accepted
     it. The rest says where it came from.
 
-    Raises ValueError for a field that is missing or of the wrong type.
+    Raises InputError for a field that is missing or of the wrong type.
     """
 
     problem_id: str
@@ -96,14 +98,14 @@ class Strategy:
         for name in ("problem_id", "problem_type", "approach", "when_to_use", "id"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise ValueError(f"{name!r} must be text, got {_json_type(value)}")
+                raise InputError(f"{name!r} must be text, got {_json_type(value)}")
             if not value.strip() and name in ("problem_id", "problem_type"):
-                raise ValueError(f"{name!r} is empty")
+                raise InputError(f"{name!r} is empty")
         object.__setattr__(self, "steps", _step_tuple(self.steps))
         try:
             "".join((self.problem_id, self.id, *self.steps, *self.text[:2], self.when_to_use)).encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError("a text with half a surrogate pair, which is no valid Unicode") from None
+            raise InputError("a text with half a surrogate pair, which is no valid Unicode") from None
         if not self.id:
             text = json.dumps([self.problem_id, self.problem_type, self.approach, self.steps, self.when_to_use])
             object.__setattr__(self, "id", "s-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16])
@@ -126,16 +128,16 @@ REQUIRED_FIELDS = ("problem_id", "problem_type", "approach", "steps")
 def strategy_from_json(row: Mapping[str, Any], *, also: Iterable[str] = ()) -> Strategy:
     """The strategy that a JSON object holds. `steps` is a list of texts, or one text with a step per line.
 
-    Fields beyond a strategy's and those in `also` are left aside, as in problem files. Raises ValueError: a field that
+    Fields beyond a strategy's and those in `also` are left aside, as in problem files. Raises InputError: a field that
     is missing, of the wrong type, or all but named like a known one.
     """
     for name in REQUIRED_FIELDS:
         if row.get(name) is None:
-            raise ValueError(f"no {name!r}; a strategy needs {', '.join(REQUIRED_FIELDS)}")
+            raise InputError(f"no {name!r}; a strategy needs {', '.join(REQUIRED_FIELDS)}")
     known = (*FIELDS, *also)
     for name in row:
         if name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85)):
-            raise ValueError(f"unknown field {name!r}; did you mean {near[0]!r}?")
+            raise InputError(f"unknown field {name!r}; did you mean {near[0]!r}?")
     values = {name: row[name] for name in FIELDS if row.get(name) is not None}
     values["problem_id"] = str(row["problem_id"])
     if isinstance(row["steps"], str):
@@ -144,16 +146,16 @@ def strategy_from_json(row: Mapping[str, Any], *, also: Iterable[str] = ()) -> S
         values["scores"] = _record(Scores, values["scores"], "scores", int)
     if "leaks" in values:
         if not isinstance(values["leaks"], list):
-            raise ValueError(f"'leaks' must be a list, got {_json_type(values['leaks'])}")
+            raise InputError(f"'leaks' must be a list, got {_json_type(values['leaks'])}")
         values["leaks"] = tuple(_record(Leak, leak, "leaks", str) for leak in values["leaks"])
     for name, types in _OPTIONAL_TYPES.items():
         if name in values and (not isinstance(values[name], types) or isinstance(values[name], bool)):
-            raise ValueError(f"{name!r} has the wrong type: {_json_type(values[name])}")
+            raise InputError(f"{name!r} has the wrong type: {_json_type(values[name])}")
     return Strategy(**values)
 
 
 def effect_from_json(value: Any) -> Effect:
-    """The measured effect that a JSON object holds. Raises ValueError for anything else."""
+    """The measured effect that a JSON object holds. Raises InputError for anything else."""
     return _record(Effect, value, "effect", int)
 
 
@@ -165,15 +167,15 @@ def steps_from_text(text: str) -> list[str]:
 def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]:
     """The strategies of a JSON Lines file, with whether each is kept and what was measured of it, if the file says.
 
-    Raises ValueError that names the file and row: no such file, no rows, not JSON, a field that is missing or wrong,
+    Raises InputError that names the file and row: no such file, no rows, not JSON, a field that is missing or wrong,
     two strategies with one id or two kept for one problem.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     rows: list[tuple[Strategy, bool, Effect | None]] = []
     seen: dict[tuple[str, str], int] = {}
     for number, line in enumerate(lines, start=1):
@@ -182,17 +184,17 @@ def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]
         try:
             strategy, kept, effect = _read_row(line)
         except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}; nothing was imported") from None
+            raise InputError(f"{path}, row {number}: {error}; nothing was imported") from None
         for key in [("strategy id", strategy.id)] + [("kept strategy for problem", strategy.problem_id)] * kept:
             if key in seen:
-                raise ValueError(
+                raise InputError(
                     f"{path}, row {number}: a second {key[0]} {key[1]!r}, the first is in row {seen[key]}; "
                     f"nothing was imported"
                 )
             seen[key] = number
         rows.append((strategy, kept, effect))
     if not rows:
-        raise ValueError(f"{path}: no strategies in it; expected one JSON object per line")
+        raise InputError(f"{path}: no strategies in it; expected one JSON object per line")
     return rows
 
 
@@ -200,12 +202,12 @@ def _read_row(line: str) -> tuple[Strategy, bool, Effect | None]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None
+        raise InputError(f"not JSON ({error.msg})") from None
     if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
+        raise InputError("not a JSON object")
     kept, effect = row.get("kept", True), row.get("effect")
     if not isinstance(kept, bool):
-        raise ValueError("'kept' must be true or false")
+        raise InputError("'kept' must be true or false")
     strategy = strategy_from_json(row, also=("kept", "effect"))
     return strategy, kept, None if effect is None else effect_from_json(effect)
 
@@ -224,18 +226,18 @@ _OPTIONAL_TYPES: dict[str, type | tuple[type, ...]] = {
 
 def _step_tuple(steps: Any) -> tuple[str, ...]:
     if isinstance(steps, str) or not isinstance(steps, list | tuple) or not all(isinstance(s, str) for s in steps):
-        raise ValueError(f"'steps' must be a list of texts, got {_json_type(steps)}")
+        raise InputError(f"'steps' must be a list of texts, got {_json_type(steps)}")
     if not steps or not all(step.strip() for step in steps):
-        raise ValueError("'steps' holds no step or an empty one")
+        raise InputError("'steps' holds no step or an empty one")
     return tuple(steps)
 
 
 def _record(kind: type[T], value: Any, name: str, type_: type) -> T:
     expected = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping) or sorted(value) != sorted(expected):
-        raise ValueError(f"{name!r} must be an object with {', '.join(expected)}")
+        raise InputError(f"{name!r} must be an object with {', '.join(expected)}")
     if any(not isinstance(v, type_) or isinstance(v, bool) for v in value.values()):
-        raise ValueError(f"{name!r} has a value that is no {'whole number' if type_ is int else 'text'}")
+        raise InputError(f"{name!r} has a value that is no {'whole number' if type_ is int else 'text'}")
     return kind(**value)
 
 

@@ -20,6 +20,8 @@ from weakref import WeakValueDictionary
 import httpx2
 import openai
 
+from sgpo.errors import InputError
+from sgpo.io import counted
 from sgpo.strategies.wire import (
     Answer,
     BoundedTransport,
@@ -29,7 +31,6 @@ from sgpo.strategies.wire import (
     read_answers,
     retry_after,
 )
-from sgpo.wording import counted
 
 ATTEMPTS = 6  # per request, where the server may recover
 ATTEMPTS_AT_FIRST = 4  # where it has never answered yet
@@ -114,7 +115,7 @@ class StrongModel:
     `max_tokens` are the budget of this run: no request is sent once they are reached, those under way are finished.
     `pause` seconds follow a first failure, twice as many the next one.
 
-    Raises ValueError for an address that is none.
+    Raises InputError for an address that is none.
     """
 
     base_url: str
@@ -145,9 +146,9 @@ class StrongModel:
         except httpx2.InvalidURL:
             valid = False
         if not valid:
-            raise ValueError(f"{self.base_url}: not an address; expected one such as http://localhost:8000/v1")
+            raise InputError(f"{self.base_url}: not an address; expected one such as http://localhost:8000/v1")
         if not self.key.isascii() or not self.key.strip().isprintable():
-            raise ValueError("the key in OPENAI_API_KEY holds characters that no key has")
+            raise InputError("the key in OPENAI_API_KEY holds characters that no key has")
         self._slots = asyncio.Semaphore(self.concurrency)
         self._stopping = asyncio.Event()
         self._locks = WeakValueDictionary()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
+from sgpo.errors import InputError
 from sgpo.prompts import prompt_style
 from sgpo.rollouts.engines import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
@@ -23,7 +24,7 @@ class SGPOConfig(TrainingArguments):
     `per_device_train_batch_size` counts PROBLEMS, where TRL counts completions: with `num_autonomous=8` and
     `num_guided=4`, a batch of 16 problems samples 192 completions. `output_dir` is the run directory.
 
-    Raises ValueError for an option out of its range.
+    Raises InputError for an option out of its range.
     """
 
     # Defaults that differ from TrainingArguments.
@@ -219,54 +220,54 @@ class SGPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
-            raise ValueError(NO_TOKEN)
+            raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
         prompt_style(self.prompt_style)
         for name, low in _AT_LEAST.items():
             if not getattr(self, name) >= low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}{_WHY.get(name, '')}")
+                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}{_WHY.get(name, '')}")
         if self.dynamic_sampling and self.num_iterations > 1:
-            raise ValueError(
+            raise InputError(
                 f"dynamic_sampling={self.dynamic_sampling} needs num_iterations=1, got {self.num_iterations}: later "
                 "updates repeat the problems that it replaced"
             )
         if self.top_p != 1.0:
-            raise ValueError(
+            raise InputError(
                 f"top_p must be 1 in training, got {self.top_p}: tokens outside the cut would bias the importance ratio"
             )
         if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive in training, got {self.temperature}")
+            raise InputError(f"temperature must be positive in training, got {self.temperature}")
         if not 0 < self.eval_top_p <= 1:
-            raise ValueError(f"eval_top_p must lie in (0, 1], got {self.eval_top_p}")
+            raise InputError(f"eval_top_p must lie in (0, 1], got {self.eval_top_p}")
         if self.kl_clip is not None and not self.kl_clip > 0:
-            raise ValueError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
+            raise InputError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
         if not 0 < self.distill_token_share <= 1:
-            raise ValueError(f"distill_token_share must lie in (0, 1], got {self.distill_token_share}")
+            raise InputError(f"distill_token_share must lie in (0, 1], got {self.distill_token_share}")
         if not 0 <= self.guide_decay < 1:
-            raise ValueError(f"guide_decay must lie in [0, 1), got {self.guide_decay}")
+            raise InputError(f"guide_decay must lie in [0, 1), got {self.guide_decay}")
         if not self.distill_weight_smoothing > 0 or math.isnan(self.distill_weight_smoothing):
-            raise ValueError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
+            raise InputError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
         if not self.vllm_importance_sampling_clip_max > 0:
-            raise ValueError(
+            raise InputError(
                 f"vllm_importance_sampling_clip_max must be positive, got {self.vllm_importance_sampling_clip_max}"
             )
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
-            raise ValueError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}")
+            raise InputError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}")
         if not 0 <= self.wrong_strategy_share <= 1:
-            raise ValueError(f"wrong_strategy_share must lie in [0, 1], got {self.wrong_strategy_share}")
+            raise InputError(f"wrong_strategy_share must lie in [0, 1], got {self.wrong_strategy_share}")
         if self.wrong_strategy_share and self.strategy_content != "own":
-            raise ValueError(
+            raise InputError(
                 f"wrong_strategy_share={self.wrong_strategy_share} needs strategy_content='own', got "
                 f"{self.strategy_content!r}"
             )
         if not self.off_policy_shaping > 0 or math.isnan(self.off_policy_shaping):
-            raise ValueError(f"off_policy_shaping must be positive, got {self.off_policy_shaping}")
+            raise InputError(f"off_policy_shaping must be positive, got {self.off_policy_shaping}")
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
         if self.eval_max_tokens < 1:
-            raise ValueError(f"eval_max_tokens must be at least 1, got {self.eval_max_tokens}")
+            raise InputError(f"eval_max_tokens must be at least 1, got {self.eval_max_tokens}")
         super().__post_init__()
 
     def to_dict(self) -> dict[str, Any]:

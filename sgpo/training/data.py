@@ -1,17 +1,62 @@
-"""What the trainer is fed: problems from lists and datasets, and their order."""
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups without a gradient give way to other problems.
+
+A group that all fails or all passes has no advantage, so a batch with many of them has a small and noisy gradient. DAPO
+samples on until the batch is full; here that has a limit, and what was sampled in vain counts as completions too. A
+group has a signal where any of its training rows has a gradient: with SGPO a target is one, also where all fail alone.
+
+Batches by tokens instead of by rows: the memory of a forward follows the budget, not the longest group.
+
+What the trainer is fed: problems from lists and datasets, and their order.
+
+What a policy is shown when it is guided: a problem's strategy, or what an ablation puts in its place.
+
+Problems made ready for training: every prompt encoded once, what is too long left out and counted.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Literal
 
 from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
 
+from sgpo.algorithms import Algorithm, TrainingRow
+from sgpo.errors import InputError
+from sgpo.io import counted
 from sgpo.problems import Problem, problem_from_row
-from sgpo.rollouts.groups import seed_of
+from sgpo.prompts import autonomous_prompt, guided_prompt, solution_guided_prompt
+from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.groups import PromptIds, RolloutGroup, seed_of
+from sgpo.strategies.bank import StrategyBank
+from sgpo.strategies.strategy import Strategy
+from sgpo.training.config import SGPOConfig
+
+# A batch ends where rows get shorter than this part of its longest: on a CPU padding costs more than another forward
+# (docs/results/performance.md), and a large batch on a GPU has enough to do in any case.
+LEAST_FILLED = 0.75
+
+
+def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """The rows' indices in batches whose padded size, rows x the longest of them, is at most `max_tokens`.
+
+    A row longer than that is a batch of its own. Rows of like length share a batch, so at most a quarter of it is
+    padding; the longest come first, so that what does not fit in memory fails at once.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and (len(batches[-1]) + 1) * longest <= max_tokens and lengths[i] >= LEAST_FILLED * longest:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
 
 
 class WindowSampler(Sampler[int]):
@@ -39,7 +84,7 @@ class WindowSampler(Sampler[int]):
 
 
 def as_problems(dataset: Any, name: str) -> list[Problem]:
-    """The problems of a list or datasets.Dataset. Raises ValueError for a bad row or an id that occurs twice."""
+    """The problems of a list or datasets.Dataset. Raises InputError for a bad row or an id that occurs twice."""
     if dataset is None:
         return []
     problems = [
@@ -49,16 +94,272 @@ def as_problems(dataset: Any, name: str) -> list[Problem]:
     ids = Counter(problem.id for problem in problems)
     repeated = [id_ for id_, count in ids.items() if count > 1]
     if repeated:
-        raise ValueError(f"{name}: the id {repeated[0]!r} occurs {ids[repeated[0]]} times; ids must be unique")
+        raise InputError(f"{name}: the id {repeated[0]!r} occurs {ids[repeated[0]]} times; ids must be unique")
     return problems
 
 
 def evaluation_sets(dataset: Any) -> dict[str, list[Problem]]:
-    """Evaluation sets by name; a single one is called `eval`. Raises ValueError for an empty one."""
+    """Evaluation sets by name; a single one is called `eval`. Raises InputError for an empty one."""
     if dataset is None:
         return {}
     named = dataset if isinstance(dataset, Mapping) else {"eval": dataset}
     sets = {name: as_problems(problems, f"eval_dataset {name!r}") for name, problems in named.items()}
     if empty := [name for name, problems in sets.items() if not problems]:
-        raise ValueError(f"eval_dataset {empty[0]!r} holds no problems")
+        raise InputError(f"eval_dataset {empty[0]!r} holds no problems")
     return sets
+
+
+Content = Literal["own", "other", "empty", "solution"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """A guided prompt, and the strategy in it (None: it holds none)."""
+
+    prompt: str
+    strategy: Strategy | None
+
+
+@dataclass(frozen=True, slots=True)
+class _KindAlone:
+    """A strategy that says no more than what kind of problem it is for."""
+
+    problem_type: str
+    approach: str = ""
+    steps: tuple[str, ...] = ()
+
+
+def guidance_for(
+    problems: Sequence[Problem],
+    bank: StrategyBank | None,
+    *,
+    use: Literal["own", "retrieved", "both"],
+    content: Content,
+    wrong_share: float,
+    style: str,
+    seed: int,
+) -> dict[str, Guidance]:
+    """The guidance of every problem that has one, by id.
+
+    `content`: the problem's `own` strategy; that of some `other` problem; its own with the kind of problem alone in it
+    (`empty`); or the `solution` in the strategy's place. With `own`, a `wrong_share` of the problems, chosen at random,
+    is given another problem's strategy for the whole run.
+
+    Raises InputError where another problem's strategy is asked for and all of them say the same.
+    """
+    if content == "solution":
+        return {
+            problem.id: Guidance(solution_guided_prompt(problem.problem, problem.solution, style=style), None)
+            for problem in problems
+            if problem.solution is not None
+        }
+    found = {problem.id: bank.for_problem(problem, use=use) for problem in problems} if bank is not None else {}
+    strategies = {id_: strategy for id_, strategy in found.items() if strategy is not None}
+    if content == "empty":
+        return {
+            problem.id: Guidance(
+                guided_prompt(problem.problem, _KindAlone(strategies[problem.id].problem_type), style=style), None
+            )
+            for problem in problems
+            if problem.id in strategies
+        }
+    wrong = set(strategies) if content == "other" else _wrong_ids(strategies, wrong_share, seed)
+    shown = {id_: _other(id_, strategies, seed) if id_ in wrong else s for id_, s in strategies.items()}
+    return {
+        problem.id: Guidance(guided_prompt(problem.problem, shown[problem.id], style=style), shown[problem.id])
+        for problem in problems
+        if problem.id in shown
+    }
+
+
+def _wrong_ids(strategies: Mapping[str, Strategy], share: float, seed: int) -> set[str]:
+    """Those with the smallest random numbers: a larger share contains a smaller one."""
+    order = sorted(strategies, key=lambda id_: seed_of(seed, "wrong strategy", id_))
+    return set(order[: round(share * len(order))])
+
+
+def _other(id_: str, strategies: Mapping[str, Strategy], seed: int) -> Strategy:
+    """Another problem's strategy, one that does not say the same."""
+    rng = random.Random(seed_of(seed, "other strategy", id_))
+    candidates = list(strategies.values())
+    rng.shuffle(candidates)
+    for candidate in candidates:
+        if candidate.text != strategies[id_].text:
+            return candidate
+    raise InputError(
+        f"no other strategy for problem {id_!r}: all {len(candidates)} say the same; leave strategy_content at 'own' "
+        "and wrong_strategy_share at 0"
+    )
+
+
+logger = logging.getLogger("sgpo")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """The problems to train on, the prompts of each by its id, the strategies in them by theirs, and counts."""
+
+    problems: list[Problem] = field(default_factory=list)
+    groups: dict[str, RolloutGroup] = field(default_factory=dict)
+    strategies: dict[str, Strategy] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def prepare_problems(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    args: SGPOConfig,
+    *,
+    bank: StrategyBank | None,
+    algorithm: Algorithm,
+) -> Prepared:
+    """Encode every prompt, and the solutions where `algorithm` needs them; leave out what is too long, and count it.
+
+    Raises InputError where nothing is left.
+    """
+
+    def encode(text: str) -> PromptIds:
+        return PromptIds(text, encode_prompt(tokenizer, text))
+
+    names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
+    counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
+    prepared = Prepared(counts=counts)
+    guides = algorithm.num_guided > 0 or algorithm.needs.guided_prompts
+    guidance = (
+        guidance_for(
+            problems,
+            bank,
+            use=args.strategies,
+            content=args.strategy_content,
+            wrong_share=args.wrong_strategy_share,
+            style=args.prompt_style,
+            seed=args.seed,
+        )
+        if guides
+        else {}
+    )
+    if algorithm.needs.solutions:
+        counts["without_solution"] = 0
+    for problem in problems:
+        prompt = encode(autonomous_prompt(problem.problem, style=args.prompt_style))
+        if len(prompt.ids) > args.max_prompt_length:
+            counts["too_long"] += 1
+            continue
+        group = RolloutGroup(problem, prompt)
+        prepared.problems.append(problem)
+        prepared.groups[problem.id] = group
+        if algorithm.needs.solutions:
+            group.solution_ids = _solution_ids(problem, tokenizer, args.max_completion_length)
+            counts["without_solution"] += group.solution_ids is None
+        if not guides:
+            continue
+        shown = guidance.get(problem.id)
+        if shown is None:
+            counts["without_strategy"] += 1
+            continue
+        guided = encode(shown.prompt)
+        if len(guided.ids) > args.max_prompt_length:
+            counts["guided_prompt_too_long"] += 1
+            continue
+        group.guided_prompt = guided
+        if shown.strategy is not None:
+            counts["retrieved"] += shown.strategy.problem_id != problem.id
+            group.strategy_id = shown.strategy.id
+            prepared.strategies[shown.strategy.id] = shown.strategy
+    if problems and not prepared.problems:
+        raise InputError(
+            f"the prompts of all {counted(len(problems), 'problem')} are longer than "
+            f"max_prompt_length={args.max_prompt_length}; raise it"
+        )
+    if prepared.problems and counts.get("without_solution") == len(prepared.problems):
+        raise InputError(
+            f"algorithm {args.algorithm} learns from solutions, and none of "
+            f"{counted(len(prepared.problems), 'problem')} has one of at most "
+            f"max_completion_length={args.max_completion_length} tokens"
+        )
+    if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
+        logger.warning(
+            "of %s %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
+            "%d that have no strategy, %d with a guided prompt that is too long",
+            *(counted(counts["problems"], "problem"), counts["too_long"], args.max_prompt_length),
+            *(counts["without_strategy"], counts["guided_prompt_too_long"]),
+        )
+    unguided = counts["without_strategy"] == len(prepared.problems) > 0
+    if bank is not None and unguided and args.strategy_content != "solution":
+        its = next((f"{strategy.problem_id!r}" for strategy in bank), "none")
+        logger.warning(
+            "%s holds no strategy for any of these problems, so nothing is guided: its problem ids (such as %s) must "
+            "be those of the problem file (such as %r)",
+            *(bank.path, its, prepared.problems[0].id),
+        )
+    return prepared
+
+
+def longest_sequence(
+    args: SGPOConfig, evaluation_sets: Mapping[str, Sequence[Problem]], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """The tokens of the longest prompt and completion together that a run may ask its engine for."""
+    assert args.eval_max_tokens is not None
+    evaluated = [
+        len(encode_prompt(tokenizer, autonomous_prompt(problem.problem, style=args.prompt_style)))
+        for problems in evaluation_sets.values()
+        for problem in problems
+    ]
+    return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])
+
+
+def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
+    """The strong model's solution with the end token; None where there is none, or it is longer than a completion."""
+    if problem.solution is None:
+        return None
+    ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id] if len(ids) < max_length else None
+
+
+Collect = Callable[[Sequence[Problem]], tuple[list[RolloutGroup], list[TrainingRow]]]
+
+
+def reserve_problems(problems: Sequence[Problem], batch_ids: set[str], *, seed: int, step: int) -> Iterator[Problem]:
+    """All problems that are not in the batch, in an order that follows from seed and step: a resumed run, and every
+    process of a run, draws the same."""
+    others = [problem for problem in problems if problem.id not in batch_ids]
+    random.Random(seed_of(seed, "reserve", step)).shuffle(others)
+    return iter(others)
+
+
+def replace_without_signal(
+    groups: list[RolloutGroup],
+    rows: list[TrainingRow],
+    reserve: Iterator[Problem],
+    collect: Collect,
+    *,
+    rounds: int,
+    share: Callable[[int], tuple[int, int]],
+) -> tuple[list[RolloutGroup], list[TrainingRow], list[RolloutGroup]]:
+    """Replace groups without a signal, in at most `rounds` rounds; what is left over stays.
+
+    `collect` samples problems and returns their groups and training rows. `share` turns the number of groups that this
+    process wants to replace into those that the processes before it want, and all of them: each draws its own part of
+    the reserve, and all run as many rounds as the one that needs most. The problems that are sampled do not depend on
+    the number of processes; which of the groups without a signal stay does.
+
+    Returns the batch's groups and rows, and every group that was sampled beyond the first ones.
+    """
+    groups, extra = list(groups), []
+    for _ in range(rounds):
+        silent = sorted(set(range(len(groups))) - _with_signal(rows))
+        before, everyone = share(len(silent))
+        drawn = list(islice(reserve, everyone))
+        if not drawn:
+            break
+        fresh, fresh_rows = collect(drawn[before : before + len(silent)])
+        extra += fresh
+        for place, number in zip(silent, sorted(_with_signal(fresh_rows)), strict=False):
+            groups[place] = fresh[number]
+            rows = [row for row in rows if row.problem_index != place]
+            rows += [replace(row, problem_index=place) for row in fresh_rows if row.problem_index == number]
+    return groups, rows, extra
+
+
+def _with_signal(rows: Sequence[TrainingRow]) -> set[int]:
+    return {row.problem_index for row in rows if row.pulls}

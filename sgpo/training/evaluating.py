@@ -10,13 +10,14 @@ from accelerate.utils import gather_object
 from transformers import TrainerControl
 from transformers.trainer_utils import speed_metrics
 
+from sgpo.errors import InputError
 from sgpo.evaluation.evaluate import evaluate
+from sgpo.io import write_json, write_jsonl
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Engine, Sampling
 from sgpo.rollouts.groups import RewardFunction
 from sgpo.training.data import evaluation_sets
-from sgpo.training.resumable import ResumableTrainer
-from sgpo.training.run_directory import write_json, write_jsonl
+from sgpo.training.resume import ResumableTrainer
 from sgpo.verifier import Verifier
 
 
@@ -41,7 +42,7 @@ class EvaluatingTrainer(ResumableTrainer):
         """
         sets = self.eval_problems if eval_dataset is None else evaluation_sets(eval_dataset)
         if not sets:
-            raise ValueError("nothing to evaluate on: pass eval_dataset, a list of problems or several by name")
+            raise InputError("nothing to evaluate on: pass eval_dataset, a list of problems or several by name")
         metrics: dict[str, float] = {}
         start = time.time()
         for name, problems in sets.items():

@@ -9,19 +9,19 @@ from typing import Any, Literal
 import yaml
 from accelerate.utils import broadcast_object_list
 
+from sgpo.errors import InputError
+from sgpo.io import counted, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
-from sgpo.rollouts.chat import shape_chat_template
-from sgpo.rollouts.policy import load_policy, load_tokenizer
+from sgpo.rollouts.models import load_policy, load_tokenizer, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
-from sgpo.training.continuing import changed_options, check_continuation, refuse_changes
-from sgpo.training.processes import check_launch, part_quietly
+from sgpo.training.distributed import check_launch, part_quietly
 from sgpo.training.recipe import Recipe
-from sgpo.training.run_directory import RunDirectory, provenance, read_json, write_json, write_text
+from sgpo.training.resume import changed_options, check_continuation, refuse_changes
+from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import run_warmup, solution_rows, wrong_solutions
 from sgpo.verifier import Verifier
-from sgpo.wording import counted
 
 logger = logging.getLogger("sgpo")
 
@@ -33,15 +33,15 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
 
     The warm-up takes its share of the problems, reinforcement the rest; `split.json` keeps which is which. Everything
     that can be refused is refused before anything is written. With `model_given`, `--stage rl` trains the recipe's
-    model even where the run has a warm-up of its own. Raises ValueError.
+    model even where the run has a warm-up of its own. Raises InputError.
     """
     run = RunDirectory(recipe.out)
     if not resume:
         run.check_unused()
     elif not any(path.exists() for path in (run.config_file, run.warm_model, run.path / "split.json")):
-        raise ValueError(f"{run.path}: no run to continue here; check --out, or start it without --resume")
+        raise InputError(f"{run.path}: no run to continue here; check --out, or start it without --resume")
     if stage == "warmup" and recipe.warmup is None:
-        raise ValueError("--stage warmup: this recipe has no 'warmup' section")
+        raise InputError("--stage warmup: this recipe has no 'warmup' section")
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     check_launch(args)
     if resume:
@@ -57,7 +57,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         warm, rest = _split(run, problems, recipe, seed=args.seed)
         if stage in ("warmup", "all"):
             if run.warm_model.exists() and not resume:
-                raise ValueError(
+                raise InputError(
                     f"{run.path}: holds a warm-up already; go on with --stage rl or --resume, or choose another place"
                 )
             if not run.warm_model.exists():
@@ -68,7 +68,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         # A model that the user names for --stage rl is a warmed-up one of their own.
         if not (stage == "rl" and model_given):
             if not run.warm_model.exists():
-                raise ValueError(
+                raise InputError(
                     f"{run.path}: no warm-up here for --stage rl to go on from; run --stage warmup first, or name a "
                     "warmed-up model with --model"
                 )
@@ -94,7 +94,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
 
 
 def _check_continuation(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
-    """Raises ValueError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
+    """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
     check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
     if run.recipe_file.exists():
         begun = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
@@ -102,10 +102,10 @@ def _check_continuation(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> 
 
 
 def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
-    """Raises ValueError for evaluations without problems; warns of problems without evaluations."""
+    """Raises InputError for evaluations without problems; warns of problems without evaluations."""
     evaluates = args.eval_strategy != "no" or args.eval_on_start
     if evaluates and recipe.evaluation is None:
-        raise ValueError(
+        raise InputError(
             f"eval_strategy={args.eval_strategy.value}, eval_on_start={args.eval_on_start}: no problems to evaluate "
             "on; name a problem file with --set evaluation=FILE"
         )
@@ -126,7 +126,7 @@ def _split(
     ids = {name: set(values) for name, values in read_json(file).items()}
     known = {problem.id for problem in problems}
     if missing := (ids["warmup"] | ids["rl"]) ^ known:
-        raise ValueError(
+        raise InputError(
             f"{file}: made from other problems ({counted(len(missing), 'id')} in one of the two only, such as "
             f"{min(missing)!r}); give the same problem file, or choose another directory"
         )

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sgpo.algorithms import TrainingRow
 from sgpo.objective import clip_divergence, importance_weights, policy_loss, shaped_policy_loss
-from sgpo.rollouts.logprobs import Predictions, Predictor, predicted_divergence, token_logprobs
+from sgpo.rollouts.forward import Predictions, Predictor, predicted_divergence, token_logprobs
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Averages
 

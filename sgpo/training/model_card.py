@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
+from sgpo.io import counted, read_json
 from sgpo.training.config import SGPOConfig
-from sgpo.training.run_directory import RunDirectory, read_json
-from sgpo.wording import counted
+from sgpo.training.run_directory import RunDirectory
 
 PAPER = "https://arxiv.org/abs/2606.24064"
 CITATION = """@misc{sgpo,

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
 
 
@@ -29,7 +30,7 @@ class ProblemSource(_Section):
     limit: int | None = Field(default=None, ge=1)
 
     def load(self) -> list[Problem]:
-        """The problems. Raises ValueError as `load_problems`."""
+        """The problems. Raises InputError as `load_problems`."""
         return load_problems(self.source, fields=self.fields, split=self.split, subset=self.subset, limit=self.limit)
 
 
@@ -78,7 +79,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
 
     A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key.
 
-    Raises ValueError that names the file, the key, and the nearest right one: no such file, no YAML or TOML, an unknown
+    Raises InputError that names the file, the key, and the nearest right one: no such file, no YAML or TOML, an unknown
     key, a value of a wrong type.
     """
     path = Path(path)
@@ -94,7 +95,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_explain(error)}") from None
+        raise InputError(f"{path}: {_explain(error)}") from None
     from sgpo.training.config import SGPOConfig
 
     train = check_options(SGPOConfig, recipe.train, where=f"{path}, train")
@@ -105,7 +106,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
         own = list(WarmupSection.model_fields)
         sft = check_options(SFTConfig, warmup.model_extra or {}, where=f"{path}, warmup", also=own)
         if sft.get("push_to_hub"):
-            raise ValueError(
+            raise InputError(
                 f"{path}, warmup: push_to_hub is an option of train; the model of the whole run is uploaded"
             )
         warmup = WarmupSection(share=warmup.share, epochs=warmup.epochs, **sft)
@@ -122,7 +123,7 @@ def check_options(
 ) -> dict[str, Any]:
     """Options of a dataclass of options, each of its declared type (`1e-6`, which YAML reads as text, is a number).
 
-    Raises ValueError for an unknown option, with the nearest right one (of those in `also` too), or a value of a wrong
+    Raises InputError for an unknown option, with the nearest right one (of those in `also` too), or a value of a wrong
     type.
     """
     hints = get_type_hints(config)
@@ -130,14 +131,14 @@ def check_options(
     checked = {}
     for name, value in options.items():
         if name == "output_dir":
-            raise ValueError(f"{where}: output_dir is the recipe's 'out'")
+            raise InputError(f"{where}: output_dir is the recipe's 'out'")
         if name == "hub_token":
             from sgpo.training.config import NO_TOKEN
 
-            raise ValueError(f"{where}: {NO_TOKEN}")
+            raise InputError(f"{where}: {NO_TOKEN}")
         if name not in known:
             hint = _nearest(name, [*also, *known]) or f"; the options are those of {config.__name__}"
-            raise ValueError(f"{where}: unknown option {name!r}{hint}")
+            raise InputError(f"{where}: unknown option {name!r}{hint}")
         if value is False and name.endswith("_strategy"):
             value = "no"  # YAML reads the word `no` as false
         try:
@@ -145,30 +146,30 @@ def check_options(
                 value
             )
         except ValidationError as error:
-            raise ValueError(f"{where}: {name}={value!r} is of the wrong type: {error.errors()[0]['msg']}") from None
+            raise InputError(f"{where}: {name}={value!r} is of the wrong type: {error.errors()[0]['msg']}") from None
     return checked
 
 
 def _read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a recipe file, laid over that of the recipe which it extends."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such recipe; the shipped ones lie in recipes/")
+        raise InputError(f"{path}: no such recipe; the shipped ones lie in recipes/")
     if path.resolve() in chain:
-        raise ValueError(f"{path}: extends itself, by way of {' and '.join(p.name for p in chain)}")
+        raise InputError(f"{path}: extends itself, by way of {' and '.join(p.name for p in chain)}")
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: not a readable {'TOML' if path.suffix == '.toml' else 'YAML'} file: {error}"
         ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+        raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
     base = content.pop("extends", None)
     if base is None:
         return content
     if not isinstance(base, str):
-        raise ValueError(f"{path}: extends={base!r}: expected the path of another recipe")
+        raise InputError(f"{path}: extends={base!r}: expected the path of another recipe")
     return _laid_over(_read(path.parent / base, (*chain, path.resolve())), content)
 
 
@@ -183,11 +184,11 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 def _apply(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise ValueError(f"--set {setting}: expected key=value, such as --set learning_rate=1e-6")
+        raise InputError(f"--set {setting}: expected key=value, such as --set learning_rate=1e-6")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ValueError(f"--set {key}: its value is no YAML; put text in quotes") from None
+        raise InputError(f"--set {key}: its value is no YAML; put text in quotes") from None
     names = key.split(".")
     if len(names) == 1 and key not in Recipe.model_fields:
         names = ["train", key]
@@ -197,7 +198,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
             section[name] = {"source": section[name]}
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise ValueError(f"--set {setting}: {name!r} holds no options")
+            raise InputError(f"--set {setting}: {name!r} holds no options")
     section[names[-1]] = value
 
 

@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sgpo import files
+from sgpo.errors import RunDirectoryError
+from sgpo.io import append_jsonl, read_json, write_json, write_jsonl
 
 
 class RunDirectory:
@@ -53,9 +53,9 @@ class RunDirectory:
         return self.checkpoints / ".unfinished"
 
     def check_unused(self) -> None:
-        """Raises ValueError where another run is already here: nothing is ever written over."""
+        """Raises RunDirectoryError where another run is already here: nothing is ever written over."""
         if self.config_file.exists():
-            raise ValueError(
+            raise RunDirectoryError(
                 f"{self.path}: holds a run already; choose another directory, continue that run with --resume, or "
                 "delete it"
             )
@@ -71,11 +71,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
         """Add a row to `metrics.jsonl`, or to another such file."""
-        path = self.path / file
-        with _named(path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as opened:
-                opened.write(json.dumps(row) + "\n")
+        append_jsonl(self.path / file, [row])
 
     def read_metrics(self, *, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """All rows of `metrics.jsonl`, or of another such file; a half-written last one is left out."""
@@ -152,53 +148,20 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The step of `checkpoint-50`. Raises ValueError for another name."""
+    """The step of `checkpoint-50`. Raises RunDirectoryError for another name."""
     number = checkpoint.name.removeprefix("checkpoint-")
     if not number.isdecimal():
-        raise ValueError(f"{checkpoint}: no checkpoint of a run; expected a directory such as checkpoint-50")
+        raise RunDirectoryError(f"{checkpoint}: no checkpoint of a run; expected a directory such as checkpoint-50")
     return int(number)
 
 
 def check_checkpoint(checkpoint: Path) -> None:
-    """Raises ValueError for what is no whole checkpoint."""
+    """Raises RunDirectoryError for what is no whole checkpoint."""
     checkpoint_step(checkpoint)
     if not _is_whole(checkpoint):
-        raise ValueError(f"{checkpoint}: no such checkpoint, or one that was cut off (no whole trainer_state.json)")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ValueError where it is broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON Lines file, whole or not at all."""
-    # Escaped: a completion may hold half a surrogate pair, which UTF-8 can't.
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, text, errors="surrogatepass")
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """What the system says of a full disk names no file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror}); what was finished is kept") from error
+        raise RunDirectoryError(
+            f"{checkpoint}: no such checkpoint, or one that was cut off (no whole trainer_state.json)"
+        )
 
 
 def provenance() -> dict[str, Any]:

@@ -20,31 +20,37 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sgpo.algorithms import TrainingRow, build_algorithm
+from sgpo.errors import InputError
+from sgpo.io import write_jsonl
 from sgpo.problems import Problem
 from sgpo.prompts import prompt_style
-from sgpo.rollouts.chat import shape_chat_template
 from sgpo.rollouts.engine import Engine, Sampling
 from sgpo.rollouts.engines import build_engine
+from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
-from sgpo.rollouts.logprobs import Predictor, token_logprobs
-from sgpo.rollouts.policy import check_tokenizer, disable_dropout, load_tokenizer, named_policy
+from sgpo.rollouts.models import check_tokenizer, disable_dropout, load_tokenizer, named_policy, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher
-from sgpo.training.batches import token_batches
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.config import SGPOConfig
-from sgpo.training.data import WindowSampler, as_problems, evaluation_sets
-from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
+from sgpo.training.data import (
+    WindowSampler,
+    as_problems,
+    evaluation_sets,
+    longest_sequence,
+    prepare_problems,
+    replace_without_signal,
+    reserve_problems,
+    token_batches,
+)
+from sgpo.training.distributed import check_launch, compute_dtype, part_quietly
 from sgpo.training.effects import record_effects, strategy_effects
 from sgpo.training.evaluating import EvaluatingTrainer
-from sgpo.training.guide import averaged_guide, initial_guide
+from sgpo.training.frozen import averaged_guide, initial_guide
 from sgpo.training.loss import Guide, Totals, batch_loss
-from sgpo.training.metrics import Averages, add_rollout_metrics
+from sgpo.training.metrics import Averages, add_rollout_metrics, rollout_records, target_records
 from sgpo.training.model_card import write_model_card
-from sgpo.training.preparing import longest_sequence, prepare_problems
-from sgpo.training.processes import check_launch, compute_dtype, part_quietly
-from sgpo.training.records import rollout_records, target_records
-from sgpo.training.run_directory import RunDirectory, write_jsonl
+from sgpo.training.run_directory import RunDirectory
 from sgpo.verifier import Verifier
 
 Problems = Sequence[Problem]
@@ -59,7 +65,7 @@ class SGPOTrainer(EvaluatingTrainer):
     returns a `Verdict` or a reward; above one half counts as correct.
 
     `train()` writes the run directory `args.output_dir` (docs/run-directory.md); the trained model ends up in its
-    `checkpoints/final`. Raises ValueError where that directory holds another run, or data and options do not fit.
+    `checkpoints/final`. Raises InputError where that directory holds another run, or data and options do not fit.
     """
 
     # The components are normalised over the global batch already (sgpo/training/loss.py).
@@ -82,7 +88,7 @@ class SGPOTrainer(EvaluatingTrainer):
         model, source = named_policy(model, args.model_init_kwargs)
         if processing_class is None:
             if not source:
-                raise ValueError("this model has no name to load a tokenizer by; pass one as processing_class")
+                raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
             processing_class = load_tokenizer(source, pad_token=args.pad_token)
         else:
             check_tokenizer(processing_class, pad_token=args.pad_token)
@@ -110,7 +116,7 @@ class SGPOTrainer(EvaluatingTrainer):
         problems = self.prepared.problems
         self.eval_problems = evaluation_sets(eval_dataset)
         if train_dataset is not None and len(problems) < args.window:
-            raise ValueError(
+            raise InputError(
                 f"problems to train on: {len(problems)}, fewer than one batch of {args.window} "
                 f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
                 f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
@@ -366,7 +372,7 @@ class SGPOTrainer(EvaluatingTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, leave the model in the run directory's `checkpoints/final`, and tell the bank what its strategies did.
 
-        `resume_from_checkpoint`: a checkpoint, or True for the run's last one. Raises ValueError where the run
+        `resume_from_checkpoint`: a checkpoint, or True for the run's last one. Raises InputError where the run
         directory holds another run, the checkpoint is none, or an option would change what is learnt.
         """
         output = super().train(resume_from_checkpoint, **kwargs)

@@ -11,13 +11,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
+from sgpo.errors import InputError
+from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
 from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
 from sgpo.verifier import Verifier
-from sgpo.wording import counted
 
 logger = logging.getLogger("sgpo")
 
@@ -43,7 +44,7 @@ def solution_rows(
     """The rows of the warm-up, and what was left out: problems without a solution, with a wrong one (their ids are in
     `wrong`), or longer than `max_length` tokens.
 
-    Raises ValueError where nothing is left.
+    Raises InputError where nothing is left.
     """
     counts = {"problems": len(problems), "without_solution": 0, "wrong_solution": 0, "too_long": 0}
     rows = []
@@ -64,7 +65,7 @@ def solution_rows(
         f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} too long (warmup.max_length={max_length})"
     )
     if not rows:
-        raise ValueError(f"nothing to warm up on: {left_out}")
+        raise InputError(f"nothing to warm up on: {left_out}")
     if len(rows) < len(problems):
         logger.warning("left out of the warm-up: %s", left_out)
     return rows, counts
@@ -89,7 +90,7 @@ def run_warmup(
     """Fine-tune `model` in place on the rows; `options` are SFTConfig's. Returns where the model was saved, whole: the
     adapters of `peft_config` are merged into it.
 
-    Raises ValueError for adapters with sharded weights, which cannot be merged here.
+    Raises InputError for adapters with sharded weights, which cannot be merged here.
 
     An interrupted warm-up continues from its last checkpoint. Its metrics go to the run's `warmup.jsonl`.
     """
@@ -117,7 +118,7 @@ def run_warmup(
         callbacks=[MetricsWriter(run, "warmup.jsonl"), *([] if config.disable_tqdm else [ProgressBar("warm-up")])],
     )
     if peft_config is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise ValueError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
+        raise InputError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     checkpoint = last_checkpoint(working)

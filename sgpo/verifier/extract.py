@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from sgpo.verifier.number_words import SMALL
+from sgpo.verifier.math.numbers import SMALL
 
 READ_LIMIT = 200_000  # characters at the end of a completion that are read; a 32k-token completion has about 120,000
 PHRASE_LIMIT = 1500  # an "answer is" further from the end is about something else

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from sgpo.verifier.choice import chosen_letters, letters_of
 from sgpo.verifier.extract import READ_LIMIT, last_box
-from sgpo.verifier.text import without_text
+from sgpo.verifier.math.latex import without_text
 from sgpo.verifier.verdict import Verdict
 
 KINDS = ("math", "exact", "choice", "puzzle")
@@ -38,7 +38,7 @@ class UsageError(ValueError):
 def judge(completion: str, answer: str, *, kind: str, strict: bool = False) -> Verdict:
     """The verdict, in this process and without limits. Raises UsageError for a kind that does not exist."""
     if kind == "math":
-        from sgpo.verifier.equivalence import judge_math  # sympy: not in a process that judges none of it
+        from sgpo.verifier.math.equivalence import judge_math  # sympy: not in a process that judges none of it
 
         return judge_math(completion, answer, strict=strict)
     if kind == "exact":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
 
+from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.verifier.extract import READ_LIMIT
 from sgpo.verifier.kinds import IN_PROCESS, judge
@@ -36,11 +37,11 @@ class Verifier:
         self, workers: int = 2, timeout: float = 5.0, *, policy: Literal["lenient", "strict"] = "lenient"
     ) -> None:
         if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
+            raise InputError(f"workers must be at least 1, got {workers}")
         if not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
+            raise InputError(f"timeout must be a positive number of seconds, got {timeout}")
         if policy not in ("lenient", "strict"):
-            raise ValueError(f"policy must be 'lenient' or 'strict', got {policy!r}")
+            raise InputError(f"policy must be 'lenient' or 'strict', got {policy!r}")
         self._strict = policy == "strict"
         self._pool = Pool(workers, timeout)
         self._finalizer = weakref.finalize(self, self._pool.close)
@@ -52,7 +53,7 @@ class Verifier:
     def verify_many(self, pairs: Sequence[tuple[str, str | Problem]], *, kind: str = "math") -> list[Verdict]:
         """The verdicts on (completion, answer) pairs, in their order.
 
-        Raises ValueError for a kind that does not exist, RuntimeError where no worker can be started.
+        Raises InputError for a kind that does not exist, RuntimeError where no worker can be started.
         """
         jobs = [
             (completion, answer.answer, answer.kind) if isinstance(answer, Problem) else (completion, answer, kind)
@@ -86,7 +87,7 @@ def _verdict(reply: Reply | None) -> Verdict:
     if reply is None:
         return Verdict("timeout")
     if "usage" in reply:
-        raise ValueError(reply["usage"])
+        raise InputError(reply["usage"])
     if "error" in reply:
         logger.warning("judging an answer failed and counts as a timeout:\n%s", reply["error"])
         return Verdict("timeout")

@@ -23,7 +23,7 @@ def main() -> None:
     _limit_memory()
     logging.disable(logging.ERROR)  # math-verify warns about every answer that is no LaTeX
     sys.setrecursionlimit(3000)  # the parser's grammar recurses some thirty calls per bracket
-    import sgpo.verifier.equivalence  # noqa: F401  (sympy now, not while the clock of the first answer runs)
+    import sgpo.verifier.math.equivalence  # noqa: F401  (sympy now, not while the clock of the first answer runs)
 
     with socket.socket(fileno=int(sys.argv[2])) as connection:
         send(connection, {"ready": True})

@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from sgpo.cli import app
+from sgpo.cli.evaluate import problem_sets
 from sgpo.evaluation import endpoint
 from sgpo.evaluation.benchmarks import load_benchmark
-from sgpo.evaluation.cli import problem_sets
 from sgpo.prompts import autonomous_prompt
-from sgpo.report.reading import read_run
+from sgpo.report.read import read_run
 from tests.conftest import tiny_qwen2
 from tests.strategies.chat_server import ChatServer, Reply, chat, error, html
 

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sgpo.cli import app
+from sgpo.cli.problems import _lenient_problem
 from sgpo.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from sgpo.evaluation.decontamination import find_matches, numbers
-from sgpo.evaluation.problems_cli import _lenient_problem
-from sgpo.problems import Problem, load_problems, read_rows, save_problems
+from sgpo.io import read_rows
+from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.verifier import Verifier
 
 # Of the rows of contamination.jsonl whose match is "near", those that one reader found to be the same problem: the

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sgpo.evaluation.comparison import compare_runs, comparison_table, curve_score
+from sgpo.evaluation.compare import compare_runs, comparison_table, curve_score
 
 Evaluations = dict[int, dict[str, str]]  # completions -> problem id -> verdicts as letters
 

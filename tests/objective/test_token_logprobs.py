@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sgpo.objective import tiles
+from sgpo.objective import logprobs as tiles
 from sgpo.objective.logprobs import chunked_token_logprobs
 
 IDS = torch.tensor([0, 10, 3, 3, 7, 1])

@@ -23,7 +23,7 @@ from sgpo.puzzles import (
     select_families,
 )
 from sgpo.puzzles.policy import vocabulary
-from sgpo.strategies.leak import find_leaks
+from sgpo.strategies.leak.gate import find_leaks
 from sgpo.verifier.kinds import judge
 
 FORMS = ("compact", "natural")

@@ -18,7 +18,7 @@ from sgpo.report.completions import (
     read_completions,
     read_evaluation_cards,
 )
-from sgpo.report.reading import Run, read_run
+from sgpo.report.read import Run, read_run
 
 
 def row(

@@ -18,7 +18,7 @@ from sgpo.report.plots import (
     thin,
     to_svg,
 )
-from sgpo.report.reading import Interval
+from sgpo.report.read import Interval
 
 POINTS = [(0.0, Interval(0.2, 0.1, 0.3)), (960.0, Interval(0.5, 0.4, 0.6))]
 

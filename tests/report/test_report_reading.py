@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_run, write_lines
 
-from sgpo.report.reading import number_of, read_lines, read_run, read_runs, rows, series
+from sgpo.report.read import number_of, read_run, read_runs, rows, rows_of, series
 
 
 def test_a_half_written_last_line_is_left_out_and_noted(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1, "loss": 0.5}\n\n{"step": 2, "loss": 0.')
     notes: list[str] = []
-    assert list(read_lines(file, notes)) == [{"step": 1, "loss": 0.5}]
+    assert list(rows_of(file, notes)) == [{"step": 1, "loss": 0.5}]
     assert notes == ["metrics.jsonl: 1 line could not be read and left out"]
 
 
@@ -22,14 +22,14 @@ def test_a_line_that_is_no_object_is_left_out(tmp_path: Path, line: bytes) -> No
     file = tmp_path / "rows.jsonl"
     file.write_bytes(line + b'\n{"step": 1}\n')
     notes: list[str] = []
-    assert list(read_lines(file, notes)) == [{"step": 1}]
+    assert list(rows_of(file, notes)) == [{"step": 1}]
     assert len(notes) == 1
 
 
 def test_text_is_made_visible_as_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"completion": "\\u0000 \\ud800 \xff \\u2028 \xe2\x80\xa8"}\n')
-    assert list(read_lines(file, [])) == [{"completion": "␀ \ufffd \ufffd [U+2028] [U+2028]"}]
+    assert list(rows_of(file, [])) == [{"completion": "␀ \ufffd \ufffd [U+2028] [U+2028]"}]
 
 
 @pytest.mark.parametrize(

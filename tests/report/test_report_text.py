@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.report.text import distinct_names, shorten, visible, visible_text
+from sgpo.report.read import distinct_names, shorten, visible, visible_text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sgpo.report.completions import Tally
-from sgpo.report.uplift import difference_interval, measure_uplift
+from sgpo.report.strategies import difference_interval, measure_uplift
 
 
 def test_the_interval_is_that_of_newcombes_paper() -> None:

@@ -7,8 +7,8 @@ import copy
 import pytest
 from transformers import AutoTokenizer
 
-from sgpo.rollouts.chat import shape_chat_template
 from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.models import shape_chat_template
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"

@@ -3,9 +3,8 @@ import torch
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from sgpo.rollouts import decoding, hf
-from sgpo.rollouts.decoding import can_decode
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
-from sgpo.rollouts.hf import HFEngine
+from sgpo.rollouts.hf import HFEngine, can_decode
 from tests.conftest import tiny_qwen2
 
 PROMPTS = [[5, 6, 7], [9], [10, 11, 12, 13, 14, 15], [5, 6, 7], [20, 21]] * 3

@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sgpo.objective import tiles
-from sgpo.rollouts import logprobs
-from sgpo.rollouts.logprobs import Predictor, predicted_divergence, token_logprobs
+from sgpo.objective import logprobs as tiles
+from sgpo.rollouts import forward as logprobs
+from sgpo.rollouts.forward import Predictor, predicted_divergence, token_logprobs
 from tests.conftest import tiny_qwen2
 
 PROMPTS = [[5, 6, 7], [9], [10, 11, 12, 13]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from sgpo.rollouts.policy import model_revision
+from sgpo.rollouts.models import model_revision
 
 
 @pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])

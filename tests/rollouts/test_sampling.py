@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sgpo.rollouts.engine import Sampling
-from sgpo.rollouts.sampling import sample_tokens, uniform_numbers
+from sgpo.rollouts.hf import sample_tokens, uniform_numbers
 
 
 def logits_of(*probabilities):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sgpo.rollouts.engine import Sampling
-from sgpo.rollouts.logprobs import Predictor, token_logprobs
+from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.vllm import OfflineVLLM, VLLMOptions, build_vllm_engine
 from tests.conftest import tiny_qwen2
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sgpo.cli.strategies import app
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.cli import app
 from sgpo.strategies.strategy import Leak, Scores, Strategy
 
 ROWS = [

@@ -13,8 +13,8 @@ from chat_server import ChatServer, Reply, chat, error, good
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sgpo.cli.strategies import app
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.cli import app
 from sgpo.strategies.strategy import Strategy
 
 # Of kind "exact": judged as text, so that no worker of the verifier has to start.

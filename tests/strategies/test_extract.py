@@ -22,7 +22,7 @@ from sgpo.problems import Problem, save_problems
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import MAX_SOLUTION_CHARS, Extraction, cut_solution, extract_strategies, plain_solution
 from sgpo.strategies.ledger import Ledger
-from sgpo.strategies.stats import bank_stats
+from sgpo.strategies.review import bank_stats
 from sgpo.strategies.strategy import Leak, Strategy
 from sgpo.strategies.strong_model import EndpointFailed, Prices, StrongModel
 from sgpo.verifier import Verifier

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sgpo.problems import Problem
-from sgpo.strategies.leak import find_leaks
+from sgpo.strategies.leak.gate import find_leaks
 from sgpo.strategies.strategy import Leak, Strategy, strategy_from_json
 from sgpo.verifier import Verifier
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgpo.strategies.numbers.arithmetic import same
-from sgpo.strategies.numbers.quantities import quantities, value_of
-from sgpo.strategies.numbers.tokens import tokenize
+from sgpo.strategies.leak.numbers import quantities, value_of
+from sgpo.strategies.leak.tokens import same, tokenize
 
 
 @pytest.mark.parametrize(

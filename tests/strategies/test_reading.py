@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgpo.prompts import extract_prompt, rank_prompt
-from sgpo.strategies.reading import ScoresAnswer, StrategyAnswer, UnusableAnswerError, read_answer, without_reasoning
+from sgpo.strategies.replies import ScoresAnswer, StrategyAnswer, UnusableAnswerError, read_answer, without_reasoning
 from sgpo.strategies.strategy import strategy_from_json
 
 STRATEGY = {

@@ -25,7 +25,7 @@ from sgpo.problems import Problem
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import Extraction, extract_strategies
 from sgpo.strategies.ledger import Ledger
-from sgpo.strategies.stats import bank_stats
+from sgpo.strategies.review import bank_stats
 from sgpo.strategies.strong_model import StrongModel
 from sgpo.verifier import Verifier
 

@@ -9,8 +9,8 @@ from torch.distributed.fsdp import fully_shard
 
 from sgpo import SGPOConfig
 from sgpo.algorithms import Target, TrainingRow
+from sgpo.rollouts.forward import Predictor
 from sgpo.rollouts.groups import PromptIds
-from sgpo.rollouts.logprobs import Predictor
 from sgpo.training.loss import Totals, batch_loss
 from sgpo.training.metrics import Averages
 from tests.training.building import policy

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgpo.training.batches import token_batches
+from sgpo.training.data import token_batches
 from tests.training.building import build_trainer
 from tests.training.test_step import SpyPredictor
 

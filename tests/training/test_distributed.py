@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from sgpo import SGPOConfig
-from sgpo.training.run_directory import write_jsonl
+from sgpo.io import write_jsonl
 from tests.training import sharded
 from tests.training.building import bank_of, largest_difference, policy, read_lines, some_problems
 from tests.training.two_processes import CASES, run_case

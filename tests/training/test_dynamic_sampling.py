@@ -6,7 +6,7 @@ import pytest
 
 from sgpo.algorithms import TrainingRow
 from sgpo.rollouts.groups import PromptIds, RolloutGroup
-from sgpo.training.dynamic_sampling import replace_without_signal, reserve_problems
+from sgpo.training.data import replace_without_signal, reserve_problems
 from tests.training.building import (
     bank_of,
     build_trainer,

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from sgpo import SGPOTrainer
 from sgpo.cli import app
+from sgpo.io import write_json, write_jsonl
 from sgpo.training import launch
-from sgpo.training.run_directory import write_json, write_jsonl
 from tests.training.building import bank_of, hash_verdict, policy, read_lines, some_problems
 
 GOLDEN = Path(__file__).with_name("golden_run.json")

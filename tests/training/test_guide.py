@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sgpo.rollouts.logprobs import Predictor, predicted_divergence
+from sgpo.rollouts.forward import Predictor, predicted_divergence
 from tests.training.building import build_trainer, largest_difference, policy, read_lines, weights_of
 from tests.training.test_resume import Killed, assert_ends_like, build, contents
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sgpo.rollouts.logprobs import Predictor, predicted_divergence
-from sgpo.training.guide import initial_guide
+from sgpo.rollouts.forward import Predictor, predicted_divergence
+from sgpo.training.frozen import initial_guide
 from tests.training.building import build_trainer, policy, some_problems
 
 ROWS = [[5, 6, 7], [9]], [[20, 21], [30, 31, 32]]

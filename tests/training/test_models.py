@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sgpo import SGPOConfig, SGPOTrainer
-from sgpo.rollouts.policy import load_policy
+from sgpo.rollouts.models import load_policy
 from tests.training import naive
 from tests.training.building import (
     END_TOKENS,

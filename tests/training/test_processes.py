@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from sgpo import SGPOConfig
-from sgpo.training.processes import check_launch
+from sgpo.training.distributed import check_launch
 from tests.training.building import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from sgpo import SGPOTrainer
-from sgpo.rollouts.policy import load_policy
+from sgpo.rollouts.models import load_policy
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training import launch
 from sgpo.training.launch import run_recipe

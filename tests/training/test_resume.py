@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from sgpo.algorithms import TrainingRow
 from sgpo.rollouts.groups import PromptIds
-from sgpo.training.in_hand import InHand, load_in_hand, save_in_hand
+from sgpo.training.resume import InHand, load_in_hand, save_in_hand
 from sgpo.training.run_directory import RunDirectory
 from tests.training.building import (
     build_trainer,

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback
 
 from sgpo import Problem
-from sgpo.training.run_directory import RunDirectory, checkpoint_step, read_json
+from sgpo.io import read_json
+from sgpo.training.run_directory import RunDirectory, checkpoint_step
 from sgpo.verifier import Verdict
 from tests.training import naive
 from tests.training.building import (

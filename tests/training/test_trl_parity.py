@@ -13,12 +13,12 @@ import torch
 from datasets import Dataset
 
 from sgpo.algorithms import TrainingRow
-from sgpo.algorithms.algorithm import policy_gradient_rows
+from sgpo.algorithms.base import policy_gradient_rows
 from sgpo.objective import group_advantages, policy_loss
 from sgpo.rollouts.engine import Sampling
+from sgpo.rollouts.forward import Predictor
 from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup
 from sgpo.rollouts.hf import HFEngine
-from sgpo.rollouts.logprobs import Predictor
 from sgpo.training.config import SGPOConfig
 from sgpo.training.loss import Totals, batch_loss
 from sgpo.training.metrics import Averages
@@ -125,7 +125,7 @@ def our_loss_and_gradient(tmp_path, tokenizer, rollouts, weights=None, **options
         mask_truncated_completions=args.mask_truncated_completions,
     )
     if weights is not None:
-        from sgpo.rollouts.logprobs import token_logprobs
+        from sgpo.rollouts.forward import token_logprobs
 
         with torch.no_grad():
             for row in rows:

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo import Problem
+from sgpo.io import read_json
 from sgpo.problems import save_problems
 from sgpo.training.launch import run_recipe
 from sgpo.training.recipe import Recipe
-from sgpo.training.run_directory import RunDirectory, read_json
+from sgpo.training.run_directory import RunDirectory
 from sgpo.training.warmup import run_warmup, solution_rows, tokenized_row
 from tests.training import naive
 from tests.training.building import build_trainer, largest_difference, policy, read_lines

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.verifier.equivalence import judge_math
 from sgpo.verifier.extract import extract, last_box, opened_reasoning
+from sgpo.verifier.math.equivalence import judge_math
 
 FOUND = [
     ("First \\boxed{3}. No wait, \\boxed{4}.", "4"), ("\\boxed{3} then \\boxed{4}", "4"), ("\\boxed{3}, \\boxed{4}", "3,4"),

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sgpo.verifier.equivalence import judge_math
 from sgpo.verifier.kinds import judge
+from sgpo.verifier.math.equivalence import judge_math
 
 DATA = Path(__file__).parents[2] / "../shared/data/verifier"
 

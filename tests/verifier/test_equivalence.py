@@ -9,7 +9,7 @@ import logging
 import math_verify
 import pytest
 
-from sgpo.verifier.equivalence import is_same, judge_math
+from sgpo.verifier.math.equivalence import is_same, judge_math
 
 # (gold, found) that math-verify 0.9 calls different, both sides as LaTeX.
 MENDED_DIFFERENCES = [

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from sgpo.verifier.quantity import read_based, read_number, read_quantity
+from sgpo.verifier.math.numbers import read_based, read_number, read_quantity
 
 NUMBERS = [
     ("42", 42), ("-3.50", Fraction(-7, 2)), (".5", Fraction(1, 2)), ("3.", 3), ("\\frac{3}{4}", Fraction(3, 4)), ("-\\frac{3}{4}", Fraction(-3, 4)),

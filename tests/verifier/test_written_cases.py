@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sgpo.verifier.equivalence import judge_math
+from sgpo.verifier.math.equivalence import judge_math
 
 # Right answers that are still not recognised; no wrong answer passes.
 MISSED = {

@@ -1,0 +1,172 @@
+"""`sgpo problems`: problem files from elsewhere, and training problems held against benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json, work_on_stderr
+from sgpo.errors import InputError
+from sgpo.io import counted, write_jsonl
+
+if TYPE_CHECKING:
+    from sgpo.evaluation.decontamination import Match
+    from sgpo.problems import Problem
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Make problem files, and keep benchmarks out of training.
+
+    Example: sgpo problems import examples/questions.csv --field problem=question --field answer=final
+    --out problems.jsonl
+    """,
+)
+
+
+@app.command()
+@one_line_errors
+def check(
+    train: Annotated[Path, typer.Option(help="The training problems: JSON Lines, JSON, CSV or parquet.")],
+    against: Annotated[str, typer.Option(help="Benchmarks by name, such as math500,aime24, or problem files.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="A local folder with the benchmarks' files; else they come from the hub.")
+    ] = None,
+    drop: Annotated[
+        Path | None, typer.Option(help="Write the training rows that are no contamination to this new file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List training problems that are problems of a benchmark, word for word or in another notation.
+
+    Variants of a benchmark's problem (other numbers, or another question) are listed too; they are no contamination.
+
+    Examples: sgpo problems check --train runs/quickstart/problems.jsonl --against runs/quickstart/fresh.jsonl;
+    sgpo problems check --train train.jsonl --against math500,aime24 --data-dir DIR --drop clean.jsonl
+    """
+    with work_on_stderr() as output:
+        from sgpo.evaluation.decontamination import find_matches
+        from sgpo.verifier import Verifier
+
+        check_new(drop, "--drop")
+        rows = _train_rows(train)
+        problems = [_lenient_problem(row, f"{train}, row {number}") for number, row in rows]
+        benchmarks = _benchmarks(against, data_dir)
+        with Verifier() as verifier:
+            matches = find_matches(problems, benchmarks, verifier)
+        contaminated = {match.train_id for match in matches if match.contaminated}
+        kept = [row for (_, row), problem in zip(rows, problems, strict=True) if problem.id not in contaminated]
+        if drop is not None:
+            write_jsonl(drop, kept, escape=False)
+        summary = {
+            "train": len(problems),
+            "against": {name: len(loaded) for name, loaded in benchmarks.items()},
+            "contaminated": len(contaminated),
+            "exact": sum(match.match == "exact" for match in matches),
+            "near": sum(match.match == "near" for match in matches),
+            "variant": sum(match.match == "variant" for match in matches),
+            "kept": len(kept),
+            "dropped_to": None if drop is None else str(drop),
+        }
+    if as_json:
+        print_json({**summary, "matches": [match.to_json() for match in matches]}, output)
+        return
+    if matches:
+        _show_matches(matches)
+    print(f"in {', '.join(benchmarks)}: {len(contaminated)} of {counted(len(problems), 'training problem')}")
+    if drop is not None:
+        print(f"{drop}: the other {len(kept)}")
+    elif contaminated:
+        print("--drop FILE writes the others to a new file")
+
+
+@app.command("import")
+@one_line_errors
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A CSV, parquet, JSON or JSON Lines file; a dataset's folder or hub id."),
+    ],
+    out: Annotated[Path, typer.Option(help="The new problem file.")],
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Where a field's column has another name; `a.0` reaches into lists."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    subset: Annotated[str | None, typer.Option(help="Of a dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub dataset.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows alone.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a problem file out of a Hugging Face dataset, CSV or parquet by naming its columns.
+
+    The fields are id, problem, answer, solution, subject, level, source and kind; problem and answer are needed.
+
+    Example: sgpo problems import examples/questions.csv --field problem=question --field answer=final
+    --out problems.jsonl
+    """
+    with work_on_stderr() as output:
+        from sgpo.problems import load_problems, parse_fields, save_problems
+
+        check_new(out, "--out")
+        loaded = load_problems(
+            source, fields=parse_fields(field or []), split=split, subset=subset, revision=revision, limit=limit
+        )
+        save_problems(loaded, out)
+    line = f"{out}: {counted(len(loaded), 'problem')}"
+    print_json({"problems": len(loaded), "out": str(out)}, output) if as_json else print(line)
+
+
+def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    from sgpo.problems import source_rows
+
+    if not train.is_file():
+        raise InputError(f"--train {train}: no such file")
+    rows, _ = source_rows(str(train), split="train", subset=None, revision=None)
+    if not (listed := list(rows)):
+        raise InputError(f"--train {train}: no problems in it")
+    return listed
+
+
+def _lenient_problem(row: Mapping[str, Any], where: str) -> Problem:
+    """A training row as a problem; one without an answer can be a benchmark's problem all the same."""
+    from sgpo.problems import problem_from_row
+
+    if str(row.get("answer") or "").strip():
+        return problem_from_row(row, {}, where=where)
+    return replace(problem_from_row({**row, "answer": "?"}, {}, where=where), answer="")
+
+
+def _benchmarks(against: str, data_dir: Path | None) -> dict[str, list[Problem]]:
+    from sgpo.evaluation.benchmarks import ALL_BENCHMARKS, load_benchmark
+    from sgpo.problems import load_problems
+
+    loaded: dict[str, list[Problem]] = {}
+    for name in (part.strip() for part in against.split(",") if part.strip()):
+        if name in ALL_BENCHMARKS:
+            loaded[name] = load_benchmark(name, data_dir)
+        elif Path(name).is_file():
+            loaded[Path(name).stem] = load_problems(name)
+        else:
+            raise InputError(
+                f"--against {name!r}: no such file, and no benchmark; there are: {', '.join(ALL_BENCHMARKS)}"
+            )
+    if not loaded:
+        raise InputError("--against: name benchmarks or problem files, separated by commas")
+    return loaded
+
+
+def _show_matches(matches: Sequence[Match]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("training problem", "benchmark", "its problem", "match", "similarity")
+    for match in matches:
+        row = (escape(match.train_id), escape(match.benchmark), escape(match.benchmark_id), match.match)
+        table.add_row(*row, f"{match.similarity:.3f}")
+    Console().print(table)

@@ -1,0 +1,394 @@
+"""`sgpo strategies ...`: fill a bank, read it, mend it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json
+from sgpo.errors import InputError
+from sgpo.io import counted
+
+if TYPE_CHECKING:
+    from sgpo.strategies.bank import StrategyBank
+    from sgpo.strategies.strategy import Strategy
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Strategies: extract them, keep them in a bank, read and mend them.
+
+    Example: sgpo strategies list --bank runs/quickstart/bank.db
+    """,
+)
+
+Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its problem's.")]
+
+
+@app.command("import")
+@one_line_errors
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Strategies, one JSON object per line.")],
+    bank: Bank,
+    as_json: AsJson = False,
+) -> None:
+    """Read strategies from JSON Lines into a bank, a new one if need be: all of them or, where a row is bad, none.
+
+    Example: sgpo strategies import examples/gsm8k_strategies.jsonl --bank bank.db
+    """
+    from sgpo.strategies.bank import StrategyBank
+    from sgpo.strategies.strategy import read_strategy_file
+
+    read_strategy_file(file)  # so that a bad file leaves no empty bank behind
+    with StrategyBank(bank) as opened:
+        count = opened.import_(file)
+        total = len(opened)
+    line = f"{bank}: {count} imported; in all it has strategies for {counted(total, 'problem')}"
+    _say({"imported": count, "strategies": total}, as_json, line)
+
+
+@app.command()
+@one_line_errors
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file, one JSON object per line.")],
+    bank: Bank,
+    as_json: AsJson = False,
+) -> None:
+    """Write all strategies of a bank, candidates and measured effects too, as JSON Lines.
+
+    Example: sgpo strategies export strategies.jsonl --bank bank.db
+    """
+    check_new(file, "FILE")
+    with _open(bank, read_only=True) as opened:
+        count = opened.export(file)
+    _say({"exported": count}, as_json, f"{file}: {counted(count, 'strategy', 'strategies')}")
+
+
+@app.command("list")
+@one_line_errors
+def list_(
+    bank: Bank,
+    everything: Annotated[bool, typer.Option("--all", help="Candidates too, not only the kept ones.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the strategies of a bank.
+
+    Example: sgpo strategies list --bank bank.db
+    """
+    with _open(bank, read_only=True) as opened:
+        rows = opened.rows(candidates=everything)
+        if as_json:
+            print_json(list(rows))
+            return
+        from rich.table import Column, Table
+        from rich.text import Text
+
+        table = Table(*(Column(name, overflow="fold") for name in ("id", "problem")))  # whole: to copy, to tell apart
+        for name in ("type", "steps", "score", "leaks", "uplift"):
+            table.add_column(name)
+        for row in rows:
+            score = str(sum(row["scores"].values())) if "scores" in row else "-"
+            leaks = str(len(row["leaks"])) if "leaks" in row else "?"
+            cells = [row["id"] + ("" if row["kept"] else " (candidate)"), row["problem_id"], row["problem_type"]]
+            cells += [str(len(row["steps"])), score, leaks, _uplift(opened, row["id"])]
+            table.add_row(*(Text(_printable(cell)) for cell in cells))
+        _print(table)
+
+
+@app.command()
+@one_line_errors
+def show(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
+    """Show one strategy in full.
+
+    Example: sgpo strategies show gsm8k-train-0 --bank bank.db
+    """
+    with _open(bank, read_only=True) as opened:
+        strategy = _find(opened, id_)
+        effect = opened.effect(strategy.id)
+        if as_json:
+            print_json(next(row for row in opened.rows() if row["id"] == strategy.id))
+            return
+        _print(_panel(opened, strategy))
+        if effect.guided_total:
+            passes = f"guided {effect.guided_passes} of {effect.guided_total}"
+            _print(f"in training: {passes}, autonomous {effect.autonomous_passes} of {effect.autonomous_total}")
+
+
+@app.command()
+@one_line_errors
+def stats(bank: Bank, as_json: AsJson = False) -> None:
+    """Count what a bank holds, what it cost, and what it did in training.
+
+    Example: sgpo strategies stats --bank bank.db --json
+    """
+    from sgpo.strategies.review import bank_stats
+
+    with _open(bank, read_only=True) as opened:
+        counts = bank_stats(opened)
+    if as_json:
+        print_json(counts)
+        return
+    from rich.table import Table
+
+    table = Table("what", "count", title=str(bank))
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {number}" for key, number in value.items()) or "-"
+        if isinstance(value, int | float):
+            value = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        table.add_row(name, "-" if value is None else value)
+    _print(table)
+
+
+@app.command()
+@one_line_errors
+def extract(
+    problems: Annotated[str, typer.Option("--problems", metavar="FILE", help="Problems, with solutions where known.")],
+    bank: Bank,
+    base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="The endpoint; most end in /v1.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The strong model's name there.")],
+    candidates: Annotated[int, typer.Option(min=1, help="Strategies to write per problem; the best is kept.")] = 5,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N problems.")] = None,
+    solve: Annotated[bool, typer.Option("--solve", help="Ask for a solution where there is no correct one.")] = False,
+    from_run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Take the policy's own correct completions as solutions.")
+    ] = None,
+    field: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Where a field has another name in the file.")
+    ] = None,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens, of all requests.")] = None,
+    prices: Annotated[
+        tuple[float, float] | None, typer.Option(help="Per million tokens of prompts and of completions.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a request is given up.")] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a strong model for strategies: written from solutions, ranked, put through the leak gate.
+
+    The key comes from OPENAI_API_KEY. A run that was stopped goes on where it was; nothing is asked twice.
+
+    Example: sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1
+    --model deepseek-r1 --token-budget 2000000
+    """
+    from sgpo.problems import load_problems, parse_fields
+    from sgpo.strategies.extraction_run import run_extraction
+    from sgpo.strategies.from_run import with_own_solutions
+    from sgpo.strategies.wire import Prices
+
+    loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
+    if from_run:
+        loaded = with_own_solutions(loaded, from_run)
+    result = run_extraction(
+        loaded,
+        bank,
+        base_url=base_url,
+        model=model,
+        candidates=candidates,
+        solve=solve,
+        concurrency=concurrency,
+        timeout=timeout,
+        max_requests=max_requests,
+        max_tokens=token_budget,
+        prices=Prices(prompt=prices[0], completion=prices[1]) if prices else None,
+    )
+    if as_json:
+        print_json(result)
+        return
+    names = ("kept", "leaking", "failed", "unsolved", "earlier", "unfinished")
+    counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
+    cost = "" if result["cost"] is None else f", cost {result['cost']:.4g}"
+    print(f"{bank}: {counted(result['problems'], 'problem')}: {counts}")
+    asked = f"{counted(result['requests'], 'request')}, {counted(result['tokens'], 'token')}"
+    print(f"{asked}{cost}, {result['seconds']:.0f} s")
+    if result["stopped"]:
+        print(f"stopped: {result['stopped']}; the same command goes on from here")
+
+
+@app.command()
+@one_line_errors
+def failures(bank: Bank, as_json: AsJson = False) -> None:
+    """List the problems that extraction got no strategy for, and why; with --json also the last answer to each.
+
+    Example: sgpo strategies failures --bank bank.db
+    """
+    from collections import Counter
+
+    from sgpo.strategies.ledger import Ledger
+
+    with _open(bank, read_only=True) as opened:
+        rows = Ledger(opened).failures()
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("problem", overflow="fold"), "outcome", "reason")
+    for row in rows:
+        table.add_row(*(Text(_printable(row[name] or "-")) for name in ("problem_id", "outcome", "message")))
+    if rows:
+        _print(table)
+    outcomes = Counter(row["outcome"] for row in rows)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    print(f"{bank}: {counts or 'extraction failed for no problem'}")
+
+
+@app.command()
+@one_line_errors
+def edit(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
+    """Edit a strategy in $EDITOR. It is stored as a new one; the old one stays as a candidate.
+
+    Example: EDITOR=nano sgpo strategies edit gsm8k-train-0 --bank bank.db
+    """
+    with _open(bank) as opened:
+        strategy = _find(opened, id_)
+        mended = _edit(opened, strategy)
+        changed = mended.id != strategy.id
+        values = {"id": mended.id, "was": strategy.id, "changed": changed}
+        _say(values, as_json, f"{bank}: {mended.id} is kept now" if changed else "nothing was changed")
+
+
+@app.command()
+@one_line_errors
+def review(bank: Bank, as_json: AsJson = False) -> None:
+    """Walk through the kept strategies that no person has accepted yet: accept, edit, drop, skip.
+
+    Example: sgpo strategies review --bank bank.db
+    """
+    done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
+    with _open(bank) as opened:
+        waiting = [strategy for strategy in opened if not strategy.reviewed]
+        for number, strategy in enumerate(waiting, start=1):
+            problem = opened.problem(strategy.problem_id)
+            _print(f"\n{number} of {len(waiting)}", err=True)
+            if problem:
+                _print(_printable(problem.problem), err=True)
+            _print(_panel(opened, strategy), err=True)
+            decision = _decide(opened, strategy)
+            if decision == "quit":
+                break
+            done[decision] += 1
+        left = sum(1 for strategy in opened if not strategy.reviewed)
+    line = ", ".join(f"{count} {name}" for name, count in done.items())
+    _say({**done, "left": left}, as_json, f"{bank}: {line}; {left} left")
+
+
+@app.command()
+@one_line_errors
+def drop(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
+    """Delete a strategy. Its problem is then trained without guidance, unless another one is added.
+
+    Example: sgpo strategies drop gsm8k-train-0 --bank bank.db
+    """
+    with _open(bank) as opened:
+        strategy = _find(opened, id_)
+        opened.drop(strategy.id)
+    _say({"dropped": strategy.id}, as_json, f"{bank}: dropped {strategy.id} (problem {strategy.problem_id})")
+
+
+def _open(path: Path, *, read_only: bool = False) -> StrategyBank:
+    from sgpo.strategies.bank import StrategyBank
+
+    return StrategyBank(path, create=False, read_only=read_only)
+
+
+def _find(bank: StrategyBank, id_: str) -> Strategy:
+    strategy = bank.by_id(id_) or bank.get(id_)
+    if strategy is None:
+        raise InputError(
+            f"{bank.path}: no strategy and no problem with id {id_!r}; `sgpo strategies list` shows what there is"
+        )
+    return strategy
+
+
+def _decide(bank: StrategyBank, strategy: Strategy) -> str:
+    """Ask until a decision can be carried out: accepted, edited, dropped, skipped or quit."""
+    from sgpo.strategies.review import accepted
+
+    while True:
+        choice = _prompt("accept, edit, drop, skip or quit?").strip().lower()[:1]
+        if choice == "a":
+            accepted(bank, strategy)
+            return "accepted"
+        if choice == "e":
+            try:
+                if _edit(bank, strategy).id != strategy.id:
+                    return "edited"
+                print("nothing was changed", file=sys.stderr)
+            except ValueError as error:
+                print(error, file=sys.stderr)
+        if choice == "d":
+            bank.drop(strategy.id)
+            return "dropped"
+        if choice in ("s", "q"):
+            return "skipped" if choice == "s" else "quit"
+
+
+def _edit(bank: StrategyBank, strategy: Strategy) -> Strategy:
+    import click
+
+    from sgpo.strategies.review import editable_text, edited
+
+    try:
+        text = click.edit(editable_text(strategy), extension=".json")
+    except click.ClickException as error:
+        raise InputError(f"{error.message}; set EDITOR to an editor of yours") from None
+    mended = strategy if text is None else edited(bank, strategy, text)
+    for leak in mended.leaks or ():
+        print(f"the leak gate finds in {leak.where}: {leak.text!r} ({leak.kind})", file=sys.stderr)
+    return mended
+
+
+def _uplift(bank: StrategyBank, strategy_id: str) -> str:
+    uplift = bank.effect(strategy_id).uplift
+    return "-" if uplift is None else f"{uplift:+.2f}"
+
+
+def _panel(bank: StrategyBank, strategy: Strategy) -> Any:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    lines = [("Problem type", strategy.problem_type), ("Approach", strategy.approach)]
+    lines += [("When to use", strategy.when_to_use)]
+    lines += [(f"{number}.", step) for number, step in enumerate(strategy.steps, start=1)]
+    if strategy.scores:
+        scores = {name: getattr(strategy.scores, name) for name in strategy.scores.__slots__}
+        lines += [("Scores", ", ".join(f"{name} {score}" for name, score in scores.items()))]
+    lines += [("Leak", f"{leak.kind} in {leak.where}: {leak.text!r}") for leak in strategy.leaks or ()]
+    lines += [("Uplift", _uplift(bank, strategy.id))]
+    text = Text("\n").join(
+        Text(f"{name:>12}  ", style="bold").append(_printable(value), style="not bold")
+        for name, value in lines
+        if value
+    )
+    return Panel(text, title=Text(f"{strategy.id}, problem {_printable(strategy.problem_id)}"), title_align="left")
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a model's text shall not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def _prompt(question: str) -> str:
+    """What a person types, q at the end of input. Asked on standard error: standard output is for the result."""
+    print(question, end=" ", file=sys.stderr, flush=True)
+    return sys.stdin.readline() or "q"
+
+
+def _say(values: dict[str, Any], as_json: bool, line: str) -> None:
+    if as_json:
+        print_json(values)
+    else:
+        print(line)
+
+
+def _print(what: Any, *, err: bool = False) -> None:
+    from rich.console import Console
+
+    Console(stderr=err).print(what, markup=False, highlight=False)

@@ -1,0 +1,148 @@
+"""How files are written, whole or not at all; how JSON and JSON Lines are read; how a count is said.
+
+There are two readers of JSON Lines. `read_rows` is for files that users give: the first bad line is an error that names
+its row. `read_lines` is for files that a run may be writing, or was killed in the middle of: a bad line is left out and
+counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sgpo.errors import InputError
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, whole or not at all; directories that are missing are made.
+
+    No reader ever sees half of it, and where writing fails what was there stays. A kill leaves the staging file
+    `.NAME.tmp`, which the next write replaces. `errors` as for `open`.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
+    staging = path.with_name(f".{path.name}.tmp")
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            staging.write_text(text, encoding="utf-8", errors=errors)
+            staging.replace(path)
+        except BaseException:
+            staging.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all. Raises OSError as `write_text`."""
+    text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
+    write_text(path, text, errors="surrogatepass")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, escape: bool = True) -> None:
+    """Write a JSON Lines file, whole or not at all. Raises OSError as `write_text`.
+
+    With `escape` everything beyond ASCII is escaped, since a completion may hold half a surrogate pair, which UTF-8
+    cannot; files that people read and edit are written without.
+    """
+    write_text(path, "".join(json.dumps(row, ensure_ascii=escape) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a JSON Lines file, which is made where it is missing.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it is no JSON; the message names the file.
+        OSError: it cannot be opened.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: also no UTF-8, or a number of too many digits
+        raise InputError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with the numbers of their lines, or of the array in a `.json` file with their
+    places, from 1.
+
+    Raises:
+        InputError: there is no such file, or a row is no JSON object; the message names file and row.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
+    for number, row in _array_rows(path, text) if is_array else _line_rows(path, text):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, row {number}: a JSON {type(row).__name__}, expected an object")
+        yield number, row
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The objects of a JSON Lines file that may be cut off; None for each line that is no JSON object.
+
+    Bytes that are no UTF-8 become U+FFFD. Raises OSError where the file cannot be opened.
+    """
+    # Split at \n alone: U+2028 and its like are legal inside JSON strings.
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8", errors="replace"))
+            except (ValueError, RecursionError):  # ValueError: also a number of too many digits
+                row = None
+            yield row if isinstance(row, dict) else None
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count and what is counted: `1 problem`, `2,000 problems`; `plural` where it is not the noun and an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Raises OSError that names `path`, for one of the system's that may not: a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror}); what was finished is kept") from error
+
+
+def _line_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    # Split at \n alone: U+2028 and its like are legal inside JSON strings.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}, row {number}: not JSON ({error.msg}); expected one object per line"
+                ) from None
+
+
+def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        return enumerate(json.loads(text), start=1)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); expected an array of objects, or one object per line"
+        ) from None

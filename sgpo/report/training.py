@@ -1,0 +1,293 @@
+"""The alarms of a run (`alarms.jsonl`), each kind once: one that goes off at every step is one line, not a hundred.
+
+The plots of a report: learning curves over completions sampled, and the metrics of training over its steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from sgpo.report.plots import PAGE, STROKES, Curve, curves_figure, short_number, thin, to_svg
+from sgpo.report.read import Evaluation, Interval, Run, count_of, number_of, series, text_of
+
+WIDE, NARROW, SMALL = (720.0, 340.0), (340.0, 270.0), (340.0, 210.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """A plot of one to three metrics over the steps, drawn solid, dashed and dotted (`STROKES`); those of the warm-up
+    come from its own file."""
+
+    title: str
+    caption: str
+    keys: Sequence[tuple[str, str]]
+    percent: bool = False
+    of_warmup: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A drawn plot. `narrow` is a second drawing for small screens, `lines` are
+    `(label, stroke)` where a plot has lines of several kinds."""
+
+    title: str
+    caption: str
+    svg: Markup
+    narrow: Markup | None = None
+    lines: Sequence[tuple[str, str]] = ()
+
+
+SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
+    (
+        "What the policy solves",
+        (
+            Panel(
+                title="Pass rates",
+                caption="Share of right completions per step, alone and with the strategy in the prompt. "
+                "The gap between the two is what there is to learn.",
+                keys=(("pass_rate/autonomous", "autonomous"), ("pass_rate/guided", "guided")),
+                percent=True,
+            ),
+            Panel(
+                title="Groups without a signal",
+                caption="Share of problems whose autonomous completions all failed, or all passed: "
+                "either way their advantages are zero.",
+                keys=(("groups/all_fail", "all fail"), ("groups/all_pass", "all pass")),
+                percent=True,
+            ),
+            Panel(
+                title="Problems with a target",
+                caption="Share of problems with a correct guided completion to learn from.",
+                keys=(("targets/share", "share"),),
+                percent=True,
+            ),
+            Panel(
+                title="Distillation weight",
+                caption="Mean weight over problems; it falls as the policy manages alone.",
+                keys=(("distill_weight", "weight"),),
+            ),
+        ),
+    ),
+    (
+        "How far guidance reaches",
+        (
+            Panel(
+                title="Divergence",
+                caption="Mean over target tokens of KL(guided ‖ unguided) in nats, after and before the cap.",
+                keys=(("divergence/capped_mean", "after the cap"), ("divergence/mean", "before")),
+            ),
+            Panel(
+                title="Capped tokens",
+                caption="Share of target tokens above the cap: the decisions that the strategy is about.",
+                keys=(("divergence/capped_share", "share"),),
+                percent=True,
+            ),
+            Panel(
+                title="Loss",
+                caption="By component, before its coefficient.",
+                keys=(
+                    ("loss/policy", "policy"),
+                    ("loss/distill", "divergence"),
+                    ("loss/cross_entropy", "cross-entropy"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Health",
+        (
+            Panel(
+                title="Entropy",
+                caption="Mean entropy per token in nats. A sudden fall is a collapse.",
+                keys=(("entropy", "entropy"),),
+            ),
+            Panel(
+                title="Completion length",
+                caption="Mean tokens per completion.",
+                keys=(("completion_length/autonomous", "autonomous"), ("completion_length/guided", "guided")),
+            ),
+            Panel(
+                title="Cut off",
+                caption="Share of completions that reached the length limit.",
+                keys=(("truncated/autonomous", "autonomous"), ("truncated/guided", "guided")),
+                percent=True,
+            ),
+            Panel(
+                title="Distinct answers",
+                caption="Mean number of different answers within a group: what is left of exploration.",
+                keys=(("distinct_answers", "answers"),),
+            ),
+            Panel(
+                title="Not judged",
+                caption="Completions without a readable answer, and those whose judging timed out.",
+                keys=(("verdicts/unparsed", "unparsed"), ("verdicts/timeout", "timeout")),
+            ),
+            Panel(
+                title="Clipped ratios",
+                caption="Share of tokens whose probability had moved beyond the clip range since they were sampled.",
+                keys=(("clipped_share", "share"),),
+                percent=True,
+            ),
+            Panel(
+                title="Gradient norm",
+                caption="Before clipping.",
+                keys=(("grad_norm", "norm"),),
+            ),
+            Panel(
+                title="Learning rate",
+                caption="As scheduled.",
+                keys=(("learning_rate", "rate"),),
+            ),
+            Panel(
+                title="Throughput",
+                caption="Tokens sampled per second.",
+                keys=(("tokens_per_second", "tokens/s"),),
+            ),
+        ),
+    ),
+    (
+        "Warm-up",
+        (
+            Panel(
+                title="Warm-up loss",
+                caption="Mean cross-entropy per token of the solutions, in nats.",
+                keys=(("loss", "loss"),),
+                of_warmup=True,
+            ),
+            Panel(
+                title="Token accuracy",
+                caption="Share of the solutions' tokens that the policy finds most likely.",
+                keys=(("mean_token_accuracy", "share"),),
+                percent=True,
+                of_warmup=True,
+            ),
+        ),
+    ),
+)
+
+
+def training_sections(runs: Sequence[Run]) -> tuple[list[tuple[str, list[Plot]]], list[str], list[str]]:
+    """The plots of every section; the titles of those that would show nothing but zeros; and of those for which no run
+    has a metric (not those of the warm-up, which many runs do without, nor where no run got as far as logging any)."""
+    sections, zero, missing = [], [], []
+    trained = any(run.metrics for run in runs)
+    for title, panels in SECTIONS:
+        plots = []
+        for panel in panels:
+            curves = _panel_curves(panel, runs)
+            if any(value.mean for curve in curves for _, value in curve.points):
+                plots.append(_panel_plot(panel, curves))
+            elif curves:
+                zero.append(panel.title)
+            elif trained and not panel.of_warmup:
+                missing.append(panel.title)
+        if plots:
+            sections.append((title, plots))
+    return sections, zero, missing
+
+
+def learning_curve(runs: Sequence[Run], name: str, metric: str, *, large: bool) -> Plot | None:
+    """The plot of `score_curves`; a large one has a second drawing for small screens."""
+    curves, x_label = score_curves(runs, name, metric)
+    if not curves:
+        return None
+
+    def draw(size: tuple[float, float], suffix: str) -> Markup:
+        figure = curves_figure(curves, palette=PAGE, size=size, x_label=x_label, percent=True)
+        return Markup(to_svg(figure, name=f"{name}-{metric}-{suffix}", label=f"{metric} on {name} over {x_label}"))
+
+    return Plot(
+        title=metric,
+        caption="",
+        svg=draw(WIDE if large else SMALL, "wide"),
+        narrow=draw(NARROW, "narrow") if large else None,
+    )
+
+
+def score_curves(runs: Sequence[Run], name: str, metric: str) -> tuple[list[Curve], str]:
+    """A score of the evaluations `name` of every run over the completions that training had sampled by then, and what
+    the axis counts: steps, where an evaluation does not say how many completions there were."""
+    having = [[one for one in run.evaluations if one.name == name and metric in one.scores] for run in runs]
+    over_steps = any(one.completions is None for evaluations in having for one in evaluations)
+    curves = [
+        Curve(run=index, points=[(_x(one, over_steps), one.scores[metric]) for one in evaluations], markers=True)
+        for index, evaluations in enumerate(having)
+        if evaluations
+    ]
+    return curves, "steps" if over_steps else "completions sampled"
+
+
+def metrics_of(runs: Iterable[Run], name: str) -> list[str]:
+    """The score keys of an evaluation, in the order avg, pass, maj and by k; without pass@1, which is avg@k."""
+    keys = {
+        key for run in runs for evaluation in run.evaluations if evaluation.name == name for key in evaluation.scores
+    }
+    if any(key.startswith("avg@") for key in keys):
+        keys.discard("pass@1")
+    order = ("avg", "pass", "maj")
+    return sorted(keys, key=lambda key: (order.index(key.split("@")[0]), int(key.split("@")[1])))
+
+
+def _x(evaluation: Evaluation, over_steps: bool) -> float:
+    return float(evaluation.step if over_steps or evaluation.completions is None else evaluation.completions)
+
+
+def _panel_curves(panel: Panel, runs: Sequence[Run]) -> list[Curve]:
+    curves = []
+    for (key, _), stroke in zip(panel.keys, STROKES, strict=False):
+        for index, run in enumerate(runs):
+            if points := series(run.warmup if panel.of_warmup else run.metrics, key):
+                intervals = [(x, Interval(value, math.nan, math.nan)) for x, value in thin(points)]
+                curves.append(Curve(run=index, points=intervals, stroke=stroke))
+    return curves
+
+
+def _panel_plot(panel: Panel, curves: Sequence[Curve]) -> Plot:
+    strokes = {curve.stroke for curve in curves}
+    lines = [(label, stroke) for (_, label), stroke in zip(panel.keys, STROKES, strict=False) if stroke in strokes]
+    figure = curves_figure(curves, palette=PAGE, size=SMALL, x_label="step", percent=panel.percent)
+    label = f"{panel.title} over steps: {', '.join(label for label, _ in lines)}"
+    svg = Markup(to_svg(figure, name=panel.title, label=label))
+    return Plot(title=panel.title, caption=panel.caption, svg=svg, lines=lines if len(panel.keys) > 1 else ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A kind of alarm: what it said when it first went off, how often it did, and when last.
+
+    `numbers` is the value that set it off and its threshold, as far as the run says them: `value 0.02, threshold 0.1`.
+    """
+
+    kind: str
+    message: str
+    numbers: str
+    count: int
+    first_step: int | None
+    last_step: int | None
+
+
+def gather_alarms(run: Run) -> list[Alarm]:
+    """The alarms of a run by kind, in the order in which they first went off."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in run.alarms:
+        by_kind.setdefault(text_of(row, "alarm") or "alarm", []).append(row)
+    return [
+        Alarm(
+            kind=kind,
+            message=text_of(rows[0], "message"),
+            numbers=", ".join(
+                f"{key} {short_number(number)}"
+                for key in ("value", "threshold")
+                if (number := number_of(rows[0], key)) is not None
+            ),
+            count=len(rows),
+            first_step=count_of(rows[0], "step"),
+            last_step=count_of(rows[-1], "step"),
+        )
+        for kind, rows in by_kind.items()
+    ]

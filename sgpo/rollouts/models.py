@@ -1,0 +1,217 @@
+"""What a user sets of a chat template becomes part of it: the tokenizer is saved with the model, so that training,
+evaluation, and whoever serves the model later see the same prompts.
+
+Loading a policy: any Hugging Face causal language model and its tokenizer, by path or hub id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from sgpo.errors import InputError
+
+# What `from_pretrained` reads: weights, configs, chat template, vocabulary; not a checkpoint's optimizer (.pt).
+MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
+
+
+def resolve_model(name: str | Path) -> str:
+    """A model's path or hub id; a run directory stands for the model that it trained.
+
+    Raises InputError for a path that does not exist, and for a hub id where there is no hub and nothing in its cache.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file() and (path / "checkpoints" / "final").is_dir():
+            return str(path / "checkpoints" / "final")
+        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+            raise InputError(f"{name}: no model in this directory (no config.json)")
+        return str(path)
+    # A hub id is one name or owner/name, and never looks like a path.
+    if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1 or path.exists():
+        raise InputError(f"{name}: no such model directory")
+    _check_reachable(str(name))
+    return str(name)
+
+
+def _check_reachable(hub_id: str) -> None:
+    """Raises InputError for a model that is not in the cache while the hub refuses connections or has no address.
+
+    The hub's library would try five times again for each of two files: 46 seconds until a mistyped name is refused.
+    What else may fail here, a slow network's timeout too, is left to loading, which has its own words and retries.
+    """
+    try:
+        if not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in CONFIG_FILES):
+            get_hf_file_metadata(hf_hub_url(hub_id, CONFIG_FILES[0]))
+    except httpx2.ConnectError as error:
+        raise InputError(
+            f"{hub_id}: no such model directory, and the hub, where it might be, cannot be connected to ({error})"
+        ) from None
+    except (httpx2.HTTPError, OSError, ValueError):
+        pass
+
+
+def model_revision(name: str | Path) -> str:
+    """Which weights and tokenizer a name stands for now: a hub model's commit, else a hash of the files in a directory.
+
+    Raises InputError where there is no such model.
+    """
+    source = resolve_model(name)
+    if not Path(source).is_dir():
+        return _commit_of(name, source)
+    digest = hashlib.sha256()
+    for file in sorted(Path(source).iterdir()):
+        if file.suffix in MODEL_FILES:
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _commit_of(name: str | Path, source: str) -> str:
+    """The commit of a hub model, which the hub's cache has as the name of the folder of its files."""
+    error: Exception | None = None
+    for file in CONFIG_FILES:
+        try:
+            return Path(hf_hub_download(source, file)).parent.name
+        except (OSError, ValueError) as missing:
+            error = error or missing
+    assert error is not None
+    raise InputError(_unloadable(name, source, "model", error)) from error
+
+
+def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, **options: Any) -> Any:
+    """The model, its weights in `dtype`. Training wants float32 weights (with `bf16=True` for the arithmetic): small
+    updates vanish in bfloat16. An adapter (LoRA) is merged into the weights of its base model. `options` are
+    `from_pretrained`'s.
+
+    Raises InputError where there is no such model, or an option is none.
+    """
+    source = resolve_model(name)
+    try:
+        if is_adapter(source):
+            return _load_merged(source, dtype=dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(_unloadable(name, source, "model", error)) from error
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether a directory holds an adapter in place of a whole model."""
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def named_policy(model: Any, init_kwargs: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """A policy and its name: loaded where it is given by its path or hub id, else as it is.
+
+    Raises InputError for options of loading one that is loaded already, and as `load_policy`.
+    """
+    if isinstance(model, str | Path):
+        return load_policy(model, **(init_kwargs or {})), str(model)
+    if init_kwargs:
+        raise InputError(
+            "model_init_kwargs is for a model that is given by its name, and this one is loaded already; give them to "
+            "its from_pretrained"
+        )
+    return model, str(model.config._name_or_path)
+
+
+def _load_merged(source: str, **options: Any) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
+    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    warmed_up = Path(source).parent / "warmup"
+    if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
+        base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
+    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), **options)
+    return PeftModel.from_pretrained(model, source).merge_and_unload()
+
+
+def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with `pad_token` where given.
+
+    Raises InputError where there is none, or it lacks a pad or eos token.
+    """
+    source = resolve_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(_unloadable(name, source, "tokenizer", error)) from error
+    check_tokenizer(tokenizer, pad_token=pad_token)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None = None) -> None:
+    """Set the pad token if one is given. Raises InputError for a tokenizer without pad or eos token."""
+    name = tokenizer.name_or_path or "the tokenizer"
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise InputError(f"pad_token {pad_token!r} is not in the vocabulary of {name}")
+        tokenizer.pad_token = pad_token
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{name}: the tokenizer has no eos token, so a completion could never end; set its eos_token")
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"{name}: the tokenizer has no pad token; name an unused token of its vocabulary with the option pad_token "
+            "(for Llama 3: pad_token='<|finetune_right_pad_id|>')"
+        )
+
+
+def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), "no message")
+    where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
+    return f"{name}: no {what} that could be loaded ({where}): {first}"
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Dropout would make the importance ratio of an unchanged policy differ from 1."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Many models keep a rate as a number (attention_dropout, layerdrop) and apply it in training mode.
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
+
+
+def shape_chat_template(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
+) -> None:
+    """Set variables of a tokenizer's chat template (`enable_thinking` of Qwen3), and a system prompt for conversations
+    that have none of their own. Done twice, it is as done once.
+
+    Raises InputError for a tokenizer without a chat template, and for a variable that its template does not read.
+    """
+    if not template_kwargs and system_prompt is None:
+        return
+    name, template = tokenizer.name_or_path or "the tokenizer", tokenizer.chat_template
+    if not isinstance(template, str):
+        raise InputError(f"chat_template_kwargs, system_prompt: {name} has no chat template to put them into")
+    for key in template_kwargs or {}:
+        if not key.isidentifier() or key not in template:
+            raise InputError(f"chat_template_kwargs: the chat template of {name} reads no variable {key!r}")
+    head = "".join(f"{{%- set {key} = {_literal(value)} %}}" for key, value in (template_kwargs or {}).items())
+    if system_prompt is not None:
+        message = f'{{"role": "system", "content": {_literal(system_prompt)}}}'
+        head += (
+            f'{{%- if messages[0]["role"] != "system" %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}'
+        )
+    if not template.startswith(head):
+        tokenizer.chat_template = head + template
+
+
+def _literal(value: Any) -> str:
+    """A plain value as Jinja reads it: as JSON, but for `none`."""
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)

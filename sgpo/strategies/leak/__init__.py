@@ -1,0 +1,1 @@
+"""The leak gate: what a strategy gives away of its problem, found by program."""

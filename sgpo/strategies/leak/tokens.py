@@ -1,0 +1,345 @@
+"""Text and LaTeX as tokens in which numbers are numbers, in digits or in words: "72", "seventy-two", "six dozen".
+
+Arithmetic on the numbers that a text states: exact where it can be, bounded always, for the text is a model's.
+
+A function returns None where the result is no real number, or larger than any answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sgpo.verifier.math.numbers import LARGE, SMALL
+
+Value = Fraction | float
+
+MAX_BASE = 10**6
+MAX_EXPONENT = 64
+MAX_FACTORIAL = 60
+MAX_BINOMIAL = 1000
+
+_TRIGONOMETRY = {"sin": math.sin, "cos": math.cos, "tan": math.tan}
+
+
+def to_float(value: Value) -> float:
+    """As a floating-point number, infinite where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def magnitude(value: Value) -> Value:
+    """The value without its sign."""
+    return -value if value < 0 else value
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equal, up to the rounding of floating-point numbers."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    return math.isclose(to_float(a), to_float(b), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def add(a: Value, b: Value, sign: int) -> Value:
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a + sign * b
+    return to_float(a) + sign * to_float(b)
+
+
+def multiply(a: Value, b: Value) -> Value:
+    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) * to_float(b)
+
+
+def divide(a: Value, b: Value) -> Value:
+    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) / to_float(b)
+
+
+def power(base: Value, exponent: Value) -> Value | None:
+    """None where it is no real number or too large to matter."""
+    if magnitude(exponent) > MAX_EXPONENT or magnitude(base) > MAX_BASE or (base == 0 and exponent < 0):
+        return None
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        return Fraction(base**exponent.numerator)
+    return None if base < 0 else to_float(base) ** to_float(exponent)
+
+
+def trigonometric(name: str, angle: Value, degrees: bool) -> Value | None:
+    radians = to_float(angle) * math.pi / 180 if degrees else to_float(angle)
+    value = _TRIGONOMETRY[name](radians)
+    return None if abs(value) > 10**9 else value
+
+
+def root(value: Value, index: int) -> Value | None:
+    if value < 0 or value > 10**300:
+        return None
+    if isinstance(value, Fraction):
+        top, bottom = (round(float(part) ** (1 / index)) for part in (value.numerator, value.denominator))
+        if top**index == value.numerator and bottom**index == value.denominator:
+            return Fraction(top, bottom)
+    return float(value) ** (1 / index)
+
+
+def choose(top: Value | None, bottom: Value | None) -> Value | None:
+    whole = isinstance(top, Fraction) and isinstance(bottom, Fraction) and top.denominator == bottom.denominator == 1
+    if not whole or top is None or bottom is None or not 0 <= bottom <= top <= MAX_BINOMIAL:
+        return None
+    return Fraction(math.comb(int(top), int(bottom)))
+
+
+def factorial(value: Value) -> Value:
+    whole = isinstance(value, Fraction) and value.denominator == 1 and 0 <= value <= MAX_FACTORIAL
+    return Fraction(math.factorial(int(value))) if whole else value
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of text that matters: kind `number`, `op`, `word`, `open`, `close` or `end` (of a clause)."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    value: Value | None = None
+    spelled: bool = False
+    ordinal: bool = False
+    formula: bool = False  # a coefficient, an exponent or an index of a letter, as in 2a, b^2, x_1
+
+
+MAX_DIGITS = 300  # a longer run of digits is no number that a strategy could leak
+
+_SMALL = SMALL | {"fourty": 40}
+_DOZENS = {"dozen": 12, "gross": 144}
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
+_PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}
+_PLURAL_PARTS = {"halves": 2} | {word + "s": part for word, part in _PARTS.items() if word != "half"}
+_ORDINALS = {word: part for word, part in _PARTS.items() if word not in ("half", "quarter")}
+_ORDINALS |= {"first": 1, "second": 2, "eleventh": 11, "thirteenth": 13, "fourteenth": 14, "fifteenth": 15}
+_ORDINALS |= {"thirtieth": 30, "fortieth": 40, "fiftieth": 50, "sixtieth": 60}
+
+_SKIPPED = re.compile(
+    r"\\left|\\right|\\displaystyle|\\(?:text|mathrm|mathbf|textbf|operatorname|boxed|mbox|rm)(?![a-zA-Z])"
+    r"|\\[!,;: ()\[\]]|\$|~|&|\s+|\*{2,}(?=[A-Za-z])"
+)
+_OPERATORS = {"+": "+", "*": "*", "×": "*", "·": "*", "⋅": "*", "/": "/", "÷": "/", "^": "^", "**": "^", "=": "="}
+_OPERATORS |= {"-": "-", "−": "-", "%": "%", "\\%": "%", "\\times": "*", "\\cdot": "*", "\\div": "/", "√": "sqrt"}
+_OPERATORS |= {
+    "\\frac": "frac",
+    "\\dfrac": "frac",
+    "\\tfrac": "frac",
+    "\\sqrt": "sqrt",
+    "°": "degree",
+    "\\circ": "degree",
+}
+_OPERATORS |= {"\\binom": "binom", "\\dbinom": "binom", "\\tbinom": "binom"}
+_OPERATORS |= {"≈": "=", "\\approx": "=", "\\equiv": "=", "²": "squared", "³": "cubed", "\\degree": "degree"}
+_ROMAN = re.compile(r"M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
+_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+_TWO_DIGITS = re.compile(r"\d\d")
+_VULGAR = {"½": Fraction(1, 2), "⅓": Fraction(1, 3), "⅔": Fraction(2, 3), "¼": Fraction(1, 4), "¾": Fraction(3, 4)}
+_TOKEN = re.compile(
+    r"(?P<prefixed>0[xX][0-9a-fA-F]+|0[bB][01]+)|(?P<number>\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<![\w.])\.\d+)"
+    r"(?:\.(?=\\(?:overline|bar|dot)))?(?:[eE](?P<exponent>[+-]?\d{1,2})(?!\w|\.\d))?"
+    r"(?:\\(?:overline|bar|dot)\{?(?P<period>\d+)\}?)?(?:_\{?(?P<base>\d{1,2})\}?)?(?P<ordinal>(?:st|nd|rd|th)\b)?"
+    r"|(?P<operator>\\(?:times|cdot|div|[dt]?frac|[dt]?binom|sqrt|circ|approx|equiv|degree)(?![a-zA-Z])|\\%|\*\*|[-+*×·⋅/÷^=−%√°≈²³])"
+    r"|(?P<pi>\\pi(?![a-zA-Z])|π)"
+    r"|(?P<vulgar>[½⅓⅔¼¾])"
+    r"|(?P<factorial>(?<=\d)!(?!=))"
+    r"|(?P<word>\\?[A-Za-z]+(?:['’][a-z]+)?)"
+    r"|(?P<open>[({\[])|(?P<close>[)}\]])"
+    r"|(?P<other>.)",
+    re.DOTALL,
+)
+
+
+def tokenize(text: str) -> list[Token]:
+    """The tokens of a text; numbers in words are numbers."""
+    raw: list[Token] = []
+    position = 0
+    while position < len(text):
+        if skipped := _SKIPPED.match(text, position):
+            position = skipped.end()
+            continue
+        if raw and raw[-1].text in ("frac", "binom") and _TWO_DIGITS.match(text, position):
+            # \frac12 is a half: LaTeX takes one digit for each.
+            raw += [Token("number", text[k], k, k + 1, Fraction(text[k])) for k in (position, position + 1)]
+            position += 2
+            continue
+        match = _TOKEN.match(text, position)
+        assert match is not None
+        raw.append(_token(match, text))
+        position = match.end()
+    return _with_number_words(raw)
+
+
+def _token(match: re.Match[str], text: str) -> Token:
+    start, end, piece = match.start(), match.end(), match.group(0)
+    if (number := match.group("number")) and len(number) > MAX_DIGITS:
+        return Token("word", piece, start, end)
+    if number:
+        digits = re.sub(r"[^\d.]", "", number)
+        value = _in_base(digits, match.group("base")) or _decimal(digits, match.group("period"))
+        value *= Fraction(10) ** int(match.group("exponent") or 0)
+        after = text[end : end + 1]
+        before = re.search(r"[A-Za-z)}\]]\s*[\^_]\s*\{?$|\\sqrt\s*\[$", text[max(0, start - 8) : start])
+        glued = after.isalpha() and not match.group("ordinal")
+        glued = glued or (text[start - 1 : start].isalpha() and not re.search(r"\\[a-zA-Z]+$", text[:start][-20:]))
+        return Token(
+            "number", piece, start, end, value, ordinal=bool(match.group("ordinal")), formula=bool(before) or glued
+        )
+    if match.group("prefixed"):
+        return Token("number", piece, start, end, Fraction(int(piece, 0)))
+    if match.group("operator"):
+        return Token("op", _OPERATORS[piece], start, end)
+    if match.group("pi") or piece.lower() == "pi":
+        return Token("number", piece, start, end, math.pi)
+    if match.group("vulgar"):
+        return Token("number", piece, start, end, _VULGAR[piece])
+    if match.group("factorial"):
+        return Token("op", "!", start, end)
+    if match.group("word") and (roman := _roman(piece)):
+        return Token("number", piece, start, end, roman)
+    if match.group("word"):
+        return Token("word", piece.lower(), start, end)
+    if match.group("open"):
+        return Token("open", piece, start, end)
+    if match.group("close"):
+        return Token("close", piece, start, end)
+    return Token("end", piece, start, end)
+
+
+def _in_base(digits: str, base: str | None) -> Fraction | None:
+    """A whole number with its base as an index, 1101_2; None where it is none."""
+    if base is None or not 2 <= int(base) <= 10 or not digits.isdecimal() or int(max(digits)) >= int(base):
+        return None
+    return Fraction(int(digits[:200], int(base)))
+
+
+def _roman(text: str) -> Fraction | None:
+    """A Roman number of three letters or more; shorter ones are names of points more often than numbers."""
+    if len(text) < 3 or not _ROMAN.fullmatch(text):
+        return None
+    values = [_ROMAN_DIGITS[letter] for letter in text]
+    return Fraction(sum(-v if v < max(values[i:]) else v for i, v in enumerate(values)))
+
+
+def _decimal(digits: str, period: str | None) -> Fraction:
+    """A decimal, with the digits that repeat for ever if there are any: 0.5 and period 3 is 8/15, 0 and 2 is 2/9."""
+    value = Fraction(digits)
+    if period:
+        places = len(digits.partition(".")[2])
+        value += Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- numbers in words
+
+
+def _with_number_words(tokens: Sequence[Token]) -> list[Token]:
+    result: list[Token] = []
+    i = 0
+    while i < len(tokens):
+        number, j = _number_words(tokens, i)
+        if number is None:
+            result.append(tokens[i])
+            i += 1
+        else:
+            result.append(number)
+            i = j
+    return result
+
+
+def word_at(tokens: Sequence[Token], i: int) -> str:
+    """The word at an index, in small letters; empty where there is none."""
+    return tokens[i].text if 0 <= i < len(tokens) and tokens[i].kind == "word" else ""
+
+
+def _hyphen(tokens: Sequence[Token], i: int) -> int:
+    """The index after a hyphen that joins two words (`seventy-two`), or `i`."""
+    if i + 1 < len(tokens) and tokens[i].text == "-" and i > 0:
+        joined = tokens[i - 1].end == tokens[i].start and tokens[i].end == tokens[i + 1].start
+        if joined and tokens[i - 1].kind == tokens[i + 1].kind == "word":
+            return i + 1
+    return i
+
+
+def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
+    """The number that words from `i` on spell, and the index after them; (None, i) where they spell none."""
+    start, digits = i, tokens[i].kind == "number" and isinstance(tokens[i].value, Fraction)
+    total, current, seen, last = 0, 0, False, i
+    ordinal = False
+    if word_at(tokens, i) in ("a", "an") and (word_at(tokens, i + 1) in LARGE or word_at(tokens, i + 1) in _DOZENS):
+        current, i, seen = 1, i + 1, True
+    elif digits and (word_at(tokens, i + 1) in LARGE or word_at(tokens, i + 1) in _DOZENS):
+        return _scaled_digits(tokens, i)
+    while True:
+        word = word_at(tokens, i)
+        if word in _SMALL and (not seen or current % 100 == 0 or (current % 10 == 0 and _SMALL[word] < 10)):
+            if seen and current and current % 100 != 0 and _SMALL[word] >= 10:
+                break
+            current += _SMALL[word]
+        elif word in LARGE and seen:
+            if word == "hundred":
+                current = (current or 1) * 100
+            else:
+                total, current = total + (current or 1) * LARGE[word], 0
+        elif word in _DOZENS and seen:
+            current = (current or 1) * _DOZENS[word]
+        elif seen and word in _ORDINALS and i > start and 20 <= current % 100 <= 90 and _ORDINALS[word] < 10:
+            current, ordinal = current + _ORDINALS[word], True
+        elif (
+            seen and word == "and" and (current % 100 == 0 and (current or total)) and word_at(tokens, i + 1) in _SMALL
+        ):
+            i += 1
+            continue
+        else:
+            break
+        seen, last = True, i
+        i = _hyphen(tokens, i + 1)
+        if ordinal:
+            break
+    if not seen:
+        return _part_words(tokens, start)
+    value, after = Fraction(total + current), last + 1
+    half = [word_at(tokens, after + k) for k in range(3)] == ["and", "a", "half"]
+    part = word_at(tokens, _hyphen(tokens, after))
+    if not ordinal and (part in _PLURAL_PARTS or (value == 1 and part in _PARTS)):
+        after = _hyphen(tokens, after) + 1
+        value /= _PLURAL_PARTS.get(part) or _PARTS[part]
+    elif half and word_at(tokens, after - 1) in _DOZENS:
+        value, after = value + Fraction(_DOZENS[word_at(tokens, after - 1)], 2), after + 3
+    elif half:
+        value, after = value + Fraction(1, 2), after + 3
+        if scale := _DOZENS.get(word_at(tokens, after)) or LARGE.get(word_at(tokens, after)):
+            value, after = value * scale, after + 1
+    first, final = tokens[start], tokens[after - 1]
+    text = " ".join(token.text for token in tokens[start:after])
+    return Token("number", text, first.start, final.end, value, spelled=True, ordinal=ordinal), after
+
+
+def _scaled_digits(tokens: Sequence[Token], i: int) -> tuple[Token, int]:
+    value, j = tokens[i].value, i + 1
+    assert isinstance(value, Fraction)
+    while scale := LARGE.get(word_at(tokens, j)) or _DOZENS.get(word_at(tokens, j)):
+        value, j = value * scale, j + 1
+    text = " ".join(token.text for token in tokens[i:j])
+    return Token("number", text, tokens[i].start, tokens[j - 1].end, value), j
+
+
+def _part_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
+    """`half`, `a third`, `twice`, `seventh`: fractions, multiples and ordinals that stand alone."""
+    word = word_at(tokens, i)
+    if word in ("half", "quarter"):
+        return Token("number", word, tokens[i].start, tokens[i].end, Fraction(1, _PARTS[word]), spelled=True), i + 1
+    if word in ("a", "an", "one") and word_at(tokens, i + 1) in _PARTS:
+        part = word_at(tokens, i + 1)
+        value = Fraction(1, _PARTS[part])
+        return Token("number", f"a {part}", tokens[i].start, tokens[i + 1].end, value, spelled=True), i + 2
+    if word in _ORDINALS:
+        value = Fraction(_ORDINALS[word])
+        return Token("number", word, tokens[i].start, tokens[i].end, value, spelled=True, ordinal=True), i + 1
+    return None, i

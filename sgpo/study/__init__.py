@@ -1,1 +1,0 @@
-"""A study: a grid of arms, warm-ups and seeds on the benchmark for strategies, and the page that says what came out."""

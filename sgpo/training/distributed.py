@@ -1,0 +1,71 @@
+"""Processes: which launches are refused, in what type they compute, and how they part (docs/distributed.md)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Mapping
+
+import torch.distributed
+from accelerate import Accelerator
+
+from sgpo.algorithms import algorithm_class
+from sgpo.errors import InputError
+from sgpo.training.config import SGPOConfig
+
+# What `accelerate launch` sets, without the ranks that it or torchrun give to processes that know of each other.
+_LAUNCHED_FOR_SEVERAL = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"}
+
+
+def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises InputError for a launch that would not do what it says."""
+    if args.world_size == 1 and environment.keys() >= _LAUNCHED_FOR_SEVERAL and "WORLD_SIZE" not in environment:
+        raise InputError(
+            "started for several processes, but this is the only one (accelerate launch starts one on a CPU, whatever "
+            "num_processes says); use torchrun --nproc_per_node, or unset MASTER_ADDR to train in one"
+        )
+    fsdp, deepspeed = (
+        bool(option) or environment.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+        for name, option in (("FSDP", args.fsdp), ("DEEPSPEED", args.deepspeed))
+    )
+    if not fsdp and not deepspeed:
+        return
+    if args.device.type == "cpu":
+        raise InputError(
+            "sharded training (FSDP, DeepSpeed) needs GPUs: on a CPU accelerate would train whole copies and not say "
+            "so; start without it"
+        )
+    if args.guide_decay:
+        raise InputError("guide_decay averages whole weights: not with sharded training (FSDP, DeepSpeed)")
+    if args.engine == "hf":
+        raise InputError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
+    if algorithm_class(args.algorithm).needs.initial_guide:
+        raise InputError(
+            f"sharded training (FSDP, DeepSpeed) has no whole copy of the initial weights, which algorithm "
+            f"{args.algorithm} is guided by; train it in whole copies (DDP)"
+        )
+    version = args.fsdp_plugin_args["fsdp_version"] if args.fsdp else int(environment.get("FSDP_VERSION", "1"))
+    if fsdp and version != 2:
+        raise InputError(f"fsdp_version must be 2, got {version}: FSDP1 hides the head's weights from the loss")
+
+
+def compute_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """The type of the arithmetic in mixed precision; None where it is the weights' own."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def part_quietly() -> None:
+    """At the interpreter's exit: leave the process group, once its threads have come to rest.
+
+    The threads of gloo drop the tensors of a collective after whoever waited for it goes on, and need the interpreter
+    for that; one that asks for it while the interpreter shuts down aborts the process, which had done its work.
+    """
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        time.sleep(0.1)  # without the interpreter's lock, for threads that need microseconds of it

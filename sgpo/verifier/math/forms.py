@@ -1,0 +1,300 @@
+"""Equations, inequalities and lists of them: what they say, whatever way they say it.
+
+The form of an answer: a list, a tuple or interval, a union, a matrix, a relation, or a single value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sgpo.verifier.math.latex import closing, compact, split_top, without_text
+
+_COMMA = re.compile(r"\s*(?:,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s*(?<![A-Za-z])(?:and|or)(?![A-Za-z])|,)\s*")
+_SEMICOLON = re.compile(r"\s*;\s*")
+_CUP = re.compile(r"\s*\\cup\s*")
+_RELATION = re.compile(r"\s*(\\leq|\\geq|\\neq|\\approx|\\equiv|\\in(?![a-z])|<|>|=)\s*")
+_MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_BUILDER = re.compile(r"[A-Za-z]\s*(?:\\in\s*(?:\\mathbb\s*\{?\s*R\s*\}?|\\R)\s*)?(?:\||:|\\mid)\s*(.*)", re.DOTALL)
+_CASES = re.compile(r"\\begin\{(?:cases|aligned|array)\}(.*)\\end\{(?:cases|aligned|array)\}", re.DOTALL)
+# `x`, `f(x)`, `(p, q)`, `S_{MBCN}:S`, `|AB|`, `x_1 + x_2` is not: a name that an answer is given to.
+_NAME = re.compile(
+    r"[(|]?\s*(?:\\(?:angle|triangle|text|overline|alpha|beta|gamma|theta|phi|lambda|omega|mu|sigma|Delta|max|min)\s*)?"
+    r"[A-Za-z{][A-Za-z0-9_{}'.:,|() ]*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """An answer and its parts.
+
+    `kind` is `value` (no parts), `list` (in any order), `group` (a tuple or interval, with `brackets`), `union`,
+    `matrix` (a part per row), `row`, or `relation` (the sides, with `operators` between them).
+    """
+
+    kind: str
+    text: str
+    parts: tuple[Form, ...] = ()
+    brackets: str = ""
+    operators: tuple[str, ...] = ()
+
+
+def read_form(text: str) -> Form:
+    """The form of a cleaned answer."""
+    text = _strip_braces(text.strip())
+    if (words := re.fullmatch(r"\\text\s*\{([^{}]*,[^{}]*)\}", text)) is not None:
+        text = words[1].strip()  # \text{A, C}
+    if (whole := _WORDED_SETS.get(" ".join(without_text(text).lower().split()))) is not None:
+        return read_form(whole)
+    for read in (_environment, _vector, _list, _plus_minus, _relation, _union, _group):
+        if form := read(text):
+            return form
+    return Form("value", text)
+
+
+_WORDED_SETS = {
+    **dict.fromkeys(
+        ("all real numbers", "all reals", "any real number", r"\mathbb{r}", r"\mathbb r"), r"(-\infty,\infty)"
+    ),
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", r"\{\}", r"\{ \}"),
+        r"\emptyset",
+    ),
+}
+
+
+def is_name(text: str) -> bool:
+    """Whether an answer can be given to `text`, as to `x` or `f(x)`."""
+    return bool(_NAME.fullmatch(text.strip())) and not re.match(r"\d", text.strip())
+
+
+def _strip_braces(text: str) -> str:
+    while text.startswith("{") and closing(text, 0) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
+def _environment(text: str) -> Form | None:
+    if text.startswith(r"\begin{cases}") and (match := _CASES.fullmatch(text)):
+        rows = [row.replace("&", " ").strip(" ,") for row in match[1].split(r"\\") if row.strip()]
+        return Form("list", text, tuple(map(read_form, rows)))
+    inner = text
+    if text[:1] + text[-1:] in ("()", "[]") and closing(text, 0) == len(text) - 1:
+        inner = text[1:-1].strip()  # \left[\begin{array}...\end{array}\right]
+    match = _MATRIX.fullmatch(inner)
+    if not match or match[1].startswith(("v", "V")) or r"\begin" in match[2]:
+        return None
+    rows = [row for row in re.split(r"\\\\|\\cr\b", match[2]) if row.strip()]
+    cells = [tuple(Form("value", cell.strip()) for cell in row.split("&")) for row in rows]
+    return Form("matrix", text, tuple(Form("row", row, parts) for row, parts in zip(rows, cells, strict=True)))
+
+
+def _list(text: str) -> Form | None:
+    for separator in (_SEMICOLON, _COMMA):
+        parts = [part for part in split_top(text, separator) if part.strip()]
+        if len(parts) > 1:
+            # `\pm 1, \pm 2` are four values.
+            forms = (_flat(read_form(part)) if r"\pm" in part else (read_form(part),) for part in parts)
+            return Form("list", text, tuple(form for flat in forms for form in flat))
+    return None
+
+
+def _plus_minus(text: str) -> Form | None:
+    if r"\pm" not in text and r"\mp" not in text:
+        return None
+    upper = re.sub(r"^\s*\+", "", text.replace(r"\pm", "+").replace(r"\mp", "-"))
+    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    parts = (*_flat(read_form(upper.strip())), *_flat(read_form(lower)))
+    return Form("list", text, parts)
+
+
+def _flat(form: Form) -> tuple[Form, ...]:
+    return form.parts if form.kind == "list" else (form,)
+
+
+def _relation(text: str) -> Form | None:
+    operators: list[str] = []
+    sides = split_top(text, _RELATION)
+    if len(sides) < 2:
+        return None
+    at = 0
+    for side in sides[:-1]:
+        at += len(side)
+        match = _RELATION.match(text, at)
+        if match is None:
+            return None
+        operators.append(match[1])
+        at = match.end()
+    if not all(side.strip() for side in sides[1:]):
+        return None
+    if not sides[0].strip():
+        return read_form(sides[-1]) if set(operators) == {"="} else None  # `= 5`
+    return Form("relation", text, tuple(Form("value", side.strip()) for side in sides), operators=tuple(operators))
+
+
+def _union(text: str) -> Form | None:
+    parts = split_top(text, _CUP)
+    return Form("union", text, tuple(map(read_form, parts))) if len(parts) > 1 else None
+
+
+def _vector(text: str) -> Form | None:
+    if text.startswith(r"\langle") and text.endswith(r"\rangle") and text.count(r"\langle") == 1:
+        return _parts(text, text.removeprefix(r"\langle").removesuffix(r"\rangle"), "()")
+    return None
+
+
+def _group(text: str) -> Form | None:
+    if text.startswith(r"\{") and text.endswith(r"\}"):
+        inner = text[2:-2].strip()
+        if builder := _BUILDER.fullmatch(inner):
+            said = read_form(builder[1])
+            return said if said.kind == "relation" else None
+        if "|" in inner or ":" in inner or r"\mid" in inner:
+            return None
+        inside = read_form(inner)
+        return Form("list", text, _flat(inside)) if inner else None
+    if text[:1] in ("(", "[", "]") and text[-1:] in (")", "]", "["):
+        body = text[1:-1]
+        if text[0] != "]" and text[-1] != "[" and closing(text, 0) != len(text) - 1:
+            return None
+        # ]1, 3[ is the open interval.
+        return _parts(text, body, {"]": "("}.get(text[0], text[0]) + {"[": ")"}.get(text[-1], text[-1]))
+    return None
+
+
+def _parts(text: str, body: str, brackets: str) -> Form | None:
+    separator = _SEMICOLON if ";" in body and "," not in body else _COMMA
+    parts = split_top(body, separator)
+    if len(parts) > 1:
+        return Form("group", text, tuple(map(read_form, parts)), brackets=brackets)
+    return read_form(body) if body.strip() and brackets in ("()", "[]") else None
+
+
+def items_of(form: Form) -> list[Form]:
+    """The items of a list, each once; those of a list of lists stay together."""
+    if form.kind not in ("list", "group"):
+        return [form]
+    items = {compact(part.text): part for part in form.parts}
+    return list(items.values()) if form.kind == "list" else list(form.parts)
+
+
+def names_of(items: Sequence[Form]) -> list[str]:
+    """The names that the items give values to; empty unless all do."""
+    names = [compact(item.parts[0].text) for item in items if is_chain(item) and is_name(item.parts[0].text)]
+    return names if len(names) == len(items) else []
+
+
+def tuple_of(form: Form) -> Form:
+    """(3, 2) of `(a, b) = (3, 2)`; any other form is itself."""
+    value = value_of(exact_part(form)) if is_chain(form) else form
+    return value if value.kind == "group" else form
+
+
+def named_rows(form: Form) -> list[Form]:
+    """`p=5, q=2; p=7, q=2` as two lists, each with its names; empty where names do not repeat."""
+    leaves = [leaf for part in form.parts for leaf in (part.parts if part.kind == "list" else (part,))]
+    names = names_of(leaves)
+    width = len(set(names))
+    if not names or width in (1, len(names)) or len(names) % width or names != names[:width] * (len(names) // width):
+        return []
+    rows = [leaves[start : start + width] for start in range(0, len(leaves), width)]
+    return [Form("list", ", ".join(leaf.text for leaf in row), tuple(row)) for row in rows]
+
+
+def right_sides(items: Sequence[Form]) -> list[Form]:
+    return [value_of(exact_part(item)) for item in items]
+
+
+def by_name(items: Sequence[Form], names: Sequence[str]) -> list[Form]:
+    """The values that single letters are given, in the order of a tuple of these letters: `y = 3, x = 2` is (2, 3)."""
+    if all(len(name) == 1 for name in names) and len(set(names)) == len(names):
+        items = [items[names.index(name)] for name in sorted(names)]
+    return right_sides(items)
+
+
+def value_of(chain: Form) -> Form:
+    """What a chain of equations says in the end: 5 in `x = 2 + 3 = 5`, and in `5 = x`."""
+    *_, last = sides = [side.text for side in chain.parts]
+    return read_form(sides[0] if is_name(last) and not is_name(sides[0]) else last)
+
+
+def entries_of(form: Form) -> Sequence[Form]:
+    """The entries of a tuple, or of a matrix that is one row or one column."""
+    if form.kind == "group":
+        return form.parts
+    return form.parts[0].parts if len(form.parts) == 1 else [row.parts[0] for row in form.parts if len(row.parts) == 1]
+
+
+def is_chain(form: Form) -> bool:
+    return form.kind == "relation" and set(form.operators) <= {"=", r"\in", r"\approx", r"\equiv"}
+
+
+def defines(form: Form) -> bool:
+    return is_name(form.parts[0].text)
+
+
+def same_role(gold: str, found: str, *, fold_case: bool) -> bool:
+    """`f(x)`, `g(x)` and `y` all name the function that was asked for; `x` and `y` are two unknowns."""
+    gold, found = compact(gold), compact(found)
+    if fold_case:
+        gold, found = gold.lower(), found.lower()
+    function = re.compile(r"y|[A-Za-z]\([a-z]\)")
+    return gold == found or bool(function.fullmatch(gold) and function.fullmatch(found))
+
+
+def exact_part(form: Form) -> Form:
+    """`x = 1/3 \\approx 0.33` without its approximation."""
+    if r"\approx" not in form.operators[1:]:
+        return form
+    end = form.operators.index(r"\approx", 1)
+    return Form("relation", form.text, form.parts[: end + 1], operators=form.operators[:end])
+
+
+_FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
+
+
+_SIZE = re.compile(r"\s*(?:\||\\lvert)\s*([A-Za-z])\s*(?:\||\\rvert)\s*")
+
+
+def variable_of(form: Form) -> str:
+    return next((compact(part.text).strip("|") for part in form.parts if is_name(part.text)), "")
+
+
+def interval_of(form: Form) -> Form | None:
+    """The set that an inequality in one name says: `-2 < x \\leq 7` is `(-2, 7]`."""
+    if form.kind in ("group", "union"):
+        return form
+    if form.kind != "relation":
+        return None
+    if form.operators == (r"\in",):
+        return read_form(form.parts[1].text)
+    if not set(form.operators) <= set(_FLIPPED) or len(form.parts) > 3:
+        return None
+    sides, operators = [part.text for part in form.parts], list(form.operators)
+    if operators[0] in (">", r"\geq"):
+        sides, operators = sides[::-1], [_FLIPPED[operator] for operator in operators[::-1]]
+    if any(operator in (">", r"\geq") for operator in operators):
+        return None
+    if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])):
+        sides, operators = [f"-({sides[1]})", size[1], sides[1]], operators * 2  # |x| < 2
+    if len(sides) == 2:
+        sides = [r"-\infty", *sides] if is_name(sides[0]) else [*sides, r"\infty"]
+        operators = ["<", *operators] if sides[0] == r"-\infty" else [*operators, "<"]
+    if not is_name(sides[1]) or "|" in sides[1]:
+        return None
+    brackets = ("[" if operators[0] == r"\leq" else "(") + ("]" if operators[1] == r"\leq" else ")")
+    ends = (Form("value", sides[0]), Form("value", sides[2]))
+    return Form("group", f"{brackets[0]}{sides[0]},{sides[2]}{brackets[1]}", ends, brackets=brackets)
+
+
+def union_of(form: Form) -> list[Form]:
+    """The intervals of a union, of inequalities that "or" links, of `x \\neq 0` or `|x| > 2`; else empty."""
+    if form.kind == "relation" and form.operators == (r"\neq",) and is_name(form.parts[0].text):
+        return list(read_form(rf"(-\infty,{form.parts[1].text}) \cup ({form.parts[1].text},\infty)").parts)
+    if form.kind == "relation" and form.operators in ((">",), (r"\geq",)) and _SIZE.fullmatch(form.parts[0].text):
+        left, right = "()" if form.operators == (">",) else "[]"
+        end = form.parts[1].text
+        return list(read_form(rf"(-\infty,-({end}){right} \cup {left}{end},\infty)").parts)
+    intervals = [interval_of(part) for part in form.parts] if form.kind in ("union", "list") else [None]
+    return [interval for interval in intervals if interval] if all(intervals) else []

@@ -1,0 +1,122 @@
+"""Rules for two single values: letters of choices, bases, clocks, rounding, words."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from sgpo.verifier.math.latex import compact, without_text
+from sgpo.verifier.math.numbers import MULTIPLES, PARTS, SMALL, Number
+
+RELATIVE = Fraction(1, 10_000)  # the relative difference of rounded numbers, as in Qwen2.5-Math's grader
+_CHOICE = re.compile(r"\(?\s*([A-Za-z])\s*[).:]?")
+_CHOICE_AND_TEXT = re.compile(r"\(\s*([A-Z])\s*\)\s*\S.*|([A-Z])\s*[).:]\s*\S.*", re.DOTALL)
+_COUNTING = (MULTIPLES.keys() | SMALL.keys() | PARTS.keys()) - {"one"}  # "the only one" counts nothing
+
+
+def same_choice(gold: str, found: str, *, fold_case: bool) -> bool | None:
+    """Letters of multiple choice: `(B)`, `B.` and `\\text{B}` are one; `(B) 2.5` is B, with its text."""
+    plain_gold, plain_found = without_text(gold), without_text(found)
+    letter = _CHOICE.fullmatch(plain_gold)
+    if letter and (other := _CHOICE.fullmatch(plain_found)):
+        return letter[1] == other[1] or (fold_case and letter[1].lower() == other[1].lower())
+    for one, two in ((plain_gold, plain_found), (plain_found, plain_gold)):
+        if (letter := _CHOICE.fullmatch(one)) and letter[1].isupper() and (other := _CHOICE_AND_TEXT.fullmatch(two)):
+            return letter[1] == (other[1] or other[2])
+    return None
+
+
+def same_letters(gold: str, found: str) -> bool | None:
+    """Capitals in a row are text: `CBAD` is an order, a word or a name, not a product that may be rearranged.
+
+    None where neither is that. Two are left to the comparison of products: the segment CD is DC.
+    """
+    letters = [compact(without_text(side)) for side in (gold, found)]
+    if not all(re.fullmatch("[A-Za-z]{3,}", side) for side in letters) or not any(map(str.isupper, letters)):
+        return None
+    return letters[0].upper() == letters[1].upper()
+
+
+def same_based(gold: tuple[str, str], found: tuple[str, str], strict: bool) -> bool:
+    """`2516_8` and `2516` (its base left out) are the same, `101_2` and `101_3` are not; `5_2` is no number."""
+    digits = [re.sub(r"[\s,]", "", side[0]).lower().lstrip("0") for side in (gold, found)]
+    if digits[0] != digits[1] or gold[1] == found[1]:
+        return digits[0] == digits[1]
+    return not strict and "" in (gold[1], found[1]) and _are_digits(digits[0], base=gold[1] or found[1])
+
+
+def _are_digits(text: str, *, base: str) -> bool:
+    return not base.isdigit() or all(int(digit, 36) < int(base) for digit in text)
+
+
+def read_clock(text: str) -> tuple[str, str, str] | None:
+    """`05:30 p.m.` as (`5`, `30`, `p`), and `5 pm` as (`5`, `00`, `p`)."""
+    plain = without_text(text).lower().strip().replace("noon", "pm").replace("midnight", "am")
+    match = re.fullmatch(r"0?(\d+)\s*(?::\s*(\d\d)\s*)?(?:([ap])\.?\s*m\.?)?", plain)
+    return (match[1], match[2] or "00", match[3] or "") if match and (match[2] or match[3]) else None
+
+
+def is_rounded(gold: Number, found: Number) -> bool:
+    """Whether the gold answer is the found one rounded, to at least three digits, or the found one is the gold answer
+    rounded or cut off, to at least four: an author rounds, a model may print what it computed so far."""
+    return _rounds_to(found, gold, digits=3, cut=False) or (
+        gold.value.denominator > 1 and _rounds_to(gold, found, digits=4, cut=True)
+    )
+
+
+def _rounds_to(exact: Number, rounded: Number, *, digits: int, cut: bool) -> bool:
+    if rounded.digits < digits or (exact.is_decimal and exact.decimals <= rounded.decimals):
+        return False
+    difference = abs(exact.value) - abs(rounded.value)
+    if exact.value * rounded.value <= 0:
+        return False
+    if rounded.is_decimal:
+        place = Fraction(1, 10**rounded.decimals)
+        return -place / 2 <= difference < place if cut else abs(difference) <= place / 2
+    # 6630 may stand for 6630.65: an integer that ends in 0 was rounded, 6631 was not.
+    return exact.is_decimal and rounded.value % 10 == 0 and abs(difference) <= RELATIVE * abs(rounded.value)
+
+
+def tolerance_for(gold: str, found: str) -> tuple[float, float]:
+    """The absolute and relative difference that decimals of at least four digits in one of the answers allow."""
+    if ("." in gold) == ("." in found):
+        return 0.0, 0.0
+    decimals = [
+        text for text in re.findall(r"\d*\.\d+", f"{gold} {found}") if len(text.replace(".", "").lstrip("0")) >= 4
+    ]
+    half = max((0.5 * 10.0 ** -len(text.partition(".")[2]) for text in decimals), default=0.0)
+    return half, float(RELATIVE) if decimals else 0.0
+
+
+def count_operations(text: str) -> int:
+    return len(re.findall(r"[-+/^!]|\\(?:frac|cdot|times|sqrt|binom|sum|prod|int|sin|cos|tan|log|ln)(?![a-z])", text))
+
+
+def has_variables(text: str) -> bool:
+    """Whether letters stand in a value that stand for numbers (and not for the index of a sum)."""
+    if re.search(r"\\(?:sum|prod|int|lim|max|min|text|begin)(?![a-z])", text):
+        return False
+    return bool(re.search(r"[a-df-hj-zA-Z]", re.sub(r"\\operatorname\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)))
+
+
+def is_wordy(text: str) -> bool:
+    bare = re.sub(r"\\(?!text)[A-Za-z]+", " ", text)
+    return r"\text" in bare or bool(re.search(r"[A-Za-z]{4,}", bare))
+
+
+def words_of(text: str, *, fold_case: bool) -> str:
+    plain = without_text(text).lower() if fold_case else without_text(text)
+    return " ".join(re.findall(r"[\w\\^{}+/-]+", re.sub(r"\b(?:the|a|an)\b", " ", plain)))
+
+
+def has_value(text: str) -> bool:
+    return bool(re.search(r"\d|\\frac|\\sqrt|\\pi", text))
+
+
+def has_several_values(text: str) -> bool:
+    """Whether words part an answer's numbers, or count on their own: `5 hours 30 minutes`, `5 and a half`."""
+    bare = re.sub(r"[_^]\s*(?:\{[^{}]*\}|\w)|\\[A-Za-z]+", " ", without_text(text))
+    parts = re.findall(r"\d+|[A-Za-z]{2,}", bare)
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    between = parts[numbers[0] : numbers[-1]] if numbers else []
+    return not all(map(str.isdigit, between)) or bool(numbers and _COUNTING.intersection(map(str.lower, parts)))
