@@ -17,7 +17,7 @@ from sgpo.errors import InputError
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write a text file in UTF-8, whole or not at all; directories that are missing are made.
+    """Write a text file in UTF-8, whole or not at all.
 
     No reader ever sees half of it, and where writing fails what was there stays. A kill leaves the staging file
     `.NAME.tmp`, which the next write replaces. `errors` as for `open`.
@@ -27,7 +27,6 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """
     staging = path.with_name(f".{path.name}.tmp")
     with named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             staging.write_text(text, encoding="utf-8", errors=errors)
             staging.replace(path)
@@ -37,17 +36,21 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all. Raises OSError as `write_text`."""
+    """Write a JSON file, whole or not at all; its directory is made if need be. Raises OSError as `write_text`."""
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
     write_text(path, text, errors="surrogatepass")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, escape: bool = True) -> None:
-    """Write a JSON Lines file, whole or not at all. Raises OSError as `write_text`.
+    """Write a JSON Lines file, whole or not at all; its directory is made if need be. Raises OSError as `write_text`.
 
     With `escape` everything beyond ASCII is escaped, since a completion may hold half a surrogate pair, which UTF-8
     cannot; files that people read and edit are written without.
     """
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(row, ensure_ascii=escape) + "\n" for row in rows))
 
 
@@ -124,7 +127,7 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror}); what was finished is kept") from error
+        raise OSError(f"{path}: cannot be written ({error.strerror or error}); what was finished is kept") from error
 
 
 def _line_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sgpo.objective import chunked_token_divergence, clip_divergence, divergence, tiles, token_divergence
+from sgpo.objective import chunked_token_divergence, clip_divergence, divergence, logprobs, token_divergence
 
 
 def loop_divergence(unguided, guided, *, direction, temperature):
@@ -95,8 +95,8 @@ def hidden_and_head(*, seed, tokens=7, hidden=5, vocabulary=11, dtype=torch.floa
 
 @pytest.fixture(params=[(1, 1), (2, 6), (3, 33), (100, 10_000)], ids="tiles of {0[0]} tokens, {0[1]} logits".format)
 def tile_size(request, monkeypatch):
-    monkeypatch.setattr(tiles, "TILE_TOKENS", request.param[0])
-    monkeypatch.setattr(tiles, "TILE_LOGITS", request.param[1])
+    monkeypatch.setattr(logprobs, "TILE_TOKENS", request.param[0])
+    monkeypatch.setattr(logprobs, "TILE_LOGITS", request.param[1])
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -154,8 +154,8 @@ def test_chunked_in_bfloat16_follows_the_full_form(tile_size, frozen_head):
 
 
 def test_chunked_never_holds_all_logits(monkeypatch):
-    monkeypatch.setattr(tiles, "TILE_TOKENS", 3)
-    monkeypatch.setattr(tiles, "TILE_LOGITS", 12)
+    monkeypatch.setattr(logprobs, "TILE_TOKENS", 3)
+    monkeypatch.setattr(logprobs, "TILE_LOGITS", 12)
     seen = []
     original = divergence.tile_logits
     monkeypatch.setattr(divergence, "tile_logits", lambda *args: seen.append((made := original(*args)).shape) or made)

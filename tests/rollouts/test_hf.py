@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
-from sgpo.rollouts import decoding, hf
+from sgpo.rollouts import hf
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
 from sgpo.rollouts.hf import HFEngine, can_decode
 from tests.conftest import tiny_qwen2
@@ -125,9 +125,9 @@ def test_a_model_with_sliding_windows_falls_back_to_generate():
 
 def test_each_distinct_prompt_is_computed_once(monkeypatch):
     rows = []
-    original = decoding._next_logits
+    original = hf._next_logits
     monkeypatch.setattr(
-        decoding,
+        hf,
         "_next_logits",
         lambda model, cache, ids, *rest: rows.append(len(ids)) or original(model, cache, ids, *rest),
     )
@@ -139,7 +139,7 @@ def test_each_distinct_prompt_is_computed_once(monkeypatch):
 
 def test_room_grows_with_the_completions_and_changes_nothing(monkeypatch):
     rooms = []
-    original = decoding._next_logits
+    original = hf._next_logits
 
     def watched(model, cache, *rest):
         logits = original(model, cache, *rest)
@@ -148,8 +148,8 @@ def test_room_grows_with_the_completions_and_changes_nothing(monkeypatch):
 
     eos_ids = [1, *range(30, 50)]  # rows leave before and after the room grows
     expected = generate(eos_ids=eos_ids)
-    monkeypatch.setattr(decoding, "_next_logits", watched)
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 4)
+    monkeypatch.setattr(hf, "_next_logits", watched)
+    monkeypatch.setattr(hf, "FIRST_ROOM", 4)
     assert generate(eos_ids=eos_ids) == expected
     assert sorted(set(rooms)) == [6 + 4, 20, 6 + 20]  # the longest prompt has 6 tokens, the limit is 20
     rooms.clear()

@@ -41,7 +41,7 @@ def test_a_directory_is_a_hash_of_what_is_loaded_from_it(tmp_path: Path) -> None
 def test_a_mistyped_name_is_refused_at_the_first_refused_connection(tmp_path: Path) -> None:
     """In a process of its own: the hub's library reads its environment once."""
     no_hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", "from sgpo.rollouts.policy import load_tokenizer; load_tokenizer('no/such')"]
+    command = [sys.executable, "-c", "from sgpo.rollouts.models import load_tokenizer; load_tokenizer('no/such')"]
     failed = subprocess.run(command, env=os.environ | no_hub, capture_output=True, text=True)
-    assert "ValueError: no/such: no such model directory, and the hub, where it might be, cannot be" in failed.stderr
+    assert "InputError: no/such: no such model directory, and the hub, where it might be, cannot be" in failed.stderr
     assert "Retrying" not in failed.stderr

@@ -134,5 +134,5 @@ def test_errors_are_one_line_on_standard_error(
 
 
 def test_the_commands_start_without_the_heavy_libraries() -> None:
-    code = "import sys, sgpo.strategies.cli; print({'torch', 'openai', 'pydantic', 'sympy'} & set(sys.modules))"
+    code = "import sys, sgpo.cli.strategies; print({'torch', 'openai', 'pydantic', 'sympy'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -157,7 +157,7 @@ def test_what_goes_wrong_is_one_line(
 
 
 def test_standard_output_is_one_document_in_a_real_terminal_session(server: ChatServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from sgpo.strategies.cli import app; app()"]
+    command = [sys.executable, "-c", "from sgpo.cli.strategies import app; app()"]
     command += [str(argument) for argument in arguments(server, tmp_path, "--json", "--candidates", 1)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."})
     assert json.loads(done.stdout)["kept"] == 2
@@ -166,7 +166,7 @@ def test_standard_output_is_one_document_in_a_real_terminal_session(server: Chat
 def test_an_interrupted_run_says_so_and_keeps_what_is_finished(server: ChatServer, tmp_path: Path) -> None:
     # Whoever runs the tests in the background of a shell has SIGINT ignored, and every process below inherits that.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", listening + "from sgpo.strategies.cli import app; app()"]
+    command = [sys.executable, "-c", listening + "from sgpo.cli.strategies import app; app()"]
     command += [str(argument) for argument in arguments(server, tmp_path, "--candidates", 1, "--concurrency", 1)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -11,7 +11,7 @@ from sgpo.io import read_json
 from sgpo.report.facts import origin_facts
 from sgpo.report.read import read_run
 from sgpo.training.resume import MAY_CHANGE, changed_options
-from tests.training.building import build_trainer, largest_difference, rows_of, some_problems, weights_of
+from tests.training.building import build_trainer, largest_difference, read_lines, some_problems, weights_of
 
 OPTIONS = {
     "per_device_train_batch_size": 2,
@@ -63,7 +63,7 @@ def test_a_run_is_made_longer_and_its_config_says_since_when(tmp_path, tokenizer
     assert largest_difference(weights_of(whole), weights_of(longer)) < 1e-6
     names = {"checkpoint-1", "checkpoint-2", "checkpoint-5", "final"}
     assert {path.name for path in (out / "checkpoints").iterdir()} == names
-    assert [row["step"] for row in rows_of(out / "metrics.jsonl") if "loss" in row] == [1, 2, 4]
+    assert [row["step"] for row in read_lines(out / "metrics.jsonl") if "loss" in row] == [1, 2, 4]
     config = read_json(out / "config.json")
     (entry,) = config.pop("changes")
     assert entry["step"] == 2

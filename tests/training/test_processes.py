@@ -72,7 +72,7 @@ def test_what_torchrun_and_one_process_set_is_fine(tmp_path):
 def test_accelerate_starts_one_process_on_a_cpu_and_is_found_out(tmp_path):
     code = tmp_path / "code.py"
     code.write_text(
-        "import sys; from sgpo import SGPOConfig; from sgpo.training.processes import check_launch\n"
+        "import sys; from sgpo import SGPOConfig; from sgpo.training.distributed import check_launch\n"
         f"try: check_launch(SGPOConfig(output_dir={str(tmp_path)!r}, use_cpu=True))\n"
         "except ValueError as error: sys.exit(f'error: {error}')\n"
     )
