@@ -140,33 +140,12 @@ class SGPOConfig(TrainingArguments):
     kl_clip_mode: Literal["scale", "clamp"] = field(
         default="scale", metadata={"help": "`scale` keeps a capped token's gradient, `clamp` drops it."}
     )
-    distill_loss: Literal["forward_kl", "reverse_kl", "sft", "capped_sft"] = field(
+    distill_loss: Literal["forward_kl", "reverse_kl", "sft"] = field(
         default="forward_kl",
-        metadata={
-            "help": "What pulls along the target; `sft` is its cross-entropy, uncapped, `capped_sft` with the cap of "
-            "the divergence on each token's."
-        },
+        metadata={"help": "What pulls along the target; `sft` is its cross-entropy, without the clip."},
     )
     target_sft_coef: float = field(
         default=0.0, metadata={"help": "Factor of the target's cross-entropy, uncapped, beside its divergence."}
-    )
-    distill_token_share: float = field(
-        default=1.0,
-        metadata={"help": "Distil only this share of a target's tokens, those with the largest divergence."},
-    )
-    guide_decay: float = field(
-        default=0.0,
-        metadata={
-            "help": "The guided branch is taken from a moving average of the weights with this decay per step; 0: from "
-            "the current ones."
-        },
-    )
-    num_distill_targets: int = field(
-        default=1, metadata={"help": "Targets of a problem, at most; they share its weight."}
-    )
-    target_candidates: Literal["guided", "all"] = field(
-        default="guided",
-        metadata={"help": "Targets come from the guided completions, or from those without the strategy too."},
     )
     target_selection: Literal["likelihood", "random"] = field(
         default="likelihood", metadata={"help": "Which correct guided completion is the target."}
@@ -243,10 +222,6 @@ class SGPOConfig(TrainingArguments):
             raise InputError(f"eval_top_p must lie in (0, 1], got {self.eval_top_p}")
         if self.kl_clip is not None and not self.kl_clip > 0:
             raise InputError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
-        if not 0 < self.distill_token_share <= 1:
-            raise InputError(f"distill_token_share must lie in (0, 1], got {self.distill_token_share}")
-        if not 0 <= self.guide_decay < 1:
-            raise InputError(f"guide_decay must lie in [0, 1), got {self.guide_decay}")
         if not self.distill_weight_smoothing > 0 or math.isnan(self.distill_weight_smoothing):
             raise InputError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
         if not self.vllm_importance_sampling_clip_max > 0:
@@ -296,7 +271,6 @@ _AT_LEAST = {
     "num_autonomous": 2,
     "num_guided": 0,
     "num_targets": 1,
-    "num_distill_targets": 1,
     "target_sft_coef": 0.0,
     "imitation_threshold": 0.0,
     "num_iterations": 1,

@@ -36,8 +36,6 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
             "sharded training (FSDP, DeepSpeed) needs GPUs: on a CPU accelerate would train whole copies and not say "
             "so; start without it"
         )
-    if args.guide_decay:
-        raise InputError("guide_decay averages whole weights: not with sharded training (FSDP, DeepSpeed)")
     if args.engine == "hf":
         raise InputError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
     if algorithm_class(args.algorithm).needs.initial_guide:

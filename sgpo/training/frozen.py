@@ -1,4 +1,4 @@
-"""The guided branch at other weights than the current ones: the initial ones, or a moving average."""
+"""The guided branch of the divergence at frozen weights: those that training starts from (OPSD)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sgpo.rollouts.forward import Predictions, Predictor
 from sgpo.training.loss import Guide
-from sgpo.training.resume import InHand, ResumableTrainer
 
 
 def initial_guide(model: Any, predictor: Predictor, accelerator: Accelerator) -> Guide:
@@ -25,14 +23,6 @@ def initial_guide(model: Any, predictor: Predictor, accelerator: Accelerator) ->
     if hasattr(model, "disable_adapter") and _adapters_add_nothing(model):
         return _guide(model, predictor, accelerator, within=model.disable_adapter)
     return _guide(*_copy(model, predictor), accelerator)
-
-
-def averaged_guide(trainer: ResumableTrainer, predictor: Predictor, decay: float) -> Guide:
-    """A moving average of the weights, `average = decay average + (1 - decay) weights` after every optimizer step: a
-    second copy of the model, and part of every checkpoint."""
-    average, its_predictor = _copy(trainer.model, predictor)
-    trainer.add_callback(_MovingAverage(average, decay, trainer))
-    return _guide(average, its_predictor, trainer.accelerator)
 
 
 def _copy(model: Any, predictor: Predictor) -> tuple[Any, Predictor]:
@@ -63,21 +53,3 @@ def _adapters_add_nothing(model: Any) -> bool:
     with model.disable_adapter():
         without = model(input_ids=input_ids, use_cache=False).logits
     return torch.allclose(model(input_ids=input_ids, use_cache=False).logits, without, rtol=1e-5, atol=1e-5)
-
-
-class _MovingAverage(TrainerCallback):
-    def __init__(self, average: Any, decay: float, trainer: ResumableTrainer) -> None:
-        self.average, self.decay, self.trainer = average, decay, trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        in_hand: InHand = self.trainer.in_hand
-        if in_hand.average:
-            self.average.load_state_dict(in_hand.average)
-        in_hand.average = self.average.state_dict()  # its tensors are those that change
-
-    @torch.no_grad()
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for slow, fast in zip(self.average.parameters(), kwargs["model"].parameters(), strict=True):
-            slow.lerp_(fast, 1 - self.decay)

@@ -9,7 +9,6 @@ micro-batches, however the batch is split, is the loss of one pass.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -200,7 +199,7 @@ def _distillation_component(
     component = logprobs[0].new_zeros(())
     for (i, target), divergence_T in zip(targets, divergences, strict=True):
         capped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-        pull = _pull(divergence_T.detach(), capped_T, logprobs[i], options)
+        pull = _pull(capped_T, logprobs[i], options)
         component = component + target.weight * pull / totals.problems
         target.divergences = divergence_T.detach().tolist()
         averages.add_all("divergence/mean", divergence_T)
@@ -211,16 +210,8 @@ def _distillation_component(
     return component
 
 
-def _pull(divergence_T: Tensor, capped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
-    """What pulls along a target, a scalar: the mean of its tokens' capped divergences, or in ablations of the
-    cross-entropy in their place; over a part of them where `distill_token_share` says so; and `target_sft_coef` times
-    the cross-entropy beside it."""
-    pull_T = capped_T
-    if options.distill_loss == "sft":
-        pull_T = -logprobs_T
-    elif options.distill_loss == "capped_sft":
-        pull_T = clip_divergence(-logprobs_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-    if options.distill_token_share < 1:
-        kept = math.ceil(options.distill_token_share * len(pull_T))
-        pull_T = pull_T[divergence_T.topk(kept).indices]
+def _pull(clipped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
+    """What pulls along a target, a scalar: the mean of its tokens' clipped divergences, or in an ablation of the
+    cross-entropy in their place; and `target_sft_coef` times the cross-entropy beside it."""
+    pull_T = -logprobs_T if options.distill_loss == "sft" else clipped_T
     return pull_T.mean() - options.target_sft_coef * logprobs_T.mean()

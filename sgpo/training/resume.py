@@ -127,8 +127,7 @@ class InHand:
     where dynamic sampling replaced some); their `problem_index` points into both.
 
     `loss` is the sum of the losses since step `logged_step`, `total_loss` that of the steps before, both as the Trainer
-    has them; `completions` how many training has sampled so far, all processes together. `average`: the moving average
-    of the weights, where the guided branch is taken from one.
+    has them; `completions` how many training has sampled so far, all processes together.
     """
 
     problem_ids: list[str] = field(default_factory=list)
@@ -140,7 +139,6 @@ class InHand:
     loss: float = 0.0
     total_loss: float = 0.0
     logged_step: int = 0
-    average: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def narrow_to(self, problem_ids: list[str]) -> bool:
         """Keep the rows of this part of the batch, and point them there; False where one of these is not in hand."""
@@ -200,9 +198,7 @@ def _row(fields: dict[str, Any]) -> TrainingRow:
 
 def _together(parts: Sequence[InHand], *, with_averages: bool) -> InHand:
     first = parts[0]
-    together = InHand(
-        totals=first.totals, completions=first.completions, logged_step=first.logged_step, average=first.average
-    )
+    together = InHand(totals=first.totals, completions=first.completions, logged_step=first.logged_step)
     together.averages.steps = parts[0].averages.steps
     for part in parts:
         start = len(together.problem_ids)

@@ -46,7 +46,7 @@ from sgpo.training.data import (
 from sgpo.training.distributed import check_launch, compute_dtype, part_quietly
 from sgpo.training.effects import record_effects, strategy_effects
 from sgpo.training.evaluating import EvaluatingTrainer
-from sgpo.training.frozen import averaged_guide, initial_guide
+from sgpo.training.frozen import initial_guide
 from sgpo.training.loss import Guide, Totals, batch_loss
 from sgpo.training.metrics import Averages, add_rollout_metrics, rollout_records, target_records
 from sgpo.training.model_card import write_model_card
@@ -164,7 +164,7 @@ class SGPOTrainer(EvaluatingTrainer):
         """The guided branch of the divergence, where it has weights of its own."""
         if self.algorithm.needs.initial_guide:
             return initial_guide(self.model, self.predictor, self.accelerator)
-        return averaged_guide(self, self.predictor, self.args.guide_decay) if self.args.guide_decay else None
+        return None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return WindowSampler(

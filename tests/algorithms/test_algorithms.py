@@ -170,7 +170,7 @@ def test_without_guided_rollouts_sgpo_is_grpo():
 def test_an_algorithm_is_built_from_the_options_that_bear_its_fields_names():
     options = {
         "num_autonomous": 12, "num_guided": 3, "scale_advantages": False, "mask_truncated_completions": True,
-        "target_selection": "random", "target_candidates": "all", "num_distill_targets": 2, 
+        "target_selection": "random",
         "distill_weight": "constant", "distill_weight_base": 0.1,
         "distill_weight_smoothing": 0.2, "distill_weight_max": 0.3, "learning_rate": 1.0,
     }  # fmt: skip
