@@ -105,7 +105,7 @@ def encode_cards(sources: Sequence[Sequence[ProblemCard]], *, max_bytes: int = M
         for cards in sources
     ]
     sizes = [[len(text.encode("utf-8")) + 1 for text in source] for source in texts]
-    kept: list[list[str]] = [[] for _ in texts]
+    held: list[list[str]] = [[] for _ in texts]
     left = max_bytes
     # The smallest source first: what it does not need is there for those that follow.
     by_size = sorted(range(len(texts)), key=lambda index: sum(sizes[index]))
@@ -114,10 +114,10 @@ def encode_cards(sources: Sequence[Sequence[ProblemCard]], *, max_bytes: int = M
         for text, size in zip(texts[index], sizes[index], strict=True):
             if size > room:
                 break
-            kept[index].append(text)
+            held[index].append(text)
             room -= size
             left -= size
-    return kept
+    return held
 
 
 def passed(row: Mapping[str, Any]) -> bool:

@@ -37,7 +37,7 @@ from sgpo.report.completions import (
 from sgpo.report.facts import format_duration, group_commands, measure_phases, origin_facts, run_facts, split_options
 from sgpo.report.plots import LIGHT, ForestRow, curves_figure, style
 from sgpo.report.read import RunRecord, read_runs
-from sgpo.report.strategies import Uplift, measure_uplift
+from sgpo.report.strategies import measure_uplift
 from sgpo.report.targets import read_targets
 from sgpo.report.training import gather_alarms, learning_curve, list_scores, score_curves, training_sections
 
@@ -231,9 +231,8 @@ def _choose_strategies(run: RunRecord, found: RolloutSummary) -> dict[str, Any]:
     rows = measure_uplift(found.strategies)
     half = MAX_STRATEGIES // 2
     shown = rows if len(rows) <= MAX_STRATEGIES else rows[:half] + rows[-half:]
-    families: list[Uplift] = measure_uplift(found.families)
     return {
-        "families": families,
+        "families": measure_uplift(found.families),
         "rows": shown,
         "left_out": len(rows) - len(shown),
         "total": len(rows),

@@ -80,10 +80,12 @@ def _read_target(step: int, row: Mapping[str, Any], found: TargetSummary) -> Tar
     if not isinstance(texts, list) or not isinstance(values, list) or not texts:
         return None
     kl_clip = number_of(row, "kl_clip")
+    # Without a clip, shading needs a scale all the same: one nat.
     clip = kl_clip if kl_clip and kl_clip > 0 else 1.0
     divergences = [number_of({"value": value}, "value") or 0.0 for value in values[: len(texts)]]
     if not divergences:
         return None
+    # Sums are over all tokens; the card shows the first of them.
     found.count += 1
     found.tokens += len(divergences)
     found.divergence += sum(divergences)
