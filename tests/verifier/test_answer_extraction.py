@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.verifier.extract import extract, last_box, opened_reasoning
-from sgpo.verifier.math.equivalence import judge_math
+from sgpo.reasoning import opened_reasoning
+from sgpo.verifier.extract import extract_answer, last_box
+from sgpo.verifier.kinds import judge_math
 
 FOUND = [
     ("First \\boxed{3}. No wait, \\boxed{4}.", "4"), ("\\boxed{3} then \\boxed{4}", "4"), ("\\boxed{3}, \\boxed{4}", "3,4"),
@@ -56,13 +57,13 @@ def test_nothing_to_find(completion: str) -> None:
 
 @pytest.mark.parametrize("completion", ["the value is 34", "The answer is 34.", "34"])
 def test_the_strict_policy_wants_a_clear_statement(completion: str) -> None:
-    assert extract(completion) == "34"
-    assert extract(completion, strict=True) is None
+    assert extract_answer(completion) == "34"
+    assert extract_answer(completion, strict=True) is None
 
 
 @pytest.mark.parametrize("completion", ["\\boxed{34}", "#### 34", "<answer>34</answer>", "The final answer is 34."])
 def test_what_the_strict_policy_takes(completion: str) -> None:
-    assert extract(completion, strict=True) == "34"
+    assert extract_answer(completion, strict=True) == "34"
 
 
 def test_hedging_is_not_an_answer() -> None:

@@ -187,7 +187,7 @@ def names_of(items: Sequence[Form]) -> list[str]:
 
 def tuple_of(form: Form) -> Form:
     """(3, 2) of `(a, b) = (3, 2)`; any other form is itself."""
-    value = value_of(exact_part(form)) if is_chain(form) else form
+    value = final_value(exact_part(form)) if is_chain(form) else form
     return value if value.kind == "group" else form
 
 
@@ -203,7 +203,7 @@ def named_rows(form: Form) -> list[Form]:
 
 
 def right_sides(items: Sequence[Form]) -> list[Form]:
-    return [value_of(exact_part(item)) for item in items]
+    return [final_value(exact_part(item)) for item in items]
 
 
 def by_name(items: Sequence[Form], names: Sequence[str]) -> list[Form]:
@@ -213,7 +213,7 @@ def by_name(items: Sequence[Form], names: Sequence[str]) -> list[Form]:
     return right_sides(items)
 
 
-def value_of(chain: Form) -> Form:
+def final_value(chain: Form) -> Form:
     """What a chain of equations says in the end: 5 in `x = 2 + 3 = 5`, and in `5 = x`."""
     *_, last = sides = [side.text for side in chain.parts]
     return read_form(sides[0] if is_name(last) and not is_name(sides[0]) else last)

@@ -70,7 +70,7 @@ _TEXT_UNIT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class MeasuredValue:
     """An answer's value without its unit. `unit` is set where it is one that can be told apart; `value` is text."""
 
     value: str
@@ -88,7 +88,7 @@ class Number:
     is_decimal: bool = False
 
 
-def read_quantity(text: str) -> Quantity:
+def read_measured_value(text: str) -> MeasuredValue:
     """Take currency, percent, degrees and units off an answer."""
     bare = _CURRENCY.sub(" ", text).strip()
     if composed := _TEXT_UNIT.fullmatch(bare):
@@ -102,10 +102,10 @@ def read_quantity(text: str) -> Quantity:
     value, unit = _split_unit(without_degrees or bare, named=r"\text" in text)
     if percent or (without_degrees and without_degrees != bare):
         unit = "%" if percent else "°"
-    return Quantity(value.strip() or text, unit, percent is not None)
+    return MeasuredValue(value.strip() or text, unit, percent is not None)
 
 
-def in_full(quantity: Quantity) -> Fraction | None:
+def in_full(quantity: MeasuredValue) -> Fraction | None:
     """5,000,000 for `5 million`, and for itself; None for what is no number."""
     number = read_number(quantity.value)
     return number.value * MULTIPLES.get(quantity.unit or "", 1) if number else None
