@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.reasoning import opened_reasoning
 from sgpo.verifier.extract import extract_answer, last_box
 from sgpo.verifier.kinds import judge_math
 
@@ -72,17 +71,6 @@ def test_hedging_is_not_an_answer() -> None:
 
 def test_last_box_of_none() -> None:
     assert last_box("no box") is None
-
-
-@pytest.mark.parametrize(
-    ("prompt", "tag"),
-    [
-        ("<|Assistant|><think>\n", "<think>\n"), ("assistant\n<|begin_of_thought|>\n\n", "<|begin_of_thought|>\n\n"),
-        ("assistant\n<think>\n\n</think>\n\n", ""), ("Write your reasoning in <think> tags.", ""), ("assistant\n", ""), ("", ""),
-    ],
-)  # fmt: skip
-def test_reasoning_that_a_prompt_opens(prompt: str, tag: str) -> None:
-    assert opened_reasoning(prompt) == tag
 
 
 def test_a_completion_cut_off_in_reasoning_that_its_prompt_opened() -> None:
