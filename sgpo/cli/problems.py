@@ -126,8 +126,7 @@ def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
     if not train.is_file():
         raise InputError(f"--train {train}: no such file")
-    rows, _ = source_rows(str(train), split="train", subset=None, revision=None)
-    if not (listed := list(rows)):
+    if not (listed := list(source_rows(str(train)))):
         raise InputError(f"--train {train}: no problems in it")
     return listed
 

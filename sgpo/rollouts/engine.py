@@ -9,9 +9,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.verifier.extract import opened_reasoning
-
-TAG_TOKENS = 16  # more than a reasoning tag and the white space behind it have in any tokenizer
+from sgpo.reasoning import TAG_TOKENS, opened_reasoning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from sgpo.verifier.math.numbers import read_based, read_number, read_quantity
+from sgpo.verifier.math.numbers import read_based, read_measured_value, read_number
 
 NUMBERS = [
     ("42", 42), ("-3.50", Fraction(-7, 2)), (".5", Fraction(1, 2)), ("3.", 3), ("\\frac{3}{4}", Fraction(3, 4)), ("-\\frac{3}{4}", Fraction(-3, 4)),
@@ -39,7 +39,7 @@ def test_no_numbers(text: str) -> None:
     ],
 )  # fmt: skip
 def test_units(text: str, value: str, unit: str | None, percent: bool) -> None:
-    quantity = read_quantity(text)
+    quantity = read_measured_value(text)
     assert (quantity.value, quantity.unit, quantity.percent) == (value, unit, percent)
 
 
