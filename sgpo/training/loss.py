@@ -124,7 +124,7 @@ def _policy_component(
     with torch.no_grad():
         ratio_N = (logprobs_BT - old_logprobs_BT)[mask_BT].exp()
         clipped_N = (ratio_N < 1 - options.clip_low) | (ratio_N > 1 + options.clip_high)
-        averages.add_all("clipped_share", clipped_N.float())
+        averages.add_all("clipped_fraction", clipped_N.float())
     return component
 
 
@@ -203,9 +203,9 @@ def _distillation_component(
         component = component + target.weight * pull / totals.problems
         target.divergences = divergence_T.detach().tolist()
         averages.add_all("divergence/mean", divergence_T)
-        averages.add_all("divergence/capped_mean", capped_T)
+        averages.add_all("divergence/clipped_mean", capped_T)
         if options.kl_clip is not None:
-            averages.add_all("divergence/capped_share", (divergence_T > options.kl_clip).float())
+            averages.add_all("divergence/clipped_fraction", (divergence_T > options.kl_clip).float())
     averages.add_sum("loss/distill", component)
     return component
 

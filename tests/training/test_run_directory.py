@@ -171,8 +171,8 @@ def test_metrics_are_what_the_rollouts_show(finished):
         assert row["targets/share"] == pytest.approx(len(targets) / 6)
         assert row["distill_weight"] == pytest.approx(sum(target["weight"] for target in targets) / 6)
         assert row["divergence/mean"] == pytest.approx(sum(values) / len(values))
-        assert row["divergence/capped_mean"] == pytest.approx(sum(min(kl, 1) for kl in values) / len(values))
-        assert row["divergence/capped_share"] == pytest.approx(sum(kl > 1 for kl in values) / len(values))
+        assert row["divergence/clipped_mean"] == pytest.approx(sum(min(kl, 1) for kl in values) / len(values))
+        assert row["divergence/clipped_fraction"] == pytest.approx(sum(kl > 1 for kl in values) / len(values))
         assert row["completions"] == row["step"] * 48
 
 

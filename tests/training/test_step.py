@@ -193,7 +193,7 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     assert len(trainer.engine.calls) == 2  # for steps 1 and 3
     groups = groups_of(trainer)
     rows = metrics_of(trainer)
-    assert rows[0]["clipped_share"] == 0.0
+    assert rows[0]["clipped_fraction"] == 0.0
     sampled_by = naive.double(policy(), recorder.weights[0])
     model = naive.double(policy(), recorder.weights[1])
     policy_part, outside = naive.policy_loss(model, groups, old=sampled_by)
@@ -201,7 +201,7 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     distill_part, _ = naive.distill_loss(model, groups, limit=10, ends=END_TOKENS, choose=sampled_by)
     assert abs(policy_part.item() - on_policy.item()) > 1e-3, "the case is too easy: the ratios are all 1"
     assert 0.05 < outside < 0.95
-    assert rows[1]["clipped_share"] == pytest.approx(outside, abs=1e-6)
+    assert rows[1]["clipped_fraction"] == pytest.approx(outside, abs=1e-6)
     assert rows[1]["loss/policy"] == pytest.approx(policy_part.item(), rel=1e-4)
     assert rows[1]["loss/distill"] == pytest.approx(distill_part.item(), rel=1e-4)
     expected = naive.gradients(model, policy_part + distill_part)
@@ -209,7 +209,7 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     assert largest_difference(recorder.gradients[1], expected) < 1e-4 * scale
     assert rows[1]["completions"] == rows[0]["completions"] == 48
     assert rows[2]["completions"] == 96
-    assert rows[2]["clipped_share"] == 0.0
+    assert rows[2]["clipped_fraction"] == 0.0
 
 
 def test_every_window_of_problems_is_trained_on_as_often_as_asked(tmp_path, tokenizer):
