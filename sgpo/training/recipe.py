@@ -77,7 +77,8 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
 
     `problems` is a problem file in place of the recipe's source; it has our own field names.
 
-    A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key.
+    A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key. A path
+    that begins with `sgpo:` is one inside the installed package.
 
     Raises InputError that names the file, the key, and the nearest right one: no such file, no YAML or TOML, an unknown
     key, a value of a wrong type.
@@ -170,7 +171,9 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise InputError(f"{path}: extends={base!r}: expected the path of another recipe")
-    return _laid_over(_read(path.parent / base, (*chain, path.resolve())), content)
+    packaged = base.startswith("sgpo:")
+    extended = Path(__file__).parents[1] / base.removeprefix("sgpo:") if packaged else path.parent / base
+    return _laid_over(_read(extended, (*chain, path.resolve())), content)
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
