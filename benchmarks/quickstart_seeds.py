@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from itertools import combinations
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.evaluation.compare import compare_runs, read_curves
+from sgpo.evaluation.scores import mean_over_replicates
 from sgpo.io import read_json, write_json
 from sgpo.problems import save_problems
 from sgpo.puzzles import DEFAULT_FAMILIES, mix_puzzles, select_families
@@ -46,8 +46,6 @@ LABELS = {
 }
 RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3)
 TUNING_SEED = 100
-# The 97.5 % point of Student's t for so many seeds (two-sided 95 %).
-T_OF_SEEDS = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 TABLES = "<!-- below: python benchmarks/quickstart_seeds.py page -->"
 
@@ -263,9 +261,8 @@ def _tuning(tuning: Row) -> str:
 
 
 def _over_seeds(values: Sequence[float]) -> Row:
-    mean = statistics.fmean(values)
-    half = T_OF_SEEDS[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    over_seeds = mean_over_replicates(values)
+    return {"mean": over_seeds.mean, "low": over_seeds.low, "high": over_seeds.high}
 
 
 def _interval(row: Row) -> str:

@@ -1,4 +1,7 @@
-"""The embedded default: procedurally made, exactly verifiable puzzles in which knowing how matters."""
+"""The embedded default: procedurally made, exactly verifiable puzzles in which knowing how matters.
+
+Its import registers the benchmark `strategies`.
+"""
 
 from sgpo.puzzles.base import (
     SPLITS,
@@ -11,6 +14,7 @@ from sgpo.puzzles.base import (
     draw_puzzles,
     mix_puzzles,
 )
+from sgpo.puzzles.benchmark import natural_benchmark
 from sgpo.puzzles.families import DEFAULT_FAMILIES, FAMILIES, select_families
 
 __all__ = [
@@ -25,5 +29,6 @@ __all__ = [
     "Words",
     "draw_puzzles",
     "mix_puzzles",
+    "natural_benchmark",
     "select_families",
 ]

@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from sgpo.errors import InputError
+from sgpo.evaluation.benchmarks import register_benchmark
 from sgpo.problems import Problem
 from sgpo.prompts import strategy_text
 from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, equal_shares, mix_puzzles
@@ -106,6 +107,9 @@ def natural_benchmark() -> list[Problem]:
     return problems
 
 
+register_benchmark("strategies", k=4, make=natural_benchmark)
+
+
 def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:
     """Diversity: the mean over problems of how many different right completions there are among a problem's samples.
 
@@ -163,7 +167,7 @@ def _asked(puzzle: Puzzle, split: str, *, form: Form, style: SolutionStyle) -> P
 
 
 def _with_strategy(puzzle: Puzzle, form: Form) -> str:
-    """A problem whose plain prompt is the puzzle's guided prompt (up to a line of `math`'s, in the natural form)."""
+    """A problem whose autonomous prompt is the puzzle's guided one (up to a line of `math`'s, in the natural form)."""
     wording = puzzle.wording(form)
     if form == "compact":
         return f"{strategy_text(wording, style='compact')} | {wording.problem}"
