@@ -15,8 +15,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Threads that spin while they wait make a small model 20 times slower as soon as anything else uses the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-SIGPIPE_STATUS = 141  # 128 and the number of the signal
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -58,19 +56,14 @@ app.add_typer(strategies.app, name="strategies")
 def main() -> None:
     """Run the command line.
 
-    Where the reader of the output has gone (`sgpo ... | head`), it ends quietly, with the exit code that shells report
-    for a tool that SIGPIPE ended.
+    Where the reader of the output has gone (`sgpo ... | head`), it ends quietly with exit code 1, as Typer and Rich
+    do for what they print.
     """
-    stream = sys.stdout
-    status: str | int | None = 0
     try:
         try:
             app()
-        except SystemExit as end:
-            # Typer swallows a broken pipe, puts a stream that hides it in place of standard output, and exits with 1.
-            status = end.code if sys.stdout is stream else SIGPIPE_STATUS
-        stream.flush()  # here, and not when Python ends, where nothing can catch what goes wrong
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends, where nothing can catch what goes wrong
     except BrokenPipeError:
-        status = SIGPIPE_STATUS
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's own flush at the end finds no broken pipe
-    sys.exit(status)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at its end
+        sys.exit(1)

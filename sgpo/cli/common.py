@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -36,8 +37,10 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except (SGPOError, ValueError, OSError) as error:
-            if os.environ.get("SGPO_TRACEBACK") or output_is_gone(error):
+            if os.environ.get("SGPO_TRACEBACK"):
                 raise
+            if isinstance(error, BrokenPipeError) and output_is_gone():
+                raise  # and not a pipe to a process of ours
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
@@ -47,15 +50,11 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def output_is_gone(error: BaseException) -> bool:
-    """Whether the error is that nobody reads standard output any more, as after `| head`."""
-    if not isinstance(error, BrokenPipeError):
-        return False
-    try:
-        sys.stdout.flush()  # fails again where it is this pipe, and not one to a process of ours
-    except BrokenPipeError:
-        return True
-    return False
+def output_is_gone() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager

@@ -120,8 +120,9 @@ def eval_(
 ) -> None:
     """Score a model on a problem file or on benchmarks: several samples from autonomous prompts, with 95 % intervals.
 
-    With --out a killed evaluation loses nothing: the same command samples only what is missing. The exit code is 1
-    where an endpoint failed for some problems; the rest is scored, and the number of missing problems is printed.
+    With --out a killed evaluation resumes: the same command samples only what is missing.
+
+    Where an endpoint fails for some problems, the others are scored, and the exit code is 1.
 
     \b
     Examples:
