@@ -246,11 +246,13 @@ def evaluate(
             kept.append(judged)
         rows.extend(judged)
 
+    # Sample what is not there yet; every completion is judged and kept as it comes.
     there = {(row["problem_id"], row["sample"]) for row in rows}
     missing = [request for request in requests if (request.problem.id, request.number) not in there]
     failures: list[str] = []
     if missing or world_size > 1:  # other processes may have some, and engines that they share wait for all
         failures = source.sample(missing, replace(sampling, max_tokens=limit), keep)
+    # From here on every process has all rows, and computes the same scores.
     rows = gather(rows)
     if failures and not rows:
         raise EndpointError(f"nothing was answered; {failures[0]}")
