@@ -10,7 +10,7 @@ from pathlib import Path
 from research.figures import draw_curves
 from research.plan import SPLITS, Study, Table
 from research.results import TableResults, Value, average, best_rates, over_splits, read_results
-from research.statistics import Difference, paired_difference
+from sgpo.evaluation.scores import ReplicateMean, difference_over_replicates
 from sgpo.io import write_text
 
 COSTS: dict[str, tuple[Value, str]] = {
@@ -102,7 +102,7 @@ def _differences(ours: str, others: Sequence[str], results: TableResults) -> str
     for arm in others:
         cells = []
         for value in [*map(average, SPLITS), over_splits]:
-            difference = paired_difference(results.by_replicate(ours, value), results.by_replicate(arm, value))
+            difference = difference_over_replicates(results.by_replicate(ours, value), results.by_replicate(arm, value))
             cells.append("" if difference is None else _cell(difference))
             counted = difference is not None and value is not over_splits  # no cell of its own: the mean of six
             verdicts.update([difference.verdict] if difference is not None and counted else [])
@@ -114,7 +114,7 @@ def _differences(ours: str, others: Sequence[str], results: TableResults) -> str
     )
 
 
-def _cell(difference: Difference) -> str:
+def _cell(difference: ReplicateMean) -> str:
     if difference.verdict == "open":
         return f"{difference.mean:+.3f} open"
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {difference.verdict}"

@@ -19,8 +19,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from research.statistics import paired_difference
 from sgpo.evaluation.compare import compare_runs, read_curves
+from sgpo.evaluation.scores import mean_over_replicates
 from sgpo.io import read_json, write_json, write_text
 from sgpo.problems import save_problems
 from sgpo.puzzles import DEFAULT_FAMILIES, mix_puzzles, select_families
@@ -271,10 +271,8 @@ def _tuning(tuning: Row) -> str:
 
 
 def _over_seeds(values: Sequence[float]) -> Row:
-    """The mean of the seeds' differences and its interval."""
-    difference = paired_difference(dict(enumerate(values)), dict.fromkeys(range(len(values)), 0.0))
-    assert difference is not None
-    return {"mean": difference.mean, "low": difference.low, "high": difference.high}
+    over_seeds = mean_over_replicates(values)
+    return {"mean": over_seeds.mean, "low": over_seeds.low, "high": over_seeds.high}
 
 
 def _interval(row: Row) -> str:

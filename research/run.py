@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from research.plan import Study, StudyRun, WarmupKind, settings_of, stages_of
-from sgpo.evaluation.evaluate import evaluate
+from sgpo.evaluation.evaluate import EngineSource, evaluate
 from sgpo.io import write_json
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt, solution_guided_prompt
@@ -152,12 +152,10 @@ def _score(
     """Scores on every split, distinct right solutions of a problem, and the entropy per token on fresh problems."""
     tokenizer, policy = load_tokenizer(model), load_policy(model)
     engine = HFEngine(policy, pad_id=tokenizer.pad_token_id, eos_ids=end_token_ids(policy, tokenizer))
-    sampling = Sampling(max_tokens=study.train["max_completion_length"])
+    source, sampling = EngineSource(engine, tokenizer), Sampling(max_tokens=study.train["max_completion_length"])
     scores, distinct = {}, {}
     for name, problems in splits.items():
-        evaluation = evaluate(
-            problems, engine, tokenizer, verifier, sampling, samples=study.samples, style="compact", seed=seed
-        )
+        evaluation = evaluate(problems, source, verifier, sampling, samples=study.samples, style="compact", seed=seed)
         scores[name] = {
             key: round(value["mean"], 5)
             for key, value in evaluation.scores.items()

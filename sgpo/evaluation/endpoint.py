@@ -17,7 +17,8 @@ import httpx2
 import openai
 
 from sgpo.errors import InputError
-from sgpo.evaluation.sampling import Answer, Keep, Request
+from sgpo.evaluation.evaluate import Keep, Request
+from sgpo.evaluation.evaluate import SampledCompletion as Answer
 from sgpo.rollouts.engine import Sampling
 
 logger = logging.getLogger("sgpo.evaluation")

@@ -99,7 +99,7 @@ class Puzzle:
             solution=wording.solutions[style],
             subject=self.family,
             level=self.level,
-            source="sgpo.puzzles",
+            source=__package__,
             kind=self.kind,
         )
 

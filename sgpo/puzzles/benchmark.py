@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from sgpo.errors import InputError
+from sgpo.evaluation.benchmarks import register_benchmark
 from sgpo.problems import Problem
 from sgpo.prompts import strategy_text
 from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, mix_puzzles, split_evenly
@@ -119,6 +120,9 @@ def natural_benchmark() -> list[Problem]:
             replace(problem, id=f"{name}-{problem.id}", subject=name, level=problem.subject) for problem in asked
         ]
     return problems
+
+
+register_benchmark("strategies", k=4, make=natural_benchmark)
 
 
 def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sgpo.prompts import autonomous_prompt, guided_prompt
-from sgpo.puzzles import FAMILIES
 from sgpo.puzzles.base import Family, Puzzle, Words, mix_puzzles, split_evenly
+from sgpo.puzzles.families import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM

@@ -117,22 +117,33 @@ def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
     )
 
 
-def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
-    """Give every rollout its verdict and reward, by the verifier or by a user's function `(completion, problem)`.
+def judge_completions(
+    pairs: Sequence[tuple[str, Problem]], verifier: Verifier | RewardFunction
+) -> Sequence[Verdict | float]:
+    """Judge completions by the verifier, or by a user's function `(completion, problem)`, which may return a number.
 
-    Raises InputError for what is neither a verdict nor a finite number (or NaN: no reward).
+    Raises:
+        InputError: The function returned neither a Verdict nor a finite number (or NaN: no reward).
     """
-    pairs = list(items)
     if isinstance(verifier, Verifier):
-        verdicts: Sequence[Verdict | float] = verifier.verify_many([(r.completion, problem) for r, problem in pairs])
-    else:
-        verdicts = [verifier(rollout.completion, problem) for rollout, problem in pairs]
-    for (rollout, problem), verdict in zip(pairs, verdicts, strict=True):
+        return verifier.verify_many(pairs)
+    verdicts = [verifier(completion, problem) for completion, problem in pairs]
+    return [
+        verdict if isinstance(verdict, Verdict) else _number(verdict, problem)
+        for verdict, (_, problem) in zip(verdicts, pairs, strict=True)
+    ]
+
+
+def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
+    """Give every rollout its verdict and reward. Raises InputError as `judge_completions`."""
+    pairs = list(items)
+    verdicts = judge_completions([(rollout.completion, problem) for rollout, problem in pairs], verifier)
+    for (rollout, _), verdict in zip(pairs, verdicts, strict=True):
         if isinstance(verdict, Verdict):
             rollout.verdict = verdict
             rollout.reward = math.nan if verdict.kind == "timeout" else float(verdict.kind == "correct")
         else:
-            rollout.reward = _number(verdict, problem)
+            rollout.reward = verdict
 
 
 def _number(reward: Any, problem: Problem) -> float:
