@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgpo.strategies.leak.arithmetic import same
 from sgpo.strategies.leak.numbers import quantities, value_of
-from sgpo.strategies.leak.tokens import same, tokenize
+from sgpo.strategies.leak.tokens import tokenize
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""Which of a strategy's numbers are the instance's: the part of the leak gate that reads the words around a number.
+"""The numbers that a text states, and which of a strategy's numbers are its instance's.
 
-The numbers that a text states: plain, or worked out ("half of 144", "the sum of 40 and 32", "6^2 \\cdot 2").
-
-Nothing is evaluated by Python, for the text is a model's.
+Numbers are plain or worked out ("half of 144", "the sum of 40 and 32", "6^2 \\cdot 2"). The words around a number
+(`sgpo.strategies.leak.words`) decide whether it is the instance's or the method's.
 """
 
 from __future__ import annotations
@@ -15,13 +14,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.strategies.leak.expressions import BEGINNINGS, Parser
-from sgpo.strategies.leak.tokens import Token, Value, magnitude, same, to_float, tokenize, word_at
+from sgpo.strategies.leak.arithmetic import BEGINNINGS, Parser, magnitude, same, to_float
+from sgpo.strategies.leak.tokens import Token, Value, tokenize, word_at
 from sgpo.strategies.leak.words import CONSTANTS, DIVISION, EMPHASIS, LABELS, RESULT, STRONG_RESULT, STRUCTURE, UNITS
+
+MAX_SMALL = 12  # whole numbers up to here need the words around them
+_PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
+_PARTS_OF_UNITS |= {"year": ("month", 12), "foot": ("inch", 12), "feet": ("inch", 12), "dollar": ("cent", 100)}
+_PARTS_OF_UNITS |= {"pound": ("ounce", 16)}
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class StatedNumber:
     """A value and the tokens `first` to `last` (inclusive) that state it; `operands` is 1 for a plain number."""
 
     value: Value
@@ -30,10 +34,10 @@ class Quantity:
     operands: int
 
 
-def quantities(tokens: Sequence[Token]) -> list[Quantity]:
+def quantities(tokens: Sequence[Token]) -> list[StatedNumber]:
     """Every number, and every expression of numbers that is as long as can be."""
     found = [
-        Quantity(-token.value if _is_negative(tokens, i) else token.value, i, i, 1)
+        StatedNumber(-token.value if _is_negative(tokens, i) else token.value, i, i, 1)
         for i, token in enumerate(tokens)
         if token.kind == "number" and token.value is not None
     ]
@@ -47,14 +51,14 @@ def quantities(tokens: Sequence[Token]) -> list[Quantity]:
         parser = Parser(tokens, i)
         value = parser.whole_expression()
         if value is not None and parser.operands > 1:
-            found.append(Quantity(value, i, parser.i - 1, parser.operands))
+            found.append(StatedNumber(value, i, parser.i - 1, parser.operands))
             i = parser.i
         else:
             i += 1
     return found
 
 
-def _in_another_base(tokens: Sequence[Token]) -> list[Quantity]:
+def _in_another_base(tokens: Sequence[Token]) -> list[StatedNumber]:
     """`1001000 in binary`, `4210 in base 5`."""
     found = []
     for i, token in enumerate(tokens):
@@ -69,16 +73,11 @@ def _in_another_base(tokens: Sequence[Token]) -> list[Quantity]:
             and digits.isdecimal()
             and int(max(digits)) < base
         ):
-            found.append(Quantity(Fraction(int(digits, base)), i, i + 2, 2))
+            found.append(StatedNumber(Fraction(int(digits, base)), i, i + 2, 2))
     return found
 
 
-_PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
-_PARTS_OF_UNITS |= {"year": ("month", 12), "foot": ("inch", 12), "feet": ("inch", 12), "dollar": ("cent", 100)}
-_PARTS_OF_UNITS |= {"pound": ("ounce", 16)}
-
-
-def _in_two_units(tokens: Sequence[Token]) -> list[Quantity]:
+def _in_two_units(tokens: Sequence[Token]) -> list[StatedNumber]:
     """`an hour and twenty minutes` and `1 hour 20 minutes`, in either unit."""
     found = []
     for i, token in enumerate(tokens):
@@ -88,7 +87,10 @@ def _in_two_units(tokens: Sequence[Token]) -> list[Quantity]:
         small = tokens[j].value if j < len(tokens) else None
         named = word_at(tokens, j + 1) in (unit, unit + "s", unit + "es")
         if unit and named and isinstance(large, Fraction) and isinstance(small, Fraction):
-            found += [Quantity(large * parts + small, i, j + 1, 2), Quantity(large + small / parts, i, j + 1, 2)]
+            found += [
+                StatedNumber(large * parts + small, i, j + 1, 2),
+                StatedNumber(large + small / parts, i, j + 1, 2),
+            ]
     return found
 
 
@@ -112,9 +114,6 @@ def value_of(text: str) -> Value | None:
     parser = Parser(tokens, 0)
     value = parser.whole_expression()
     return value if value is not None and parser.i == len(tokens) else None
-
-
-SMALL = 12  # whole numbers up to here need the words around them
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +186,8 @@ def answer_values(answer: str) -> tuple[Value, ...]:
 def number_leaks(
     text: str, tokens: Sequence[Token], instance: Instance, general: frozenset[Value]
 ) -> Iterator[tuple[str, str]]:
+    """Kind and text of every number that gives something away. `general` are values that are common knowledge."""
+    # Whole expressions go first: what they cover, and the small numbers in their fractions, is not judged again.
     covered: set[int] = set()
     found = sorted(quantities(tokens), key=lambda quantity: -quantity.operands)
     parts = {i for quantity in found if quantity.operands > 1 for i in _parts(tokens, quantity)}
@@ -198,14 +199,14 @@ def number_leaks(
             yield kind, text[tokens[quantity.first].start : tokens[quantity.last].end]
 
 
-def _parts(tokens: Sequence[Token], quantity: Quantity) -> Iterator[int]:
+def _parts(tokens: Sequence[Token], quantity: StatedNumber) -> Iterator[int]:
     """The small numbers of a fraction or a power: 3 in \\frac13 says nothing by itself."""
     span = range(quantity.first, quantity.last + 1)
     if any(tokens[i].kind == "op" and tokens[i].text in ("frac", "/", "^") for i in span):
         yield from (i for i in span if (value := tokens[i].value) is not None and is_small(value))
 
 
-def _kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, general: frozenset[Value]) -> str | None:
+def _kind(tokens: Sequence[Token], quantity: StatedNumber, instance: Instance, general: frozenset[Value]) -> str | None:
     """What a quantity gives away, if anything. `general` are values that this strategy uses as common knowledge."""
     value, i = quantity.value, quantity.first
     is_answer = any(same(value, answer) for answer in instance.answers)
@@ -236,7 +237,9 @@ def _kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, gener
     return None if token.formula else "intermediate"
 
 
-def _expression_kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, is_answer: bool) -> str | None:
+def _expression_kind(
+    tokens: Sequence[Token], quantity: StatedNumber, instance: Instance, is_answer: bool
+) -> str | None:
     value = quantity.value
     parts = [token.value for token in tokens[quantity.first : quantity.last + 1] if token.value is not None]
     telling = any(not is_small(part) or part > 2 for part in parts)
@@ -287,7 +290,7 @@ def _small_kind(
 def is_small(value: Value) -> bool:
     """Whole numbers up to 12, and the fractions of everyday speech."""
     fractions = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4))
-    return isinstance(value, Fraction) and ((value.denominator == 1 and abs(value) <= SMALL) or value in fractions)
+    return isinstance(value, Fraction) and ((value.denominator == 1 and abs(value) <= MAX_SMALL) or value in fractions)
 
 
 def _is_part_of_turn(value: Value) -> bool:

@@ -1,9 +1,4 @@
-"""Text and LaTeX as tokens in which numbers are numbers, in digits or in words: "72", "seventy-two", "six dozen".
-
-Arithmetic on the numbers that a text states: exact where it can be, bounded always, for the text is a model's.
-
-A function returns None where the result is no real number, or larger than any answer.
-"""
+"""Text and LaTeX as tokens in which numbers are numbers, in digits or in words: "72", "seventy-two", "six dozen"."""
 
 from __future__ import annotations
 
@@ -13,87 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.verifier.math.numbers import LARGE, SMALL
+from sgpo.verifier.math.numbers import LARGE, MULTIPLES, PARTS, SMALL
 
 Value = Fraction | float
-
-MAX_BASE = 10**6
-MAX_EXPONENT = 64
-MAX_FACTORIAL = 60
-MAX_BINOMIAL = 1000
-
-_TRIGONOMETRY = {"sin": math.sin, "cos": math.cos, "tan": math.tan}
-
-
-def to_float(value: Value) -> float:
-    """As a floating-point number, infinite where it is too large for one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def magnitude(value: Value) -> Value:
-    """The value without its sign."""
-    return -value if value < 0 else value
-
-
-def same(a: Value, b: Value) -> bool:
-    """Equal, up to the rounding of floating-point numbers."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    return math.isclose(to_float(a), to_float(b), rel_tol=1e-9, abs_tol=1e-12)
-
-
-def add(a: Value, b: Value, sign: int) -> Value:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a + sign * b
-    return to_float(a) + sign * to_float(b)
-
-
-def multiply(a: Value, b: Value) -> Value:
-    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) * to_float(b)
-
-
-def divide(a: Value, b: Value) -> Value:
-    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) / to_float(b)
-
-
-def power(base: Value, exponent: Value) -> Value | None:
-    """None where it is no real number or too large to matter."""
-    if magnitude(exponent) > MAX_EXPONENT or magnitude(base) > MAX_BASE or (base == 0 and exponent < 0):
-        return None
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-        return Fraction(base**exponent.numerator)
-    return None if base < 0 else to_float(base) ** to_float(exponent)
-
-
-def trigonometric(name: str, angle: Value, degrees: bool) -> Value | None:
-    radians = to_float(angle) * math.pi / 180 if degrees else to_float(angle)
-    value = _TRIGONOMETRY[name](radians)
-    return None if abs(value) > 10**9 else value
-
-
-def root(value: Value, index: int) -> Value | None:
-    if value < 0 or value > 10**300:
-        return None
-    if isinstance(value, Fraction):
-        top, bottom = (round(float(part) ** (1 / index)) for part in (value.numerator, value.denominator))
-        if top**index == value.numerator and bottom**index == value.denominator:
-            return Fraction(top, bottom)
-    return float(value) ** (1 / index)
-
-
-def choose(top: Value | None, bottom: Value | None) -> Value | None:
-    whole = isinstance(top, Fraction) and isinstance(bottom, Fraction) and top.denominator == bottom.denominator == 1
-    if not whole or top is None or bottom is None or not 0 <= bottom <= top <= MAX_BINOMIAL:
-        return None
-    return Fraction(math.comb(int(top), int(bottom)))
-
-
-def factorial(value: Value) -> Value:
-    whole = isinstance(value, Fraction) and value.denominator == 1 and 0 <= value <= MAX_FACTORIAL
-    return Fraction(math.factorial(int(value))) if whole else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +30,9 @@ class Token:
 MAX_DIGITS = 300  # a longer run of digits is no number that a strategy could leak
 
 _SMALL = SMALL | {"fourty": 40}
-_DOZENS = {"dozen": 12, "gross": 144}
-_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
-_PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}
+_DOZENS = {"dozen": MULTIPLES["dozen"], "gross": 144}
+_PARTS = {word: part for word, part in PARTS.items() if word != "halves" and not word.endswith("s")}
+_PARTS |= {"twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}
 _PLURAL_PARTS = {"halves": 2} | {word + "s": part for word, part in _PARTS.items() if word != "half"}
 _ORDINALS = {word: part for word, part in _PARTS.items() if word not in ("half", "quarter")}
 _ORDINALS |= {"first": 1, "second": 2, "eleventh": 11, "thirteenth": 13, "fourteenth": 14, "fifteenth": 15}
