@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgpo.strategies.leak.tokens import Token, Value
+from sgpo.strategies.leak.tokens import TextToken, Value
 
 MAX_DEPTH = 24  # of an expression within another
 MAX_BASE = 10**6
@@ -98,7 +98,7 @@ class Parser:
     A method returns None, with `i` where it was, where it finds nothing of its kind.
     """
 
-    def __init__(self, tokens: Sequence[Token], i: int) -> None:
+    def __init__(self, tokens: Sequence[TextToken], i: int) -> None:
         self.tokens = tokens
         self.i = i
         self.operands = 0
@@ -339,7 +339,7 @@ class Parser:
             self.i = before
         return value
 
-    def _mixed(self, whole: Token) -> Value | None:
+    def _mixed(self, whole: TextToken) -> Value | None:
         """`1 1/2`, once its whole part is read."""
         following = self.tokens[self.i : self.i + 3]
         over, under = (following[0].value, following[2].value) if len(following) == 3 else (None, None)

@@ -29,9 +29,9 @@ from sgpo.strategies.leak.numbers import (
     is_small,
     number_leaks,
     quantities,
-    value_of,
+    read_value,
 )
-from sgpo.strategies.leak.tokens import Token, Value, tokenize
+from sgpo.strategies.leak.tokens import TextToken, Value, tokenize
 from sgpo.strategies.leak.words import NAMES
 from sgpo.strategies.strategy import Leak, Strategy
 
@@ -61,7 +61,7 @@ def find_leaks(strategy: Strategy, problem: Problem) -> list[Leak]:
         leaks += [Leak(kind="answer", text=name, where=where) for name in _names(tokens, problem, instance)]
         leaks += [Leak(kind="intermediate", text=found, where=where) for found in _formulas(text, problem)]
         leaks += [Leak(kind="verbatim", text=found, where=where) for found in _verbatim(text, problem)]
-    if value_of(bare_answer(problem.answer)) is None:
+    if read_value(bare_answer(problem.answer)) is None:
         leaks += _answers_that_are_no_numbers(strategy, problem)
     unique = {(leak.kind, leak.text.lower(), leak.where): leak for leak in leaks}
     return list(unique.values())
@@ -126,7 +126,7 @@ def _all_parts(parts: Sequence[Value], text: str) -> str | None:
     return None
 
 
-def _names(tokens: Sequence[Token], problem: Problem, instance: Instance) -> Iterator[str]:
+def _names(tokens: Sequence[TextToken], problem: Problem, instance: Instance) -> Iterator[str]:
     """`an octagon`, where the answer is 8."""
     for token in tokens:
         value = NAMES.get(token.text.removesuffix("s")) if token.kind == "word" else None
