@@ -247,7 +247,7 @@ def _source(
     if vllm_options and engine is not EngineName.vllm:
         raise InputError("the options --vllm-... are for --engine vllm alone")
     if base_url is not None:
-        from sgpo.evaluation.endpoint import Endpoint
+        from sgpo.evaluation.endpoint import EndpointSource
 
         return partial(Endpoint, base_url, model, concurrency=concurrency)
     from sgpo.evaluation.evaluate import load_source

@@ -1,4 +1,8 @@
-"""A recursive-descent parser of arithmetic as people write it: in symbols, in LaTeX, in words."""
+"""Arithmetic as people write it, in symbols, in LaTeX and in words, worked out by a recursive-descent parser.
+
+Exact where it can be, bounded always, and nothing is evaluated by Python, for the text is a model's. A function returns
+None where the result is no real number, or larger than any answer.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,95 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgpo.strategies.leak.tokens import (
-    MAX_EXPONENT,
-    Token,
-    Value,
-    add,
-    choose,
-    divide,
-    factorial,
-    multiply,
-    power,
-    root,
-    trigonometric,
-)
+from sgpo.strategies.leak.tokens import TextToken, Value
 
 MAX_DEPTH = 24  # of an expression within another
+MAX_BASE = 10**6
+MAX_EXPONENT = 64
+MAX_FACTORIAL = 60
+MAX_BINOMIAL = 1000
+
+_FUNCTIONS = {"sin": math.sin, "cos": math.cos, "tan": math.tan}
+
+
+def to_float(value: Value) -> float:
+    """As a floating-point number, infinite where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def magnitude(value: Value) -> Value:
+    """The value without its sign."""
+    return -value if value < 0 else value
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equal, up to the rounding of floating-point numbers."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    return math.isclose(to_float(a), to_float(b), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def add(a: Value, b: Value, sign: int) -> Value:
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a + sign * b
+    return to_float(a) + sign * to_float(b)
+
+
+def multiply(a: Value, b: Value) -> Value:
+    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) * to_float(b)
+
+
+def divide(a: Value, b: Value) -> Value:
+    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) / to_float(b)
+
+
+def power(base: Value, exponent: Value) -> Value | None:
+    """None where it is no real number or too large to matter."""
+    if magnitude(exponent) > MAX_EXPONENT or magnitude(base) > MAX_BASE or (base == 0 and exponent < 0):
+        return None
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        return Fraction(base**exponent.numerator)
+    return None if base < 0 else to_float(base) ** to_float(exponent)
+
+
+def trigonometric(name: str, angle: Value, degrees: bool) -> Value | None:
+    radians = to_float(angle) * math.pi / 180 if degrees else to_float(angle)
+    value = _FUNCTIONS[name](radians)
+    return None if abs(value) > 10**9 else value
+
+
+def root(value: Value, index: int) -> Value | None:
+    if value < 0 or value > 10**300:
+        return None
+    if isinstance(value, Fraction):
+        top, bottom = (round(float(part) ** (1 / index)) for part in (value.numerator, value.denominator))
+        if top**index == value.numerator and bottom**index == value.denominator:
+            return Fraction(top, bottom)
+    return float(value) ** (1 / index)
+
+
+def choose(top: Value | None, bottom: Value | None) -> Value | None:
+    whole = isinstance(top, Fraction) and isinstance(bottom, Fraction) and top.denominator == bottom.denominator == 1
+    if not whole or top is None or bottom is None or not 0 <= bottom <= top <= MAX_BINOMIAL:
+        return None
+    return Fraction(math.comb(int(top), int(bottom)))
+
+
+def factorial(value: Value) -> Value:
+    whole = isinstance(value, Fraction) and value.denominator == 1 and 0 <= value <= MAX_FACTORIAL
+    return Fraction(math.factorial(int(value))) if whole else value
 
 
 class Parser:
-    """A recursive-descent parser. A method returns None, with `i` where it was, where it finds nothing of its kind."""
+    """Reads an expression from token `i` on; `operands` counts what it is made of.
 
-    def __init__(self, tokens: Sequence[Token], i: int) -> None:
+    A method returns None, with `i` where it was, where it finds nothing of its kind.
+    """
+
+    def __init__(self, tokens: Sequence[TextToken], i: int) -> None:
         self.tokens = tokens
         self.i = i
         self.operands = 0
@@ -72,9 +144,7 @@ class Parser:
             elif self._any_words(("choose",), ("\\choose",)):
                 other = self._factor()
                 result = choose(value, other)
-            elif (
-                self._op("/") or self._any_words(("divided", "by"), ("over",), ("out", "of"), ("in",)) or self._ratio()
-            ):
+            elif self._op("/") or self._any_words(*_OVER) or self._ratio():
                 other = self._factor()
                 result = None if other is None or other == 0 else divide(value, other)
             elif self._is_part(before) and (self._words("of") or self._is_spelled(before)):
@@ -83,12 +153,10 @@ class Parser:
             elif self._adjacent():
                 other = self._factor()
                 result = None if other is None else self._joined(value, other, before)
-            elif self._any_words(("more", "than"), ("greater", "than"), ("larger", "than"), ("above",), ("beyond",)):
+            elif self._any_words(*_MORE):
                 other = self._factor()
                 result = None if other is None else add(other, value, 1)
-            elif self._any_words(
-                ("less", "than"), ("fewer", "than"), ("smaller", "than"), ("below",), ("short", "of"), ("shy", "of")
-            ):
+            elif self._any_words(*_LESS):
                 other = self._factor()
                 result = None if other is None else add(other, value, -1)
             else:
@@ -230,13 +298,12 @@ class Parser:
             self.i += closed
         elif self._op("frac"):
             value = self._fraction()
-        elif token.text.lstrip("\\") in _TRIGONOMETRY and token.kind == "word":
+        elif token.text.lstrip("\\") in _FUNCTIONS and token.kind == "word":
             self.i += 1
             inner = self._postfixed()
             self.operands += 1
-            value = (
-                None if inner is None else trigonometric(token.text.lstrip("\\"), inner, self._is_degree(self.i - 1))
-            )
+            name, degrees = token.text.lstrip("\\"), self._is_degree(self.i - 1)
+            value = None if inner is None else trigonometric(name, inner, degrees)
         elif token.text.lstrip("\\") == "log" and self._text(self.i + 1) == "_":
             value = self._logarithm()
         elif self._op("binom"):
@@ -272,7 +339,7 @@ class Parser:
             self.i = before
         return value
 
-    def _mixed(self, whole: Token) -> Value | None:
+    def _mixed(self, whole: TextToken) -> Value | None:
         """`1 1/2`, once its whole part is read."""
         following = self.tokens[self.i : self.i + 3]
         over, under = (following[0].value, following[2].value) if len(following) == 3 else (None, None)
@@ -367,14 +434,16 @@ class Parser:
         return any(self._words(*words) for words in choices)
 
 
+_OVER = (("divided", "by"), ("over",), ("out", "of"), ("in",))
+_MORE = (("more", "than"), ("greater", "than"), ("larger", "than"), ("above",), ("beyond",))
+_LESS = (("less", "than"), ("fewer", "than"), ("smaller", "than"), ("below",), ("short", "of"), ("shy", "of"))
 _MULTIPLES = {"twice": Fraction(2), "double": Fraction(2), "doubled": Fraction(2), "doubling": Fraction(2)}
 _MULTIPLES |= {"thrice": Fraction(3), "triple": Fraction(3), "tripling": Fraction(3), "quadruple": Fraction(4)}
 _MULTIPLES |= {"halve": Fraction(1, 2), "halving": Fraction(1, 2)}
 _MULTIPLES_AFTER = {"twice": Fraction(2), "doubled": Fraction(2), "tripled": Fraction(3), "halved": Fraction(1, 2)}
-_TRIGONOMETRY = {"sin", "cos", "tan"}
 _PREFIXES = {"sum": "sum", "total": "sum", "add": "sum", "adding": "sum", "product": "product", "multiply": "product"}
 _PREFIXES |= {"multiplying": "product", "difference": "difference", "subtract": "difference", "quotient": "quotient"}
 _PREFIXES |= {"subtracting": "difference", "divide": "quotient", "dividing": "quotient", "halfway": "mean"}
 _PREFIXES |= {"average": "mean", "mean": "mean", "midway": "mean"}
-BEGINNINGS = {*_MULTIPLES, *_TRIGONOMETRY, *_PREFIXES, "log", "square", "cube", "root", "sqrt", "the", "c"}
+BEGINNINGS = {*_MULTIPLES, *_FUNCTIONS, *_PREFIXES, "log", "square", "cube", "root", "sqrt", "the", "c"}
 _AFTER_THE = {"sum", "product", "difference", "quotient", "square", "cube", "average", "mean"}
