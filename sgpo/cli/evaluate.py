@@ -249,7 +249,7 @@ def _source(
     if base_url is not None:
         from sgpo.evaluation.endpoint import EndpointSource
 
-        return partial(Endpoint, base_url, model, concurrency=concurrency)
+        return partial(EndpointSource, base_url, model, concurrency=concurrency)
     from sgpo.evaluation.evaluate import load_source
 
     if engine is EngineName.vllm:
