@@ -1,31 +1,31 @@
-"""SGPO: GRPO on what the policy does alone, and a pull toward what the strategy makes it do."""
+"""SGPO: GRPO on the autonomous group, and a pull toward what the strategy makes the policy do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from sgpo.algorithms.base import Needs, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
+from sgpo.algorithms.base import Algorithm, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
 from sgpo.objective import distill_weight, select_target
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SGPO:
+class SGPO(Algorithm):
     """Strategy-Guided Policy Optimization (arXiv 2606.24064).
 
-    Sample: `num_autonomous` completions from the plain prompt and `num_guided` from the prompt with the strategy.
+    Sample: `num_autonomous` completions from the autonomous prompt and `num_guided` from the prompt with the strategy.
     Loss: GRPO on the autonomous group, plus one distillation target per problem. The target is the *correct* guided
     completion that the unguided policy finds likeliest; along it, token by token, the unguided distribution is pulled
-    toward the guided one, `min(KL(guided || unguided), kl_clip)`, weighed by `alpha(q)`: strongly where the policy
-    fails alone and succeeds with the strategy, not at all where it needs none. A problem without a strategy or without
-    a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
+    toward the guided one, `min(KL(guided || unguided), kl_clip)`, weighed by `alpha(q)`: strongly where the
+    autonomous group fails and the guided one succeeds, not at all where guidance adds nothing. A problem without a
+    strategy or without a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
     """
 
-    needs: ClassVar[Needs] = Needs()
+    parts = frozenset({"policy gradient", "divergence", "guided prompts"})
 
     num_autonomous: int = 8
     num_guided: int = 4

@@ -188,7 +188,7 @@ def _other(id_: str, strategies: Mapping[str, Strategy], seed: int) -> Strategy:
             return candidate
     raise InputError(
         f"no other strategy for problem {id_!r}: all {len(candidates)} say the same; leave strategy_content at 'own' "
-        "and wrong_strategy_share at 0"
+        "and wrong_strategy_fraction at 0"
     )
 
 
@@ -231,7 +231,7 @@ def prepare_problems(
             bank,
             use=args.strategies,
             content=args.strategy_content,
-            wrong_share=args.wrong_strategy_share,
+            wrong_share=args.wrong_strategy_fraction,
             style=args.prompt_style,
             seed=args.seed,
         )
@@ -362,4 +362,4 @@ def replace_without_signal(
 
 
 def _with_signal(rows: Sequence[TrainingRow]) -> set[int]:
-    return {row.problem_index for row in rows if row.pulls}
+    return {row.problem_index for row in rows if row.has_gradient}

@@ -38,7 +38,7 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
         )
     if args.engine == "hf":
         raise InputError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
-    if algorithm_class(args.algorithm).needs.initial_guide:
+    if algorithm_class(args.algorithm).needs.frozen_guided_model:
         raise InputError(
             f"sharded training (FSDP, DeepSpeed) has no whole copy of the initial weights, which algorithm "
             f"{args.algorithm} is guided by; train it in whole copies (DDP)"

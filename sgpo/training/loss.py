@@ -66,7 +66,7 @@ def batch_loss(
     ids_N = torch.tensor([token for row in rows for token in row.completion_ids], device=device)
     logprobs_N = token_logprobs(predictions, ids_N, temperature=options.temperature)
     logprobs = logprobs_N.split([len(row.completion_ids) for row in rows])
-    averages.add_sum("trained_tokens", sum(len(row.completion_ids) for row in rows if row.pulls))
+    averages.add_sum("trained_tokens", sum(len(row.completion_ids) for row in rows if row.has_gradient))
 
     loss = logprobs_N.sum() * 0.0  # a batch in which no component has a part still gives every process a gradient
     policy = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.advantage is not None]

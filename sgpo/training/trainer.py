@@ -115,9 +115,9 @@ class SGPOTrainer(EvaluatingTrainer):
         )
         problems = self.prepared.problems
         self.eval_problems = evaluation_sets(eval_dataset)
-        if train_dataset is not None and len(problems) < args.window:
+        if train_dataset is not None and len(problems) < args.global_batch_size:
             raise InputError(
-                f"problems to train on: {len(problems)}, fewer than one batch of {args.window} "
+                f"problems to train on: {len(problems)}, fewer than one batch of {args.global_batch_size} "
                 f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
                 f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
                 "lower one of these"
@@ -162,14 +162,14 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def _guide(self) -> Guide | None:
         """The guided branch of the divergence, where it has weights of its own."""
-        if self.algorithm.needs.initial_guide:
+        if self.algorithm.needs.frozen_guided_model:
             return initial_guide(self.model, self.predictor, self.accelerator)
         return None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return WindowSampler(
             len(self.train_dataset),
-            self.args.window,
+            self.args.global_batch_size,
             repeats=self.args.num_iterations,
             seed=self.args.seed,
             epoch=lambda: self.state.epoch,
@@ -193,7 +193,7 @@ class SGPOTrainer(EvaluatingTrainer):
         micro_batches = []
         for start, end in zip([0, *ends], ends, strict=False):
             # Most groups all fail or all pass: rows without a gradient need no forward.
-            rows = [row for row in self.in_hand.rows if start <= row.problem_index < end and row.pulls]
+            rows = [row for row in self.in_hand.rows if start <= row.problem_index < end and row.has_gradient]
             parts = token_batches([row.length for row in rows], self.args.max_tokens_per_batch)
             # Every process must run the same forwards, if need be over a token that counts nothing.
             prompt = self.prepared.groups[problems[start].id].prompt
@@ -315,7 +315,7 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """About 6 operations per parameter and token of the training forward and backward."""
-        rows = [row for part in inputs["parts"] for row in part if row.pulls]
+        rows = [row for part in inputs["parts"] for row in part if row.has_gradient]
         tokens = sum(len(row.prompt.ids) + len(row.completion_ids) for row in rows)
         return 6 * tokens * sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -380,7 +380,7 @@ class SGPOTrainer(EvaluatingTrainer):
             write_model_card(self.run)
         if self.args.push_to_hub:
             self.push_to_hub()
-        shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_share
+        shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_fraction
         if self.bank is not None and shown_as_meant and self.is_world_process_zero():
             used = {
                 id_: group.strategy_id for id_, group in self.prepared.groups.items() if group.strategy_id is not None
@@ -400,7 +400,7 @@ class SGPOTrainer(EvaluatingTrainer):
             "algorithm": self.args.algorithm,
             "model": self.model_name,
             "args": self.args.to_dict(),
-            "problems": {**problems, "per_step": self.args.window},
+            "problems": {**problems, "per_step": self.args.global_batch_size},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
             "prompts": {"style": self.args.prompt_style, "version": prompt_style(self.args.prompt_style).version},
         }

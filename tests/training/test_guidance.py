@@ -105,9 +105,9 @@ def test_the_trainer_shows_it_and_keeps_it_out_of_the_banks_effects(tmp_path, to
     ("options", "message"),
     [
         ({"strategy_content": "theirs"}, "strategy_content must be one of own, other, empty, solution, got 'theirs'"),
-        ({"wrong_strategy_share": 1.5}, r"wrong_strategy_share must lie in \[0, 1\], got 1.5"),
-        ({"wrong_strategy_share": float("nan")}, "wrong_strategy_share must lie in"),
-        ({"wrong_strategy_share": 0.5, "strategy_content": "empty"}, "needs strategy_content='own', got 'empty'"),
+        ({"wrong_strategy_fraction": 1.5}, r"wrong_strategy_fraction must lie in \[0, 1\], got 1.5"),
+        ({"wrong_strategy_fraction": float("nan")}, "wrong_strategy_fraction must lie in"),
+        ({"wrong_strategy_fraction": 0.5, "strategy_content": "empty"}, "needs strategy_content='own', got 'empty'"),
         ({"num_targets": 0}, "num_targets must be at least 1"),
         ({"off_policy_shaping": 0.0}, "off_policy_shaping must be positive"),
         ({"imitation_threshold": -0.1}, "imitation_threshold must be at least 0"),
