@@ -51,7 +51,7 @@ class TrainingRow:
     sampling_logprobs: list[float] | None = None
 
     @property
-    def pulls(self) -> bool:
+    def has_gradient(self) -> bool:
         """Whether the row has a gradient at all."""
         return bool(self.advantage or self.cross_entropy or self.target)
 
@@ -67,12 +67,12 @@ class Needs:
     """What an algorithm needs beside its rollouts.
 
     `solutions`: the strong model's solutions as tokens. `guided_prompts`: guided prompts though it samples nothing from
-    them. `initial_guide`: the guided branch of the divergence at the initial weights instead of the current ones.
+    them. `frozen_guided_model`: the guided branch of the divergence at the initial weights instead of the current ones.
     """
 
     solutions: bool = False
     guided_prompts: bool = False
-    initial_guide: bool = False
+    frozen_guided_model: bool = False
 
 
 class Algorithm(Protocol):

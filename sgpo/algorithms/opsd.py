@@ -27,7 +27,7 @@ class OPSD:
     Raises InputError unless `strategy_content` is `solution`: that is what its guided branch reads.
     """
 
-    needs: ClassVar[Needs] = Needs(guided_prompts=True, initial_guide=True)
+    needs: ClassVar[Needs] = Needs(guided_prompts=True, frozen_guided_model=True)
 
     num_autonomous: int = 8
     mask_truncated_completions: bool = False

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.prompts import prompt_style
-from sgpo.rollouts.engines import EngineName
+from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 
 NO_TOKEN = "a hub token (hub_token) would be written into the run's files; give it in the environment, as HF_TOKEN"
@@ -250,10 +250,10 @@ class SGPOConfig(TrainingArguments):
         return {**super().to_dict(), "pad_token": self.pad_token}
 
     @property
-    def window(self) -> int:
+    def global_batch_size(self) -> int:
         """The problems of one optimizer step, all processes together."""
-        window: int = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-        return window
+        size: int = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return size
 
     def vllm_options(self, *, longest: int) -> VLLMOptions:
         """The options of engine vllm; `longest`: the tokens of the run's longest prompt and completion together."""

@@ -1,4 +1,4 @@
-"""The guided branch of the divergence at frozen weights: those that training starts from (OPSD)."""
+"""The guided branch of the divergence at frozen weights: the weights that training starts from (OPSD)."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ import torch
 from accelerate import Accelerator
 
 from sgpo.rollouts.forward import Predictions, Predictor
-from sgpo.training.loss import Guide
+from sgpo.training.loss import FrozenGuided
 
 
-def initial_guide(model: Any, predictor: Predictor, accelerator: Accelerator) -> Guide:
-    """The model as it is now, for good; called before any update. `predictor` is the model's.
+def frozen_guided_branch(model: Any, predictor: Predictor, accelerator: Accelerator) -> FrozenGuided:
+    """Freeze the model as it is now, for the guided branch; call it before any update.
 
-    Adapters that change nothing yet have the initial weights below them, so the model is run without them. Of any other
-    model a copy is kept.
+    Below adapters that change nothing yet lie the initial weights, so such a model is run without its adapters. Any
+    other model is copied.
+
+    Args:
+        model: The policy.
+        predictor: The policy's.
+        accelerator: Gives the precision that training runs in.
     """
     if hasattr(model, "disable_adapter") and _adapters_add_nothing(model):
-        return _guide(model, predictor, accelerator, within=model.disable_adapter)
-    return _guide(*_copy(model, predictor), accelerator)
+        return _branch(model, predictor, accelerator, within=model.disable_adapter)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return _branch(frozen, Predictor(frozen, pad_id=predictor.pad_id, dtype=predictor.dtype), accelerator)
 
 
-def _copy(model: Any, predictor: Predictor) -> tuple[Any, Predictor]:
-    model = copy.deepcopy(model).requires_grad_(False)
-    return model, Predictor(model, pad_id=predictor.pad_id, dtype=predictor.dtype)
-
-
-def _guide(
+def _branch(
     model: Any,
     predictor: Predictor,
     accelerator: Accelerator,
     *,
     within: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Guide:
-    """Runs `model` in the precision that training runs in, `within` a context of its own."""
+) -> FrozenGuided:
+    """Run `model` in the precision that training runs in, `within` a context of its own."""
 
-    def guide(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Predictions:
+    def predict(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Predictions:
         with accelerator.autocast(), within():
             return predictor(model, prompts, completions)
 
-    return guide
+    return predict
 
 
 @torch.no_grad()
 def _adapters_add_nothing(model: Any) -> bool:
-    """Not so of adapters that are trained already, or drawn from the weights (PiSSA): seen on one short input."""
+    """Compare the model with and without adapters on one short input.
+
+    Adapters that are trained already, or drawn from the weights (PiSSA), do add something.
+    """
     input_ids = torch.arange(4, device=model.device).unsqueeze(0)
     with model.disable_adapter():
         without = model(input_ids=input_ids, use_cache=False).logits
