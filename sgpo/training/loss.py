@@ -10,12 +10,15 @@ is all completion tokens of a micro-batch, row after row.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -239,3 +242,51 @@ def _target_loss(clipped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> 
     """
     loss_T = -logprobs_T if options.distill_loss == "sft" else clipped_T
     return loss_T.mean() - options.target_sft_coef * logprobs_T.mean()
+
+
+# -- the guided branch at frozen weights: the weights that training starts from (OPSD)
+
+
+def frozen_guided_branch(model: Any, predictor: Predictor, accelerator: Accelerator) -> FrozenGuided:
+    """Freeze the model as it is now, for the guided branch; call it before any update.
+
+    Below adapters that change nothing yet lie the initial weights, so such a model is run without its adapters. Any
+    other model is copied.
+
+    Args:
+        model: The policy.
+        predictor: The policy's.
+        accelerator: Gives the precision that training runs in.
+    """
+    if hasattr(model, "disable_adapter") and _adapters_add_nothing(model):
+        return _branch(model, predictor, accelerator, within=model.disable_adapter)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return _branch(frozen, Predictor(frozen, pad_id=predictor.pad_id, dtype=predictor.dtype), accelerator)
+
+
+def _branch(
+    model: Any,
+    predictor: Predictor,
+    accelerator: Accelerator,
+    *,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> FrozenGuided:
+    """Run `model` in the precision that training runs in, `within` a context of its own."""
+
+    def predict(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Predictions:
+        with accelerator.autocast(), within():
+            return predictor(model, prompts, completions)
+
+    return predict
+
+
+@torch.no_grad()
+def _adapters_add_nothing(model: Any) -> bool:
+    """Compare the model with and without adapters on one short input.
+
+    Adapters that are trained already, or drawn from the weights (PiSSA), do add something.
+    """
+    input_ids = torch.arange(4, device=model.device).unsqueeze(0)
+    with model.disable_adapter():
+        without = model(input_ids=input_ids, use_cache=False).logits
+    return torch.allclose(model(input_ids=input_ids, use_cache=False).logits, without, rtol=1e-5, atol=1e-5)
