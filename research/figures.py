@@ -9,7 +9,7 @@ from pathlib import Path
 
 from research.results import Results
 from sgpo.report.plots import LIGHT, Curve, curves_figure, style
-from sgpo.report.read import Interval
+from sgpo.report.read import Measurement
 
 AXES = {"completions": "completions sampled", "trained_tokens": "tokens through the loss"}
 STROKES = {"_own": "solid", "_leap": "dashed", "_foreign": "dotted"}
@@ -54,12 +54,12 @@ def _stroke(arm: str) -> str:
     return next((stroke for mark, stroke in STROKES.items() if arm.endswith(mark)), "solid")
 
 
-def _mean_curve(results: Results, arm: str, axis: str) -> list[tuple[float, Interval]]:
+def _mean_curve(results: Results, arm: str, axis: str) -> list[tuple[float, Measurement]]:
     curves = [result["curve"] for run, result in results.finished.items() if run.arm == arm and result["curve"]]
     if not curves:
         return []
     points = []
     for at in range(min(map(len, curves))):
         x = statistics.fmean(curve[at][axis] for curve in curves)
-        points.append((x, Interval(statistics.fmean(curve[at]["score"] for curve in curves), math.nan, math.nan)))
+        points.append((x, Measurement(statistics.fmean(curve[at]["score"] for curve in curves), math.nan, math.nan)))
     return points
