@@ -67,7 +67,7 @@ class Needs:
     """What an algorithm needs beside its rollouts.
 
     `solutions`: the strong model's solutions as tokens. `guided_prompts`: guided prompts though it samples nothing from
-    them. `frozen_guided_model`: the guided branch of the divergence at the initial weights, not at the current ones.
+    them. `frozen_guided_model`: the guided branch of the divergence at the initial weights instead of the current ones.
     """
 
     solutions: bool = False

@@ -18,14 +18,7 @@ from typing import Any, NamedTuple
 from sgpo.errors import InputError, RunDirectoryError
 from sgpo.evaluation.compare import evaluation_settings
 from sgpo.io import counted, read_lines
-
-# Keys of runs that 0.1 made, and what they are called now.
-RENAMED_METRICS = {
-    "clipped_share": "clipped_fraction",
-    "divergence/capped_mean": "divergence/clipped_mean",
-    "divergence/capped_share": "divergence/clipped_fraction",
-}
-RENAMED_COUNTS = {"per_step": "global_batch"}  # in `config.json` under `problems`
+from sgpo.training.run_directory import RENAMED_COUNTS, RENAMED_METRICS
 
 _PARTS = ("config.json", "metrics.jsonl", "warmup.json", "eval", "rollouts", "targets")
 _SCORE_KEY = re.compile(r"(avg|pass|maj)@(\d+)")

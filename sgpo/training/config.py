@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.prompts import prompt_style
-from sgpo.rollouts.engines import EngineName
+from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
     NOT_NULL,

@@ -20,8 +20,8 @@ from sgpo.io import write_json, write_jsonl
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Engine, Sampling
 from sgpo.rollouts.groups import RewardFunction
+from sgpo.training.checkpoints import ResumableTrainer
 from sgpo.training.data import evaluation_sets
-from sgpo.training.resume import ResumableTrainer
 from sgpo.verifier import Verifier
 
 
@@ -66,7 +66,7 @@ class EvaluatingTrainer(ResumableTrainer):
                     metrics[f"{prefix}_{key}"] = value["mean"]
         count = sum(len(problems) for problems in sets.values())
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=count * self.args.eval_samples))
-        self.log(metrics | {f"{metric_key_prefix}_completions": self.in_hand.completions})
+        self.log(metrics | {f"{metric_key_prefix}_completions": self.pending.completions})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -89,5 +89,5 @@ class EvaluatingTrainer(ResumableTrainer):
             step = self.state.global_step
             path = self.run.path / "eval" / f"{name}-step-{step:06d}.json"
             write_jsonl(path.with_suffix(".jsonl"), result.rows)
-            write_json(path, result.to_json(name=name, step=step, completions=self.in_hand.completions))
+            write_json(path, result.to_json(name=name, step=step, completions=self.pending.completions))
         return result.scores

@@ -219,9 +219,8 @@ def options_table(config: type[Any], names: list[str]) -> str:
     for name in names:
         declared = declarations(config)[name]
         default = defaults_of(config)[name]
-        rows.append(
-            f"| `{name}` | `{'null' if default is None else default}` | {declared.help} | {_readers(name, declared)} | {declared.source} |"
-        )
+        shown = "null" if default is None else default
+        rows.append(f"| `{name}` | `{shown}` | {declared.help} | {_readers(name, declared)} | {declared.source} |")
     return "\n".join(rows)
 
 

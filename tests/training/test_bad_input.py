@@ -77,7 +77,7 @@ def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, 
     trainer = build_trainer(tmp_path / "run", tokenizer, problems=problems, bank=bank, per_device_train_batch_size=5)
     trainer.train()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["problems"] == {"problems": 6, "too_long": 1, "per_step": 5}
+    assert config["problems"] == {"problems": 6, "too_long": 1, "global_batch": 5}
     assert config["strategies"]["without_strategy"] == 1
     assert config["strategies"]["guided_prompt_too_long"] == 1
     assert "of 6 problems 1 are left out" in caplog.text

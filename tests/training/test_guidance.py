@@ -12,7 +12,7 @@ from tests.training.building import bank_of, build_trainer, some_problems
 
 
 def shown(problems, bank, **options):
-    defaults = {"use": "own", "content": "own", "wrong_share": 0.0, "style": "compact", "seed": 0}
+    defaults = {"use": "own", "content": "own", "wrong_fraction": 0.0, "style": "compact", "seed": 0}
     return guidance_for(problems, bank, **(defaults | options))
 
 
@@ -74,15 +74,15 @@ def test_the_solution_in_the_strategys_place(problems):
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 19)])
 def test_a_share_of_wrong_strategies(problems, bank, share, count):
-    wrong = {id_ for id_, g in shown(problems, bank, wrong_share=share).items() if g.strategy.problem_id != id_}
+    wrong = {id_ for id_, g in shown(problems, bank, wrong_fraction=share).items() if g.strategy.problem_id != id_}
     assert len(wrong) == count
-    more = {id_ for id_, g in shown(problems, bank, wrong_share=1.0).items() if g.strategy.problem_id != id_}
+    more = {id_ for id_, g in shown(problems, bank, wrong_fraction=1.0).items() if g.strategy.problem_id != id_}
     assert wrong <= more
 
 
 def test_the_wrong_ones_of_a_small_share_are_among_those_of_a_larger(problems, bank):
     wrong = [
-        {id_ for id_, g in shown(problems, bank, wrong_share=share).items() if g.strategy.problem_id != id_}
+        {id_ for id_, g in shown(problems, bank, wrong_fraction=share).items() if g.strategy.problem_id != id_}
         for share in (0.25, 0.5)
     ]
     assert wrong[0] < wrong[1]

@@ -82,7 +82,7 @@ def test_config_json_says_what_was_run(finished):
         assert config[section].keys() == example[section].keys(), section
     assert example["versions"].keys() <= config["versions"].keys()
     assert config["algorithm"] == "sgpo"
-    assert config["problems"] == {"problems": 6, "too_long": 0, "per_step": 6}
+    assert config["problems"] == {"problems": 6, "too_long": 0, "global_batch": 6}
     assert config["strategies"]["path"].endswith("run.db")
     assert (config["args"]["num_autonomous"], config["args"]["num_guided"]) == (4, 4)
 

@@ -103,7 +103,8 @@ def test_one_generation_call_samples_both_groups_and_only_rows_with_a_gradient_a
         group.problem.id: target
         for group in groups
         if naive.alpha(group) > 0
-        for target in naive.targets_of(model, group, limit=10, ends=END_TOKENS)
+        for target in [naive.target_of(model, group, limit=10, ends=END_TOKENS)]
+        if target is not None
     }
     trained = sorted(
         [(g.prompt, c) for g in groups if len(set(g.autonomous_rewards)) > 1 for c in g.autonomous]
@@ -212,7 +213,7 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     assert rows[2]["clipped_fraction"] == 0.0
 
 
-def test_every_window_of_problems_is_trained_on_as_often_as_asked(tmp_path, tokenizer):
+def test_every_global_batch_is_trained_on_as_often_as_asked(tmp_path, tokenizer):
     trainer = build_trainer(
         tmp_path / "run",
         tokenizer,
@@ -224,7 +225,7 @@ def test_every_window_of_problems_is_trained_on_as_often_as_asked(tmp_path, toke
         verifier=lambda completion, problem: 0.0,
     )
     trainer.train()
-    assert trainer.state.global_step == 2 * 3 * 2  # epochs, windows, iterations
+    assert trainer.state.global_step == 2 * 3 * 2  # epochs, global batches, iterations
     calls = [list(dict.fromkeys(map(tuple, prompts))) for prompts, *_ in trainer.engine.calls]
     assert [len(prompts) for prompts in calls] == [2] * 6
     assert len({prompt for prompts in calls[:3] for prompt in prompts}) == 6  # each problem once an epoch
