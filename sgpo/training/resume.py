@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -363,7 +363,7 @@ def _hub(what: str, mend: str) -> Iterator[None]:
     """Raises OSError, in one line, for what the hub refuses or the network does."""
     try:
         yield
-    except (OSError, httpx2.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise OSError(f"{what} ({error}); {mend}") from error
 
 
