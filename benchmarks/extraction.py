@@ -22,8 +22,7 @@ from typing import Any
 from sgpo.problems import Problem, load_problems
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import Extraction, extract_strategies
-from sgpo.strategies.ledger import Ledger
-from sgpo.strategies.strong_model import StrongModel
+from sgpo.strategies.replies import StrongModel
 from sgpo.verifier import Verifier
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "train" / "gsm8k_train.jsonl"
@@ -106,7 +105,7 @@ def main() -> None:
             "base_url": url,
             "model": "m",
             "key": "x",
-            "cache": Ledger(bank),
+            "cache": bank,
             "concurrency": arguments.concurrency,
         }
         async with StrongModel(**settings) as model:
@@ -126,7 +125,8 @@ def main() -> None:
     server.terminate()
     ideal = arguments.concurrency / arguments.latency
     rate = model.usage.requests / seconds
-    print(f"{report.kept} of {report.problems} problems kept, {model.usage.requests} requests in {seconds:.1f} s")
+    print(f"{report.active} of {report.problems} problems have an active strategy")
+    print(f"{model.usage.requests} requests in {seconds:.1f} s")
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     each = 1000 * (cpu.ru_utime + cpu.ru_stime) / model.usage.requests
     print(f"{each:.2f} ms of processor time per request, the leak gate and the bank included")

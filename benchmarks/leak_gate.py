@@ -17,7 +17,6 @@ from typing import Any
 from sgpo.problems import Problem, load_problems
 from sgpo.strategies.leak.gate import find_leaks
 from sgpo.strategies.strategy import strategy_from_json
-from sgpo.verifier import Verifier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 OTHERS = ("train/gsm8k_train", "benchmarks/math500", "train/aime_1983_2023", "traces/long_traces")
@@ -38,18 +37,16 @@ def main() -> None:
     rows = [row for row in rows if row["split"] == arguments.split]
     counts: Counter[str] = Counter()
     missed: Counter[str] = Counter()
-    with Verifier(workers=2) as verifier:
-        verifier.verify("\\boxed{1}", "1")
-        started = time.perf_counter()
-        for row in rows:
-            outcome, found = judge(row, verifier)
-            counts[outcome] += 1
-            if outcome == "missed":
-                missed[row["leak_kind"]] += 1
-            if arguments.errors and outcome in ("missed", "false alarm"):
-                wanted = f"{row['leak_kind']} {row['leak_text']!r} in {row['leak_where']}" if row["leaks"] else "clean"
-                print(f"{outcome}: {row['id']} (answer {row['answer']!r}): {wanted}; found {found}")
-        seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    for row in rows:
+        outcome, found = judge(row)
+        counts[outcome] += 1
+        if outcome == "missed":
+            missed[row["leak_kind"]] += 1
+        if arguments.errors and outcome in ("missed", "false alarm"):
+            wanted = f"{row['leak_kind']} {row['leak_text']!r} in {row['leak_where']}" if row["leaks"] else "clean"
+            print(f"{outcome}: {row['id']} (answer {row['answer']!r}): {wanted}; found {found}")
+    seconds = time.perf_counter() - started
     caught, alarms = counts["caught"], counts["false alarm"]
     print(f"{arguments.split}: {len(rows)} strategies, {dict(counts)}, missed {dict(missed)}")
     print(f"precision {caught / (caught + alarms):.3f}, recall {caught / (caught + counts['missed']):.3f}")
@@ -70,11 +67,11 @@ def judge_others(clean: list[dict[str, Any]]) -> None:
         print(f"{name}: {100 * found['any'] / (20 * len(problems)):.1f} %, {dict(found)}")
 
 
-def judge(row: dict[str, Any], verifier: Verifier) -> tuple[str, list[str]]:
+def judge(row: dict[str, Any]) -> tuple[str, list[str]]:
     """Whether the gate agrees with the label, and what it found."""
     problem = Problem(id=row["id"], problem=row["problem"], answer=row["answer"], solution=row.get("solution"))
     strategy = strategy_from_json({**row.get("strategy", row), "problem_id": row["id"], "id": row["id"], "leaks": None})
-    leaks = find_leaks(strategy, problem, verifier=verifier)
+    leaks = find_leaks(strategy, problem)
     found = [f"{leak.kind} {leak.text!r} in {leak.where}" for leak in leaks]
     if row["leaks"]:
         return ("caught" if leaks else "missed"), found

@@ -1,12 +1,12 @@
-"""What lighteval and lm-eval say of completions that `tests/evaluation/test_reference.py` scores too.
+"""Score completions with lighteval and lm-eval, to compare with `tests/evaluation/test_reference.py`.
 
-They pull in much that they do not need for judging, so they go into a folder of their own, without dependencies; what
-is missing there is replaced by a stand-in as far as it is only imported:
+Both depend on much that they do not need for judging. Install them into a folder of their own, without dependencies; a
+stand-in replaces what they only import:
 
     pip install --no-deps --target /tmp/harnesses lighteval==0.13.0 lm_eval==0.4.13
     PYTHONPATH=/tmp/harnesses python benchmarks/other_harnesses.py ../shared/data
 
-Takes some minutes. Prints the scores per set of completions, aime24 without the problem that the test leaves out.
+Takes some minutes. Prints the scores per set of completions; aime24 lacks the problem that the test leaves out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEFT_OUT = "aime24-84"
 
 
 class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Importable and of no use."""
+    """Makes the packages of `ONLY_IMPORTED` importable; nothing in them works."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         known = name.split(".")[0] in ONLY_IMPORTED
@@ -52,8 +52,8 @@ class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-def completions(data: Path, benchmark: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each problem that all models answered, in the order of the models."""
+def read_completions(data: Path, benchmark: str) -> dict[str, list[dict[str, Any]]]:
+    """Read the rows of each problem that all models answered, in the order of the models."""
     rows: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for line in (data / "verifier" / "model_outputs.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -63,7 +63,8 @@ def completions(data: Path, benchmark: str) -> dict[str, list[dict[str, Any]]]:
     return {id_: [given[m] for m in models] for id_, given in rows.items() if len(given) == len(models)}
 
 
-def lighteval_scores(data: Path) -> None:
+def print_lighteval_scores(data: Path) -> None:
+    """Print avg@k and pass@k of lighteval."""
     import lighteval.utils.imports
 
     # The parser is there in a newer version than the one it asks for.
@@ -94,7 +95,7 @@ def lighteval_scores(data: Path) -> None:
                 )
                 for row in rows
             ]
-            for rows in completions(data, benchmark).values()
+            for rows in read_completions(data, benchmark).values()
         ]
         k = len(models)
         scores = {f"avg@{k}": sum(map(sum, verdicts)) / (k * len(verdicts))}
@@ -104,7 +105,8 @@ def lighteval_scores(data: Path) -> None:
         print("lighteval", benchmark, len(verdicts), {name: round(float(value), 6) for name, value in scores.items()})
 
 
-def lm_eval_scores(data: Path) -> None:
+def print_lm_eval_scores(data: Path) -> None:
+    """Print avg@1 of lm-eval's minerva_math task."""
     installed = importlib.metadata.version
     # It insists on a version of a parser that its math_verify score does not use.
     importlib.metadata.version = lambda name: "4.11" if name == "antlr4-python3-runtime" else installed(name)
@@ -117,7 +119,7 @@ def lm_eval_scores(data: Path) -> None:
     task = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(task)
     verdicts = []
-    for (row,) in completions(data, "math500").values():
+    for (row,) in read_completions(data, "math500").values():
         document = {"solution": f"${row['gold']}$", "answer": row["gold"]}
         verdicts.append(task.process_results(document, [row["prediction"][-4000:]])["math_verify"])
     print("lm-eval math500", len(verdicts), {"avg@1": sum(verdicts) / len(verdicts)})
@@ -126,5 +128,5 @@ def lm_eval_scores(data: Path) -> None:
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     sys.meta_path.append(StandIn())
-    lm_eval_scores(Path(sys.argv[1]))
-    lighteval_scores(Path(sys.argv[1]))
+    print_lm_eval_scores(Path(sys.argv[1]))
+    print_lighteval_scores(Path(sys.argv[1]))

@@ -1,15 +1,15 @@
-"""The verifier against math-verify alone and TRL's accuracy_reward: right and wrong verdicts, and speed.
+"""Compare the verifier with math-verify alone and with TRL's accuracy_reward: wrong verdicts, and speed.
 
     python benchmarks/verifier.py accuracy [--data ../shared/data/verifier]
     python benchmarks/verifier.py speed    [--data ../shared/data/verifier] [--rounds 3]
     python benchmarks/verifier.py golds    [--data ../shared/data/verifier]
 
-`golds` takes the gold answers of the benchmarks and training files beside that folder: each in five forms must be
-recognised, each with one character changed must not.
+`golds` reads the gold answers of the benchmarks and training files beside that folder. The verifier must recognise each
+in five forms, and must not recognise it with one character changed.
 
-math-verify is run "at its best": both sides are wrapped in dollars where they hold no delimiter. Its verdict on the
-model outputs is the one stored in the file; its speed is that on the last 4,000 characters, as there. Needs no GPU;
-use OMP_NUM_THREADS=1.
+math-verify runs "at its best": both sides are wrapped in dollars where they hold no delimiter. Its verdicts on the
+model outputs are those stored in the file; its speed is measured on the last 4,000 characters, as there. Needs no GPU;
+set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.ERROR)
     if options.what == "accuracy":
-        _accuracy(options.data)
+        _print_accuracy(options.data)
     elif options.what == "golds":
-        _golds(options.data.parent)
+        _print_golds(options.data.parent)
     else:
-        _speed(_read(options.data / "model_outputs.jsonl"), options.rounds)
+        _print_speed(_read(options.data / "model_outputs.jsonl"), options.rounds)
 
 
 def _read(path: Path) -> list[Row]:
     return [dict(row) for _, row in read_rows(path)]
 
 
-def _math_verify(gold: str, found: str) -> bool:
+def _ask_math_verify(gold: str, found: str) -> bool:
     import math_verify
 
     sides = [math_verify.parse(text if _delimited(text) else f"${text}$") for text in (gold, found)]
@@ -62,15 +62,15 @@ def _delimited(text: str) -> bool:
     return any(delimiter in text for delimiter in ("$", "\\boxed", "\\[", "\\("))
 
 
-def _trl(gold: str, found: str) -> bool:
+def _ask_trl(gold: str, found: str) -> bool:
     from trl.rewards import accuracy_reward
 
     return accuracy_reward([[{"content": found}]], [gold])[0] == 1.0
 
 
-def _accuracy(data: Path) -> None:
+def _print_accuracy(data: Path) -> None:
     triples = [row for row in _read(data / "triples.jsonl") if not row["conflict"]]
-    _report(
+    _print_errors(
         "triples.jsonl",
         triples,
         label=lambda row: row["expected"],
@@ -80,7 +80,7 @@ def _accuracy(data: Path) -> None:
         stored=None,
     )
     outputs = [row for row in _read(data / "model_outputs.jsonl") if "odyssey" not in row["benchmark"]]
-    _report(
+    _print_errors(
         "model_outputs.jsonl",
         outputs,
         label=lambda row: row["reported_correct"] if row["adjudicated"] is None else row["adjudicated"],
@@ -91,7 +91,7 @@ def _accuracy(data: Path) -> None:
     )
 
 
-def _report(
+def _print_errors(
     name: str,
     rows: Sequence[Row],
     *,
@@ -101,11 +101,11 @@ def _report(
     kind: Callable[[Row], str],
     stored: str | None,
 ) -> None:
-    """Errors of each verifier, in all and per group, as Markdown."""
+    """Print the errors of each verifier, in all and per group, as Markdown."""
     gold, found = gold_and_found
     verdicts: dict[str, list[bool]] = {
-        "math-verify": [row[stored] if stored else _math_verify(row[gold], row[found]) for row in rows],
-        "TRL": [_trl(row[gold], row[found]) for row in rows],
+        "math-verify": [row[stored] if stored else _ask_math_verify(row[gold], row[found]) for row in rows],
+        "TRL": [_ask_trl(row[gold], row[found]) for row in rows],
     }
     for policy in ("lenient", "strict"):
         with Verifier(workers=2, policy=policy) as verifier:  # type: ignore[arg-type]
@@ -142,8 +142,8 @@ SLIPS = (
 )  # fmt: skip
 
 
-def _golds(data: Path) -> None:
-    """Gold answers in other forms, and with one character changed."""
+def _print_golds(data: Path) -> None:
+    """Print which gold answers are missed in another form, and which pass with one character changed."""
     rows = [row for file in (*data.glob("benchmarks/*.jsonl"), *data.glob("train/*.jsonl")) for row in _read(file)]
     every = {str(row["answer"]).strip() for row in rows if row.get("answer")}
     golds = sorted(gold for gold in every if not re.fullmatch(r"-?\d{1,3}", gold))
@@ -161,7 +161,7 @@ def _golds(data: Path) -> None:
         print(f"  {gold!r}: {completion!r}")
 
 
-def _speed(rows: Sequence[Row], rounds: int) -> None:
+def _print_speed(rows: Sequence[Row], rounds: int) -> None:
     pairs = [(row["prediction"], row["gold"]) for row in rows]
     start = time.perf_counter()
     with Verifier(workers=2) as verifier:
@@ -176,7 +176,7 @@ def _speed(rows: Sequence[Row], rounds: int) -> None:
                 rates[name].append(_rate(lambda verifier=verifier: verifier.verify_many(pairs), len(pairs)))
             print(f"{name}: {(_cpu_of_children() - before) / workers:.1f} s of CPU each, start included")
         rates["math-verify, one process"].append(
-            _rate(lambda: [_math_verify(gold, found[-4000:]) for found, gold in pairs], len(pairs))
+            _rate(lambda: [_ask_math_verify(gold, found[-4000:]) for found, gold in pairs], len(pairs))
         )
     for name, each in rates.items():
         print(f"{name}: {statistics.median(each):.0f} answers/s (median of {rounds}: {[round(rate) for rate in each]})")

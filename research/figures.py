@@ -1,4 +1,4 @@
-"""Learning curves of a table's arms: by completions, and by tokens that went through the loss."""
+"""Draw the learning curves of a table's arms, by completions and by tokens that went through the loss."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from research.results import Results
+from research.results import TableResults
 from sgpo.report.plots import LIGHT, Curve, curves_figure, style
-from sgpo.report.read import Interval
+from sgpo.report.read import Measurement
 
 AXES = {"completions": "completions sampled", "trained_tokens": "tokens through the loss"}
 STROKES = {"_own": "solid", "_leap": "dashed", "_foreign": "dotted"}
 
 
 def draw_curves(
-    arms: Sequence[str], results: Results, directory: Path, *, label: str, compared: Sequence[str]
+    arms: Sequence[str], results: TableResults, directory: Path, *, label: str, compared: Sequence[str]
 ) -> list[Path]:
-    """SVGs of the mean over an arm's runs at each evaluation, one per axis; more of them where there are more methods
-    than colours, with the `compared` arms in each. An arm on solutions in the expert's style has the colour of the same
-    arm on the policy's own, dashed (leap) or dotted (foreign)."""
+    """Draw the mean over each arm's runs at each evaluation, into an SVG per axis in `directory`.
+
+    If there are more methods than colours, the figures are several, with the `compared` arms in each. An arm on
+    solutions in the expert's style has the colour of the same arm on the policy's own style, but dashed (leap) or
+    dotted (foreign).
+
+    Returns:
+        The files.
+    """
     arms = [arm for arm in arms if _mean_curve(results, arm, "completions")]
     always = [method for method in dict.fromkeys(map(_method, arms)) if method in compared]
     others = [method for method in dict.fromkeys(map(_method, arms)) if method not in compared]
@@ -54,12 +60,12 @@ def _stroke(arm: str) -> str:
     return next((stroke for mark, stroke in STROKES.items() if arm.endswith(mark)), "solid")
 
 
-def _mean_curve(results: Results, arm: str, axis: str) -> list[tuple[float, Interval]]:
+def _mean_curve(results: TableResults, arm: str, axis: str) -> list[tuple[float, Measurement]]:
     curves = [result["curve"] for run, result in results.finished.items() if run.arm == arm and result["curve"]]
     if not curves:
         return []
     points = []
     for at in range(min(map(len, curves))):
         x = statistics.fmean(curve[at][axis] for curve in curves)
-        points.append((x, Interval(statistics.fmean(curve[at]["score"] for curve in curves), math.nan, math.nan)))
+        points.append((x, Measurement(statistics.fmean(curve[at]["score"] for curve in curves), math.nan, math.nan)))
     return points

@@ -1,4 +1,4 @@
-"""The page about a study, written from its results: tables, differences with their intervals, curves."""
+"""Write the page about a study from its results: tables, differences with their intervals, curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from research.figures import draw_curves
 from research.plan import SPLITS, Study, Table
-from research.results import Results, Value, average, best_rates, over_splits, read_results
-from research.statistics import Difference, paired_difference
+from research.results import TableResults, Value, average, best_rates, over_splits, read_results
+from sgpo.evaluation.scores import ReplicateMean, difference_over_replicates
 from sgpo.io import write_text
 
 COSTS: dict[str, tuple[Value, str]] = {
@@ -26,14 +26,14 @@ HEALTH: dict[str, tuple[Value, str]] = {
 
 
 def write_page(study: Study, command: str) -> Path:
-    """Write the page and its figures; returns the page."""
+    """Write the page and its figures; `command` is what the page says it is made by. Returns the page's path."""
     results = {name: read_results(study, table) for name, table in study.tables.items()}
     parts = [
         "# The study",
         "SGPO, the paper's baselines and ablations on the [benchmark for strategies](../strategy-benchmark.md), by the "
         "[protocol](protocol.md), which was written before the runs. "
         f"This page is made by `{command} --page-only` from the JSON of each run in `{study.results}/`; what is in no "
-        "table was not run.",
+        "table, nor in a note above one, was not run.",
         _progress(study, results),
     ]
     for name, table in study.tables.items():
@@ -43,7 +43,7 @@ def write_page(study: Study, command: str) -> Path:
     return study.page
 
 
-def _progress(study: Study, results: dict[str, Results]) -> str:
+def _progress(study: Study, results: dict[str, TableResults]) -> str:
     rows = []
     for name, found in results.items():
         runs = found.finished.values()
@@ -60,24 +60,24 @@ def _progress(study: Study, results: dict[str, Results]) -> str:
     return "## What has been run\n" + _grid(["table", "runs finished", "commit", "started (UTC)"], rows)
 
 
-def _table(study: Study, name: str, all_results: dict[str, Results]) -> str:
+def _table(study: Study, name: str, all_results: dict[str, TableResults]) -> str:
     table, results = study.tables[name], all_results[name]
     arms = [arm for arm in table.arms if results.by_replicate(arm, over_splits)]
-    parts = [f"## `{name}`", _means(arms, results, study.samples)]
+    parts = [f"## `{name}`", *([table.note] if table.note else []), _means(arms, results, study.samples)]
     compared = table.compared or [study.compared]
     for ours in compared:
         others = [arm for arm in arms if arm != ours]
         if ours in arms and others:
             parts.append(_differences(ours, others, results))
     label = f"{name}: avg@4 on fresh problems"
-    figures = draw_curves(arms, results, study.results / name, label=label, compared=compared)
+    figures = draw_curves(arms, results, study.page.with_suffix("") / name, label=label, compared=compared)
     for figure in figures:
         where = os.path.relpath(figure, study.page.parent)
         parts.append(f"![Learning curves of {name}]({where})")
     return "\n\n".join(parts)
 
 
-def _means(arms: Sequence[str], results: Results, samples: int) -> str:
+def _means(arms: Sequence[str], results: TableResults, samples: int) -> str:
     columns: dict[str, tuple[Value, str]] = {
         **{split: (average(split), ".3f") for split in SPLITS},
         "all six": (over_splits, ".3f"),
@@ -97,12 +97,12 @@ def _means(arms: Sequence[str], results: Results, samples: int) -> str:
     )
 
 
-def _differences(ours: str, others: Sequence[str], results: Results) -> str:
+def _differences(ours: str, others: Sequence[str], results: TableResults) -> str:
     rows, verdicts = [], Counter[str]()
     for arm in others:
         cells = []
         for value in [*map(average, SPLITS), over_splits]:
-            difference = paired_difference(results.by_replicate(ours, value), results.by_replicate(arm, value))
+            difference = difference_over_replicates(results.by_replicate(ours, value), results.by_replicate(arm, value))
             cells.append("" if difference is None else _cell(difference))
             counted = difference is not None and value is not over_splits  # no cell of its own: the mean of six
             verdicts.update([difference.verdict] if difference is not None and counted else [])
@@ -114,13 +114,13 @@ def _differences(ours: str, others: Sequence[str], results: Results) -> str:
     )
 
 
-def _cell(difference: Difference) -> str:
+def _cell(difference: ReplicateMean) -> str:
     if difference.verdict == "open":
         return f"{difference.mean:+.3f} open"
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {difference.verdict}"
 
 
-def _rates(study: Study, name: str, table: Table, results: Results) -> str:
+def _rates(study: Study, name: str, table: Table, results: TableResults) -> str:
     best = best_rates(study, table)
     rows = []
     for arm in table.arms:

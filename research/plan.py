@@ -10,14 +10,19 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sgpo.errors import InputError
+from sgpo.puzzles.base import SolutionStyle
+from sgpo.puzzles.benchmark import HeldOut
 from sgpo.training.config import SGPOConfig
 from sgpo.training.recipe import check_options, load_recipe
 
-# What the warm-up gives away of the untaught words, little or much; `readers` is little, and four times as many rows in
-# which a solution stands in the prompt.
-Kind = Literal["little", "much", "readers"]
-Style = Literal["own", "leap", "foreign"]
-HeldOut = Literal["fresh", "validation"]
+SHIPPED = Path("research/study.yaml")  # from the root of a clone, as all paths in it
+
+# How much the warm-up gives away of the untaught words. `readers` gives away little, and has four times as many rows
+# in which a solution stands in the prompt.
+WarmupKind = Literal["little", "much", "readers"]
+# Options that older result files know by another name.
+RENAMED: dict[str, str] = {}
 SPLITS = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
 
 
@@ -26,30 +31,35 @@ class _Section(BaseModel):
 
 
 class Arm(_Section):
-    """A method: recipes trained one after the other (none: the warmed-up policy as it is), each in an equal part of the
-    steps, on solutions in one style. `rate_of` names the arm whose learning rate it takes; `rate_factors` what each
-    recipe multiplies it by (none: 1)."""
+    """A method: recipes trained one after the other, each in an equal part of the steps, on solutions in one style.
+
+    Without recipes it is the warmed-up policy as it is. `rate_of` names the arm whose learning rate it takes,
+    `rate_factors` what each recipe multiplies that rate by (1, if not given).
+    """
 
     recipes: list[str]
-    style: Style = "own"
+    style: SolutionStyle = "own"
     rate_of: str | None = None
     rate_factors: list[float] = []
 
 
 class Table(_Section):
-    """Arms side by side, `replicates` runs of each, counted from `first_replicate`. With `rates`, each arm is run once
-    per rate and replicate. `first_warmup` is where its warm-ups are counted from: another number means other policies.
-    `compared` names the arms that all others are compared with, where that is not the study's.
+    """Arms side by side, `replicates` runs of each, counted from `first_replicate`.
+
+    With `rates`, each arm is run once per rate and replicate. Warm-ups are counted from `first_warmup`: another number
+    means other policies. `compared` names the arms that all others are compared with, in place of the study's. The
+    page shows `note` above the table.
     """
 
     arms: list[str]
     replicates: int = Field(ge=1)
     first_replicate: int = Field(default=0, ge=0)
     first_warmup: int = Field(default=0, ge=0)
-    warmup_kind: Kind = "little"
+    warmup_kind: WarmupKind = "little"
     held_out: HeldOut = "fresh"
     rates: list[float] = []
     compared: list[str] = []
+    note: str = ""
 
 
 class Study(_Section):
@@ -58,8 +68,8 @@ class Study(_Section):
 
     A warm-up takes `warmup_rows` rows of the benchmark's and `solution_rows` in which a solution stands in the prompt.
     `train` holds options of SGPOConfig for every arm; `rates` the learning rates chosen on the validation problems.
-    `compared` is the arm that all others are compared with. `results`, `page` and `work` are paths: finished runs, the
-    page about them, and what may be deleted afterwards.
+    `compared` is the arm that all others are compared with. `results`, `page` and `work` are paths: the finished runs,
+    the page about them (its figures lie in a folder of its name beside it), and what may be deleted afterwards.
     """
 
     compared: str
@@ -79,12 +89,12 @@ class Study(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class StudyRun:
     """One run. It belongs to every table that asks for the same: what two tables have in common is run once."""
 
     arm: str
-    style: Style
-    warmup_kind: Kind
+    style: SolutionStyle
+    warmup_kind: WarmupKind
     held_out: HeldOut
     warmup: int
     replicate: int
@@ -92,6 +102,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The path of its result in the study's results, without `.json`."""
         return f"{self.warmup_kind}-{self.held_out}/{self.arm}{self._rate}-r{self.replicate}"
 
     @property
@@ -102,23 +113,24 @@ class Run:
         return f"-{float(digits):g}e{int(exponent)}"
 
     def to_json(self) -> dict[str, Any]:
+        """The fields, as the result file holds them."""
         return asdict(self)
 
 
 def load_study(path: Path, *, quick: bool = False) -> Study:
     """Read a study file; `quick` lays its `quick` section over the rest.
 
-    Raises ValueError that names the file and the key: no such file, no YAML, an unknown key or arm, an option or recipe
-    that is wrong.
+    Raises:
+        InputError: No such file, no YAML, an unknown key or arm, a wrong option or recipe. It names file and key.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such study; the shipped one is recipes/study/study.yaml")
+        raise InputError(f"{path}: no such study; the shipped one is {SHIPPED}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable YAML file: {error}") from None
+        raise InputError(f"{path}: not a readable YAML file: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
+        raise InputError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
     changes = content.pop("quick", {})
     if quick:
         content = {**content, **changes, "train": {**content.get("train", {}), **changes.get("train", {})}}
@@ -126,7 +138,7 @@ def load_study(path: Path, *, quick: bool = False) -> Study:
         study = Study.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     _check_arms(study, path)
     _check_names(study, path)
     train = check_options(SGPOConfig, study.train, where=f"{path}, train")
@@ -145,34 +157,34 @@ def _check_arms(study: Study, path: Path) -> None:
     named += [(f"arms.{name}.rate_of", arm.rate_of) for name, arm in study.arms.items() if arm.rate_of is not None]
     for name, its in study.arms.items():
         if its.rate_factors and len(its.rate_factors) != len(its.recipes):
-            raise ValueError(
+            raise InputError(
                 f"{path}: arms.{name}.rate_factors: {len(its.rate_factors)} for {len(its.recipes)} recipes; "
                 "give one each"
             )
     for where, arm in named:
         if arm not in study.arms:
-            raise ValueError(f"{path}: {where}: no arm {arm!r}; there are: {', '.join(study.arms)}")
+            raise InputError(f"{path}: {where}: no arm {arm!r}; there are: {', '.join(study.arms)}")
 
 
 def _check_names(study: Study, path: Path) -> None:
     """A file holds one run: tables that count replicates and warm-ups differently must not mean two by one name."""
-    named: dict[str, Run] = {}
+    named: dict[str, StudyRun] = {}
     for name, table in study.tables.items():
         for run in runs_of(study, table):
             if named.setdefault(run.name, run) != run:
-                raise ValueError(
+                raise InputError(
                     f"{path}: tables.{name}: replicate {run.replicate} of {run.arm!r} starts from warm-up "
                     f"{run.warmup}, in another table from {named[run.name].warmup}; give it another first_replicate"
                 )
 
 
-def runs_of(study: Study, table: Table) -> list[Run]:
-    """The runs of a table, replicate by replicate: what is there when a study is stopped is as even as can be.
+def runs_of(study: Study, table: Table) -> list[StudyRun]:
+    """The runs of a table, replicate by replicate, so that all arms of a stopped study have about as many.
 
-    An arm whose learning rate is not chosen yet has none (`check_rates`).
+    An arm whose learning rate is not chosen yet has no runs (`check_rates`).
     """
     return [
-        Run(
+        StudyRun(
             arm=name,
             style=study.arms[name].style,
             warmup_kind=table.warmup_kind,
@@ -198,17 +210,17 @@ def _rates(study: Study, table: Table, name: str) -> Sequence[float | None]:
 
 
 def check_rates(study: Study, table: Table) -> None:
-    """Raises ValueError for an arm without a learning rate."""
+    """Raise InputError if an arm has no learning rate."""
     for name in table.arms:
         if not _rates(study, table, name):
-            raise ValueError(
+            raise InputError(
                 f"no learning rate for the arm {name!r}: run the table with a grid of 'rates' first, and enter the one "
                 "that does best on the validation problems under the study's 'rates'"
             )
 
 
-def stages_of(study: Study, run: Run) -> list[dict[str, Any]]:
-    """The options of SGPOConfig of a run's stages: those of the recipe, then the study's, then the run's own."""
+def stages_of(study: Study, run: StudyRun) -> list[dict[str, Any]]:
+    """The options of SGPOConfig for each stage of a run: the recipe's, over them the study's, then the run's own."""
     arm, steps = study.arms[run.arm], study.train["max_steps"]
     recipes = arm.recipes
     if run.learning_rate is None:
@@ -227,25 +239,29 @@ def stages_of(study: Study, run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def settings_of(study: Study, run: Run) -> dict[str, Any]:
-    """All that a run's result depends on and its name does not say; kept beside the result, as JSON."""
+def settings_of(study: Study, run: StudyRun) -> dict[str, Any]:
+    """All that a run's result depends on and its name does not say, as the result file holds it."""
     sizes = ("problems", "pool", "samples", "warmup_rows", "solution_rows")
     return {**{size: getattr(study, size) for size in sizes}, "stages": stages_of(study, run)}
 
 
 def check_settings(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises ValueError where a result in `file` was made with other settings than are wanted now. An option that is
-    spelled out with its default is the same as one that is not there."""
+    """Raise InputError if the result in `file` was made with other settings than are wanted now.
+
+    An option that is spelled out with its default counts as one that is not there.
+    """
     for key, value in found.items():
         ours, theirs = wanted[key], value
         if key == "stages":
             ours, theirs = [_changed(stage) for stage in ours], [_changed(stage) for stage in theirs]
         if ours != theirs:
-            raise ValueError(
+            raise InputError(
                 f"{file}: made with {key}={theirs}, the study has {ours}; remove the file to make the run again"
             )
 
 
 def _changed(stage: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults, by their present names."""
     defaults = {field.name: field.default for field in fields(SGPOConfig)}
-    return {name: value for name, value in stage.items() if value != defaults[name]}
+    present = {RENAMED.get(name, name): value for name, value in stage.items()}
+    return {name: value for name, value in present.items() if value != defaults[name]}

@@ -1,4 +1,4 @@
-"""The finished runs of a study, as they lie in its results."""
+"""Read the finished runs of a study, and choose the learning rates."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from research.plan import SPLITS, Run, Study, Table, check_settings, runs_of, settings_of
+from research.plan import SPLITS, Study, StudyRun, Table, check_settings, runs_of, settings_of
 from sgpo.io import read_json
 
 Value = Callable[[dict[str, Any]], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
-    """The runs of a table: those that were planned, and the JSON of each that is finished."""
+class TableResults:
+    """The runs of a table: all that are planned, and the JSON of each that is finished."""
 
-    planned: list[Run]
-    finished: dict[Run, dict[str, Any]]
+    planned: list[StudyRun]
+    finished: dict[StudyRun, dict[str, Any]]
 
     def by_replicate(self, arm: str, value: Value, *, rate: float | None = None) -> dict[int, float]:
         """A number of every finished run of an arm, by replicate."""
@@ -29,23 +29,25 @@ class Results:
         }
 
     def mean(self, arm: str, value: Value) -> float | None:
-        """The mean of that number; None where no run is finished."""
+        """The mean of that number over the arm's runs; None if no run is finished."""
         values = self.by_replicate(arm, value).values()
         return statistics.fmean(values) if values else None
 
 
-def read_results(study: Study, table: Table) -> Results:
-    """What there is of a table. Raises ValueError for a broken file."""
+def read_results(study: Study, table: Table) -> TableResults:
+    """Read the finished runs of a table. Raises InputError for a broken file."""
     planned = runs_of(study, table)
     found = {run: read_result(study, run) for run in planned}
-    return Results(planned, {run: result for run, result in found.items() if result is not None})
+    return TableResults(planned, {run: result for run, result in found.items() if result is not None})
 
 
-def read_result(study: Study, run: Run) -> dict[str, Any] | None:
-    """The JSON of a finished run; None where it is not finished.
+def read_result(study: Study, run: StudyRun) -> dict[str, Any] | None:
+    """The JSON of a finished run; None if it is not finished.
 
-    Raises ValueError for a broken file, and for one that was made with other settings than the study has now. The first
-    results of the shipped study name no settings; they are taken as they are.
+    The first results of the shipped study name no settings; they are taken as they are.
+
+    Raises:
+        InputError: The file is broken, or was made with other settings than the study has now.
     """
     file = study.results / f"{run.name}.json"
     if not file.exists():
@@ -65,12 +67,12 @@ def average(split: str) -> Value:
 
 
 def over_splits(result: dict[str, Any]) -> float:
-    """The mean of avg@k over all splits: what learning rates are chosen by."""
+    """The mean of avg@k over all splits; learning rates are chosen by it."""
     return statistics.fmean(average(split)(result) for split in SPLITS)
 
 
 def best_rates(study: Study, table: Table) -> dict[str, float]:
-    """The learning rate of each arm with the best mean over all splits, of those of which every replicate is there."""
+    """The learning rate of each arm with the best mean over all splits, among those whose replicates are all there."""
     results = read_results(study, table)
     chosen = {}
     for arm in table.arms:
@@ -81,6 +83,6 @@ def best_rates(study: Study, table: Table) -> dict[str, float]:
     return chosen
 
 
-def all_runs(study: Study, tables: Iterable[Table]) -> list[Run]:
+def all_runs(study: Study, tables: Iterable[Table]) -> list[StudyRun]:
     """The runs of several tables, each once."""
     return list(dict.fromkeys(run for table in tables for run in runs_of(study, table)))

@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: data, warm-up, training, scores, and the small JSON that stays."""
+"""Make one run of a study: data, warm-up, training, scores, and the small JSON that stays."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from research.plan import Kind, Run, Study, settings_of, stages_of
-from sgpo.evaluation.evaluate import evaluate
+from research.plan import Study, StudyRun, WarmupKind, settings_of, stages_of
+from sgpo.evaluation.evaluate import EngineSource, evaluate
 from sgpo.io import write_json
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt, solution_guided_prompt
@@ -25,7 +25,7 @@ from sgpo.puzzles.benchmark import (
     strategy_warmup,
 )
 from sgpo.puzzles.policy import build_policy, build_tokenizer
-from sgpo.puzzles.quickstart import WARMUP
+from sgpo.puzzles.quickstart import warmup_options
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
 from sgpo.rollouts.groups import seed_of
 from sgpo.rollouts.hf import HFEngine
@@ -43,14 +43,17 @@ READERS_ROWS = 4  # times as many rows with a solution in the prompt
 PHASES = ("time/generate", "time/verify", "time/score", "time/train")
 
 
-def warm_model(study: Study, kind: Kind, warmup: int) -> Path:
-    """Where a warmed-up policy lies."""
+def warm_model(study: Study, kind: WarmupKind, warmup: int) -> Path:
+    """The run directory of a warm-up."""
     return study.work / "warmups" / f"{kind}-{warmup}"
 
 
-def make_warmup(study: Study, kind: Kind, warmup: int) -> None:
-    """Warm up a policy from nothing, if that was not done before. What it knows of solutions in prompts it learns from
-    puzzles whose words mean something else each time, as it learns to follow strategies."""
+def make_warmup(study: Study, kind: WarmupKind, warmup: int) -> None:
+    """Warm up a policy from random weights, unless that was done before.
+
+    It learns to read solutions in prompts as it learns to follow strategies: from puzzles whose words mean something
+    else each time.
+    """
     place = RunDirectory(warm_model(study, kind, warmup))
     if place.warm_model.exists():
         return
@@ -63,13 +66,13 @@ def make_warmup(study: Study, kind: Kind, warmup: int) -> None:
         build_policy(tokenizer, seed=warmup),
         tokenizer,
         [tokenized_row(row["prompt"], row["completion"], tokenizer) for row in rows],
-        WARMUP | {"seed": warmup, "disable_tqdm": True},
+        warmup_options() | {"seed": warmup, "disable_tqdm": True},
         place,
     )
 
 
 def _solution_rows(count: int, *, seed: int) -> list[dict[str, str]]:
-    """Rows with a solution in any style in the prompt, and the same in the policy's own style to be written."""
+    """Rows whose prompt shows a solution in some style; the completion is the one in the policy's own style."""
     puzzles = mix_puzzles(
         WARMED_UP,
         count,
@@ -87,8 +90,8 @@ def _solution_rows(count: int, *, seed: int) -> list[dict[str, str]]:
     return rows
 
 
-def make_run(study: Study, run: Run, verifier: Verifier, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Train and score a run, and leave its JSON in the study's results. Returns that JSON."""
+def make_run(study: Study, run: StudyRun, verifier: Verifier, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and score a run, and write its JSON into the study's results. Returns that JSON."""
     seed = POOL_SEED + run.replicate
     splits = strategy_benchmark(
         seed=seed, problems=study.problems, pool=study.pool, style=run.style, held_out=run.held_out
@@ -128,7 +131,7 @@ def make_run(study: Study, run: Run, verifier: Verifier, provenance: Mapping[str
 
 
 def _curve(run: RunDirectory, cost: dict[str, float]) -> list[dict[str, float]]:
-    """The learning curve of a stage; what the stage cost is added to what those before it did."""
+    """The learning curve of a stage; adds the stage's cost to `cost`, which holds that of the stages before it."""
     points, before = [], cost["completions"]
     for row in run.read_metrics():
         if "loss" in row:
@@ -149,12 +152,10 @@ def _score(
     """Scores on every split, distinct right solutions of a problem, and the entropy per token on fresh problems."""
     tokenizer, policy = load_tokenizer(model), load_policy(model)
     engine = HFEngine(policy, pad_id=tokenizer.pad_token_id, eos_ids=end_token_ids(policy, tokenizer))
-    sampling = Sampling(max_tokens=study.train["max_completion_length"])
+    source, sampling = EngineSource(engine, tokenizer), Sampling(max_tokens=study.train["max_completion_length"])
     scores, distinct = {}, {}
     for name, problems in splits.items():
-        evaluation = evaluate(
-            problems, engine, tokenizer, verifier, sampling, samples=study.samples, style="compact", seed=seed
-        )
+        evaluation = evaluate(problems, source, verifier, sampling, samples=study.samples, style="compact", seed=seed)
         scores[name] = {
             key: round(value["mean"], 5)
             for key, value in evaluation.scores.items()

@@ -1,4 +1,4 @@
-"""All runs of a study, two at a time on two cores; what is finished is never run again."""
+"""Run a study, two runs at a time on two cores; a finished run is never made again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from research.plan import Kind, Run, Study
+from research.plan import Study, StudyRun, WarmupKind
 from research.results import read_result
 from sgpo.training.run_directory import provenance
 
@@ -23,10 +23,10 @@ PROCESSES = 2
 _verifier: Verifier | None = None
 
 
-def run_study(study: Study, runs: Sequence[Run]) -> int:
-    """Make the warm-ups that the runs start from, then the runs themselves. Returns how many runs were made.
+def run_study(study: Study, runs: Sequence[StudyRun]) -> int:
+    """Make the warm-ups that the runs start from, then the runs that are missing. Returns how many runs were made.
 
-    A run that fails ends the study; those that were finished are kept, and a later start goes on from them.
+    A run that fails ends the study; finished runs are kept, and a later start makes the rest.
     """
     missing = [run for run in dict.fromkeys(runs) if read_result(study, run) is None]
     if not missing:
@@ -35,9 +35,10 @@ def run_study(study: Study, runs: Sequence[Run]) -> int:
     os.environ.update(environment)  # before the processes start: each is to use one core
     origin = {key: value for key, value in provenance().items() if key != "versions"}
     context = get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_prepare_process) as pool:
         warmups = list(dict.fromkeys((run.warmup_kind, run.warmup) for run in missing))
-        _wait([pool.submit(_warm_up, study, kind, warmup) for kind, warmup in warmups])
+        for warmed_up in [pool.submit(_warm_up, study, kind, warmup) for kind, warmup in warmups]:
+            warmed_up.result()  # raises what the process raised
         start = time.perf_counter()
         futures = [pool.submit(_run, study, run, origin) for run in missing]
         try:
@@ -51,18 +52,13 @@ def run_study(study: Study, runs: Sequence[Run]) -> int:
                     flush=True,
                 )
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # those that are under way end first
+            pool.shutdown(cancel_futures=True)  # waits for the runs under way
             raise
     return len(missing)
 
 
-def _wait(futures: Sequence[Future[None]]) -> None:
-    for future in futures:
-        future.result()
-
-
-def _begin() -> None:
-    """One thread, and one verifier for all runs of this process."""
+def _prepare_process() -> None:
+    """Set one thread, and make one verifier for all runs of this process."""
     global _verifier
     import torch
     from transformers.utils import logging
@@ -76,13 +72,13 @@ def _begin() -> None:
     _verifier = Verifier(workers=1)
 
 
-def _warm_up(study: Study, kind: Kind, warmup: int) -> None:
+def _warm_up(study: Study, kind: WarmupKind, warmup: int) -> None:
     from research.run import make_warmup
 
     make_warmup(study, kind, warmup)
 
 
-def _run(study: Study, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
+def _run(study: Study, run: StudyRun, origin: dict[str, Any]) -> dict[str, Any]:
     from research.run import make_run
 
     assert _verifier is not None

@@ -1,8 +1,8 @@
 """Problems with answers: the record, the files they come from, and the split for the warm-up.
 
 A problem file is JSON Lines (or one JSON array, as `.json`) with `id`, `problem`, `answer` and, where known,
-`solution`, `subject`, `level`, `source` and `kind`. Parquet, CSV and Hugging Face datasets are read by naming their
-columns.
+`solution`, `subject`, `level`, `source` and `kind`. Parquet, CSV and Hugging Face datasets have columns of the same
+names, or of others that `fields` maps.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sgpo.io import read_rows, write_jsonl
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
+FILE_TYPES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv")
 # GSM8K's `48/2 = <<48/2=24>>24` (arXiv 2110.14168). Numbers and operators alone: never code or prose.
 CALCULATOR_MARK = re.compile(r"<<[-+*/().,%$\d ]*=([-+*/().,%$\d ]+)>>")
 
@@ -29,9 +30,17 @@ CALCULATOR_MARK = re.compile(r"<<[-+*/().,%$\d ]*=([-+*/().,%$\d ]+)>>")
 class Problem:
     """One problem and its gold answer.
 
-    Example: `Problem(id="gsm8k-train-0", problem="Natalia sold clips to 48 ...", answer="72")`.
+    Attributes:
+        id: unique within a file; a strategy names its problem by it.
+        problem: the text.
+        answer: the gold answer, as text.
+        solution: the strong model's solution, where there is one.
+        subject: for tables by subject.
+        level: for tables by level.
+        source: where the problem comes from.
+        kind: how an answer is judged (see `sgpo.verifier.kinds`).
 
-    `solution` is the strong model's; `kind` says how an answer is judged (see `sgpo.verifier`).
+    Example: `Problem(id="gsm8k-train-0", problem="Natalia sold clips to 48 ...", answer="72")`.
     """
 
     id: str
@@ -44,12 +53,12 @@ class Problem:
     kind: str = "math"
 
     def to_json(self) -> dict[str, Any]:
-        """The problem as a JSON object, without the fields that are not set."""
+        """Write the problem as a JSON object, without the fields that are not set."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def problem_id(text: str) -> str:
-    """The id of a problem that has none: a hash of its text."""
+    """Make the id of a problem that has none: a hash of its text."""
     return "p-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
@@ -62,20 +71,30 @@ def load_problems(
     revision: str | None = None,
     limit: int | None = None,
 ) -> list[Problem]:
-    """Load problems from a `.jsonl`, `.json`, `.parquet` or `.csv` file, or a Hugging Face dataset by its id or folder.
+    """Load problems from a file or a Hugging Face dataset.
 
-    `fields` names the column of each field where it differs (`{"problem": "question"}`); a dotted name reaches into
-    lists and objects (`"generations.0"`). `split`, `subset` and `revision` are for Hugging Face datasets only.
+    Args:
+        source: a `.jsonl`, `.json`, `.parquet` or `.csv` file, or the id or folder of a dataset.
+        fields: the column of each field where it has another name (`{"problem": "question"}`); a dotted name reaches
+            into lists and objects (`"generations.0"`).
+        split: the split of a dataset; files have none.
+        subset: the subset of a dataset.
+        revision: the revision of a dataset.
+        limit: load at most the first so many.
 
-    Raises InputError that names the file and row: missing file, no rows, a row that is no JSON object, a row without
-    problem or answer, an id that occurs twice; and for a field that a problem does not have.
+    Returns:
+        The problems in the order of the file.
+
+    Raises:
+        InputError: the source cannot be read or is empty, a row is no JSON object or has no problem or answer, an id
+            occurs twice, or a problem has no such field. The message names the file and the row.
     """
     if unknown := sorted(set(fields or {}) - set(FIELDS)):
         raise InputError(f"{source}: a problem has no field {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
-    rows, name = source_rows(str(source), split=split, subset=subset, revision=revision)
+    name = str(source)
     problems: list[Problem] = []
-    lines: dict[str, int] = {}
-    for line, row in rows:
+    lines: dict[str, int] = {}  # the row of each id
+    for line, row in source_rows(name, split=split, subset=subset, revision=revision):
         problem = problem_from_row(row, fields or {}, where=f"{name}, row {line}")
         if problem.id in lines:
             raise InputError(
@@ -91,7 +110,11 @@ def load_problems(
 
 
 def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
-    """The `fields` of `load_problems` from a command line's `FIELD=COLUMN`. Raises InputError for anything else."""
+    """Read the `fields` of `load_problems` from a command line's `FIELD=COLUMN` pairs.
+
+    Raises:
+        InputError: a pair is not of that form, or names no field of a problem.
+    """
     fields: dict[str, str] = {}
     for pair in pairs:
         name, _, column = pair.partition("=")
@@ -102,7 +125,16 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where: str) -> Problem:
-    """A problem from a row of a file or dataset. Raises InputError, with `where`, for one without problem or answer."""
+    """Make a problem of a row of a file or dataset.
+
+    Args:
+        row: columns and their values.
+        fields: the column of each field where it has another name.
+        where: names the row in messages.
+
+    Raises:
+        InputError: the row has no problem or no answer.
+    """
     values = {field: _text(_lookup(row, fields.get(field, field))) for field in FIELDS}
     for field in ("problem", "answer"):
         if not (values[field] or "").strip():
@@ -123,7 +155,7 @@ def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where
 
 
 def without_calculator_marks(solution: str) -> str:
-    """A rationale of GSM8K as text to learn from; any other solution as it is.
+    """Turn a rationale of GSM8K into text to learn from; any other solution stays as it is.
 
     The marks call a calculator that a policy does not have. The rationale ends without a word on the answer: where its
     last line ends a calculation, the result is the answer, and is written out as the prompts ask for it.
@@ -138,11 +170,23 @@ def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
     write_jsonl(Path(path), (problem.to_json() for problem in problems), escape=False)
 
 
-def split_problems(problems: Sequence[Problem], share: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Split at random into (`share` of the problems, the rest), both in the order of the input."""
-    if not 0.0 <= share <= 1.0:
-        raise InputError(f"the share of a split must lie between 0 and 1, got {share}")
-    chosen = set(random.Random(seed).sample(range(len(problems)), round(share * len(problems))))
+def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Split problems at random into two parts.
+
+    Args:
+        problems: what to split.
+        fraction: of the problems, those in the first part; from 0 to 1.
+        seed: decides the split.
+
+    Returns:
+        The first part and the rest, both in the order of the input.
+
+    Raises:
+        InputError: `fraction` is out of range.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise InputError(f"the fraction of a split must lie between 0 and 1, got {fraction}")
+    chosen = set(random.Random(seed).sample(range(len(problems)), round(fraction * len(problems))))
     return (
         [problem for i, problem in enumerate(problems) if i in chosen],
         [problem for i, problem in enumerate(problems) if i not in chosen],
@@ -150,25 +194,42 @@ def split_problems(problems: Sequence[Problem], share: float, *, seed: int) -> t
 
 
 def source_rows(
-    source: str, *, split: str, subset: str | None, revision: str | None
-) -> tuple[Iterator[tuple[int, Mapping[str, Any]]], str]:
-    """The numbered rows of a file or dataset, and its name for messages. Raises InputError as `load_problems`."""
+    source: str, *, split: str = "train", subset: str | None = None, revision: str | None = None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Read the rows of a file or dataset, whatever they hold.
+
+    Args:
+        source: a file, or the id or folder of a dataset, as for `load_problems`.
+        split: the split of a dataset.
+        subset: the subset of a dataset.
+        revision: the revision of a dataset.
+
+    Returns:
+        Rows with their numbers: lines of JSON Lines and CSV, else places, from 1.
+
+    Raises:
+        InputError: the source cannot be read. The message names it.
+    """
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json", ".ndjson", ".parquet", ".csv") or path.is_file():
-        if not path.is_file():
-            raise InputError(f"{source}: no such problem file")
-        if suffix == ".parquet":
-            import pyarrow.parquet as pq
+    if suffix not in FILE_TYPES and not path.is_file():
+        return _dataset_rows(source, split=split, subset=subset, revision=revision)
+    if not path.is_file():
+        raise InputError(f"{source}: no such problem file")
+    if suffix == ".parquet":
+        return enumerate(_parquet_rows(path), start=1)
+    if suffix == ".csv":
+        return enumerate(_csv_rows(path), start=2)  # the names of the columns are in line 1
+    return read_rows(path)
 
-            try:
-                return enumerate(pq.read_table(path).to_pylist(), start=1), source
-            except (OSError, ValueError) as error:
-                raise InputError(f"{source}: cannot be read as parquet ({error})") from None
-        if suffix == ".csv":
-            return enumerate(_csv_rows(path), start=2), source
-        return read_rows(path), source
-    return _dataset_rows(source, split=split, subset=subset, revision=revision), source
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as parquet ({error})") from None
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
@@ -189,6 +250,7 @@ def _dataset_rows(
     import datasets
 
     folder = Path(source).expanduser()
+    # A saved dataset is told by its files; everything else is left to `load_dataset`, whatever it raises.
     try:
         if (folder / "dataset_dict.json").is_file():
             rows = datasets.load_from_disk(folder / split)
@@ -206,6 +268,7 @@ def _dataset_rows(
 
 
 def _lookup(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, or of a place inside it: `generations.0`. None where there is none."""
     if name in row:
         return row[name]
     value: Any = row

@@ -1,7 +1,8 @@
 """Every prompt of the project. Each has a version hash, so that a changed word is a new version.
 
 A *style* holds the prompts that a policy sees: `math` for language models, `compact` for the tiny model of the
-embedded puzzles, whose vocabulary is a hundred words. The autonomous prompt is also the one of every evaluation.
+embedded puzzles, whose vocabulary is a hundred words. Every evaluation uses the autonomous prompt. The prompts that a
+strong model sees, to write and to rank strategies, stand below the styles.
 """
 
 from __future__ import annotations
@@ -27,8 +28,17 @@ class StrategyFields(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptStyle:
-    """The prompts of a policy: `autonomous` shows the problem alone, `guided` the problem and its strategy,
-    `solution_guided` the problem and its solution (OPSD, and the ablation of what guides)."""
+    """The prompts of a policy, as templates.
+
+    Attributes:
+        name: what the option `prompt_style` calls it.
+        autonomous: shows the problem, nothing else.
+        guided: shows the problem and its strategy.
+        solution_guided: shows the problem and its solution (OPSD, and the ablation of what guides).
+        strategy: a strategy inside of `guided`.
+        step: one of its steps.
+        step_separator: between two steps.
+    """
 
     name: str
     autonomous: str
@@ -40,7 +50,7 @@ class PromptStyle:
 
     @property
     def version(self) -> str:
-        """A hash of the texts."""
+        """A hash of all texts of the style."""
         parts = (
             self.autonomous, self.guided, self.solution_guided, self.strategy, self.step, self.step_separator
         )  # fmt: skip
@@ -48,7 +58,7 @@ class PromptStyle:
 
 
 def prompt_version(text: str) -> str:
-    """The version hash of a prompt's text."""
+    """Hash a prompt's text: 12 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
@@ -87,42 +97,8 @@ STYLES = {
     )
 }
 
-
-def prompt_style(name: str) -> PromptStyle:
-    """The style of that name. Raises InputError for an unknown one."""
-    if name not in STYLES:
-        raise InputError(f"unknown prompt style {name!r}; there are: {', '.join(STYLES)}")
-    return STYLES[name]
-
-
-def autonomous_prompt(problem: str, *, style: str = "math") -> str:
-    """The plain prompt: `pi(. | q)`."""
-    return prompt_style(style).autonomous.format(problem=problem)
-
-
-def guided_prompt(problem: str, strategy: StrategyFields, *, style: str = "math") -> str:
-    """The prompt with the strategy: `pi(. | q, s)`."""
-    return prompt_style(style).guided.format(problem=problem, strategy=strategy_text(strategy, style=style))
-
-
-def solution_guided_prompt(problem: str, solution: str, *, style: str = "math") -> str:
-    """The prompt with a solution in the strategy's place: `pi(. | q, solution)`."""
-    # A compact solution begins with its first word's space, which the template has too.
-    return prompt_style(style).solution_guided.format(problem=problem, solution=solution.strip())
-
-
-def strategy_text(strategy: StrategyFields, *, style: str = "math") -> str:
-    """A strategy as the guided prompt shows it."""
-    texts = prompt_style(style)
-    steps = texts.step_separator.join(
-        texts.step.format(number=number, step=step) for number, step in enumerate(strategy.steps, start=1)
-    )
-    text = texts.strategy.format(problem_type=strategy.problem_type, approach=strategy.approach, steps=steps)
-    return text.rstrip()  # without steps, the space before them would be an odd token of its own
-
-
-# What a strong model is asked, to make strategies (`sgpo.strategies.extract`). Some servers and models repeat the
-# question before they answer, so no example in it may read as an answer.
+# What a strong model is asked (`sgpo.strategies.extract`). Some servers and models repeat the question before they
+# answer, so no example in it may read as an answer.
 
 EXTRACT = """\
 You turn the solution of one problem into a strategy that a weaker reader could follow on every problem of the same \
@@ -177,16 +153,75 @@ EXTRACT_VERSION = prompt_version(EXTRACT + ASK_AGAIN)
 RANK_VERSION = prompt_version(RANK + ASK_AGAIN)
 
 
+def prompt_style(name: str) -> PromptStyle:
+    """Look up a style by its name.
+
+    Raises:
+        InputError: there is no such style.
+    """
+    if name not in STYLES:
+        raise InputError(f"unknown prompt style {name!r}; there are: {', '.join(STYLES)}")
+    return STYLES[name]
+
+
+def autonomous_prompt(problem: str, *, style: str = "math") -> str:
+    """Write the autonomous prompt, the condition of `pi(. | q)`: the problem without a strategy.
+
+    Args:
+        problem: the problem's text.
+        style: a name of `STYLES`.
+    """
+    return prompt_style(style).autonomous.format(problem=problem)
+
+
+def guided_prompt(problem: str, strategy: StrategyFields, *, style: str = "math") -> str:
+    """Write the guided prompt, the condition of `pi(. | q, s)`: the problem and its strategy.
+
+    Args:
+        problem: the problem's text.
+        strategy: the strategy to follow.
+        style: a name of `STYLES`.
+    """
+    return prompt_style(style).guided.format(problem=problem, strategy=strategy_text(strategy, style=style))
+
+
+def solution_guided_prompt(problem: str, solution: str, *, style: str = "math") -> str:
+    """Write the prompt with a solution in the strategy's place, the condition of `pi(. | q, solution)`.
+
+    Args:
+        problem: the problem's text.
+        solution: the solution to understand and not to mention.
+        style: a name of `STYLES`.
+    """
+    # A compact solution begins with its first word's space, which the template has too.
+    return prompt_style(style).solution_guided.format(problem=problem, solution=solution.strip())
+
+
+def strategy_text(strategy: StrategyFields, *, style: str = "math") -> str:
+    """Write a strategy as the guided prompt shows it."""
+    texts = prompt_style(style)
+    steps = texts.step_separator.join(
+        texts.step.format(number=number, step=step) for number, step in enumerate(strategy.steps, start=1)
+    )
+    text = texts.strategy.format(problem_type=strategy.problem_type, approach=strategy.approach, steps=steps)
+    return text.rstrip()  # without steps, the space before them would be an odd token of its own
+
+
 def extract_prompt(problem: str, solution: str) -> str:
-    """Asks for a strategy."""
+    """Ask a strong model for a strategy, made from a problem's solution."""
     return EXTRACT.format(problem=problem, solution=solution)
 
 
 def rank_prompt(problem: str, solution: str, strategy: StrategyFields) -> str:
-    """Asks for the scores of a strategy."""
+    """Ask a strong model for the scores of a strategy."""
     return RANK.format(problem=problem, solution=solution, strategy=strategy_text(strategy))
 
 
 def ask_again_prompt(prompt: str, error: str) -> str:
-    """Repeats a question whose answer could not be used."""
+    """Repeat a question whose answer could not be used.
+
+    Args:
+        prompt: the question.
+        error: what was wrong with the answer, in a few words.
+    """
     return ASK_AGAIN.format(prompt=prompt, error=error)

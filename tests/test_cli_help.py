@@ -36,7 +36,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 def examples(command: Any) -> list[list[str]]:
     """The words of each example in a command's help, without `sgpo`."""
     found = re.search(r"Examples?:(.*?)(\n\n|$)", command.help or "", flags=re.DOTALL)
-    lines = found[1].split(";") if found else []
+    lines = re.split(r";\s*|\n(?=\s*sgpo )", found[1].strip()) if found else []
     words = [[word for word in shlex.split(line) if not word.startswith("EDITOR=")] for line in lines]
     assert all(line[0] == "sgpo" for line in words)
     return [line[1:] for line in words]

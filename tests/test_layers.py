@@ -1,6 +1,8 @@
 """Imports point down only, from `cli` to `errors` (the order is LAYERS below)."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,8 @@ LAYERS = [
     {"__main__"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+# A string may name a module only as a logger's name or where a template loader looks: the first argument of these.
+MAY_NAME_A_MODULE = ("getLogger", "get_logger", "PackageLoader")
 NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "reasoning", "endpoint", "io", "errors"]
 
 
@@ -54,6 +58,40 @@ def test_imports_point_down(path):
         other = name.split(".")[1]
         allowed = other == part or HEIGHT[other] < HEIGHT[part]
         assert allowed, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def strings_of(path):
+    """Every string of a file, without those that MAY_NAME_A_MODULE allows."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    names = {call: getattr(call.func, "attr", getattr(call.func, "id", None)) for call in calls}
+    allowed = {id(call.args[0]) for call in calls if names[call] in MAY_NAME_A_MODULE}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in allowed:
+            yield node.value
+
+
+def is_module(name):
+    """Whether `sgpo.x.y` or `sgpo.x.y:function` names a module of the package."""
+    if not re.fullmatch(r"sgpo(\.\w+)+(:\w+)?", name):
+        return False
+    try:
+        return importlib.util.find_spec(name.partition(":")[0]) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_is_named_in_a_string(path):
+    if path != PACKAGE / "__init__.py":  # its names are resolved lazily
+        assert [text for text in strings_of(path) if is_module(text)] == []
+
+
+def test_a_module_in_a_string_is_seen(tmp_path):
+    (tmp_path / "bad.py").write_text('import_module("sgpo.io"); check = "sgpo.puzzles.ordering:check"; x = "sgpo.none"')
+    (tmp_path / "good.py").write_text('import logging; logger = logging.getLogger("sgpo.verifier")')
+    found = {file: {text for text in strings_of(tmp_path / file) if is_module(text)} for file in ("bad.py", "good.py")}
+    assert found == {"bad.py": {"sgpo.io", "sgpo.puzzles.ordering:check"}, "good.py": set()}
 
 
 def test_the_objective_imports_torch_alone():

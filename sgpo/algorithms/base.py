@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Target:
     weight: float
     guided_pass_rate: float | None  # None: nothing was sampled from the guided prompt
     autonomous_pass_rate: float  # NaN: nothing was judged
-    divergences: list[float] | None = None  # KL_t of each token before the cap, once the loss has computed them
+    divergences: list[float] | None = None  # KL_t of each token before the clip, once the loss has computed them
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,8 +51,8 @@ class TrainingRow:
     sampling_logprobs: list[float] | None = None
 
     @property
-    def pulls(self) -> bool:
-        """Whether the row has a gradient at all."""
+    def has_gradient(self) -> bool:
+        """Whether the row moves the policy at all: groups that all fail or all pass do not."""
         return bool(self.advantage or self.cross_entropy or self.target)
 
     @property
@@ -67,29 +67,48 @@ class Needs:
     """What an algorithm needs beside its rollouts.
 
     `solutions`: the strong model's solutions as tokens. `guided_prompts`: guided prompts though it samples nothing from
-    them. `initial_guide`: the guided branch of the divergence at the initial weights instead of the current ones.
+    them. `frozen_guided_model`: the guided branch of the divergence at the initial weights instead of the current ones.
     """
 
     solutions: bool = False
     guided_prompts: bool = False
-    initial_guide: bool = False
+    frozen_guided_model: bool = False
 
 
-class Algorithm(Protocol):
-    """A row of the paper's tables. Its fields are options of `SGPOConfig` of the same name."""
+# A component of the loss, or the guided prompts: each has options of its own in `SGPOConfig`.
+Part = Literal["policy gradient", "divergence", "guided prompts"]
 
-    needs: ClassVar[Needs]
 
-    @property
-    def num_autonomous(self) -> int: ...
-    @property
-    def num_guided(self) -> int: ...
+class Algorithm:
+    """A row of the paper's tables: what to sample, and how the loss weighs it.
+
+    A subclass is a frozen dataclass that defines `rows` (or `training_rows`, if it needs likelihoods or chance). It
+    reads the options of `SGPOConfig` that bear its fields' names, and those of its `parts`; any other is refused. A new
+    one is a file here and a line in `ALGORITHMS`.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    parts: ClassVar[frozenset[Part]] = frozenset()
+
+    # Completions per problem of each group; a subclass that samples any makes them fields.
+    num_autonomous: int = 0
+    num_guided: int = 0
 
     def training_rows(
         self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
     ) -> list[TrainingRow]:
-        """The rows of the training forward; `problem_index` is a group's place in `groups`."""
-        ...
+        """Choose the rows of the training forward.
+
+        Args:
+            groups: The judged rollouts of the problems; a row's `problem_index` is a group's place here.
+            score: Gives log-probabilities of rollouts after the unguided prompt.
+            generator: Decides what is left to chance.
+        """
+        return self.rows(groups)
+
+    def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
+        """The training rows of an algorithm that the rollouts alone decide."""
+        raise NotImplementedError
 
 
 def policy_gradient_rows(

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
-from sgpo.algorithms.base import Needs, Scorer, TrainingRow, policy_gradient_rows
+from sgpo.algorithms.base import Algorithm, TrainingRow, policy_gradient_rows
 from sgpo.rollouts.groups import RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GRPO:
+class GRPO(Algorithm):
     """Group Relative Policy Optimization (arXiv 2402.03300), with DAPO's clip range and token mean (arXiv 2503.14476).
 
-    Sample: `num_autonomous` completions per problem from the plain prompt. Loss: the clipped policy gradient with
+    Sample: `num_autonomous` completions per problem from the autonomous prompt. Loss: the clipped policy gradient with
     `A = (r - mean) / (std + 1e-4)` per group; the mean over all completion tokens of the global batch (by completion
     with `loss_mean="sequence"`); no KL penalty.
     `num_guided` does not concern it: the same budget as SGPO's 8 + 4 is `num_autonomous=12`.
     """
 
-    needs: ClassVar[Needs] = Needs()
+    parts = frozenset({"policy gradient"})
 
     num_autonomous: int = 8
     scale_advantages: bool = True
     mask_truncated_completions: bool = False
 
-    @property
-    def num_guided(self) -> int:
-        return 0
-
-    def training_rows(
-        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
-    ) -> list[TrainingRow]:
+    def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
         return policy_gradient_rows(
             groups,
             scale_advantages=self.scale_advantages,

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
-from sgpo.algorithms.base import Needs, Scorer, TrainingRow, policy_gradient_rows, solution_row
+from sgpo.algorithms.base import Algorithm, Needs, TrainingRow, policy_gradient_rows, solution_row
 from sgpo.rollouts.groups import RolloutGroup, pass_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HPT:
+class HPT(Algorithm):
     """Hybrid Post-Training (arXiv 2509.04419).
 
-    Sample: `num_autonomous` completions from the plain prompt. Loss, per problem: with a pass rate above
+    Sample: `num_autonomous` completions from the autonomous prompt. Loss, per problem: with a pass rate above
     `imitation_threshold` GRPO with `A = r - mean`; otherwise the cross-entropy of the solution. With the paper's
     threshold of 0 on Qwen, the solution is imitated only where every completion failed.
 
@@ -25,19 +22,14 @@ class HPT:
     GRPO, as does one of which nothing was judged.
     """
 
-    needs: ClassVar[Needs] = Needs(solutions=True)
+    needs = Needs(solutions=True)
+    parts = frozenset({"policy gradient"})
 
     num_autonomous: int = 8
     mask_truncated_completions: bool = False
     imitation_threshold: float = 0.0
 
-    @property
-    def num_guided(self) -> int:
-        return 0
-
-    def training_rows(
-        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
-    ) -> list[TrainingRow]:
+    def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
         rows = policy_gradient_rows(
             groups, scale_advantages=False, mask_truncated_completions=self.mask_truncated_completions
         )

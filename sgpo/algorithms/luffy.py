@@ -4,43 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
-from sgpo.algorithms.base import Needs, Scorer, TrainingRow, padded_advantages, policy_gradient_row
+from sgpo.algorithms.base import Algorithm, Needs, TrainingRow, padded_advantages, policy_gradient_row
 from sgpo.rollouts.groups import RolloutGroup
 
 SOLUTION_REWARD = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LUFFY:
+class LUFFY(Algorithm):
     """Learning to reason Under oFF-policY guidance (arXiv 2504.14945).
 
-    Sample: `num_autonomous` completions from the plain prompt (7 in the paper); the solution joins their group with
-    reward 1. Loss: the policy gradient with `A = r - mean` over the union. On-policy tokens as in GRPO; the solution's
-    tokens without a ratio to what sampled them (its probability is taken as 1), without a clip, and shaped:
+    Sample: `num_autonomous` completions from the autonomous prompt (7 in the paper); the solution joins their group
+    with reward 1. Loss: the policy gradient with `A = r - mean` over the union. On-policy tokens as in GRPO; the
+    solution's tokens without a ratio to what sampled them (its probability is taken as 1), without a clip, and shaped:
     `-A f(pi)`, `f(pi) = pi / (pi + shaping)`, whose gradient is large where the policy finds the token unlikely.
 
     Differences: the sum over tokens is divided by the policy gradient's tokens of the global batch, where the paper
     divides by a constant (its `loss_remove_token_mean`); a solution is taken as correct without being judged; there is
-    no entropy bonus (their runs have one of 0.001) and no KL penalty. A group without a solution is one of plain GRPO.
+    no entropy bonus (their runs have one of 0.001) and no KL penalty. A group without a solution is one of GRPO.
     """
 
-    needs: ClassVar[Needs] = Needs(solutions=True)
+    needs = Needs(solutions=True)
+    parts = frozenset({"policy gradient"})
 
     num_autonomous: int = 7
     mask_truncated_completions: bool = False
     off_policy_shaping: float = 0.1
 
-    @property
-    def num_guided(self) -> int:
-        return 0
-
-    def training_rows(
-        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
-    ) -> list[TrainingRow]:
+    def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
         rewards = [
             [*(r.reward for r in group.autonomous), *([] if group.solution_ids is None else [SOLUTION_REWARD])]
             for group in groups

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
-
-from sgpo.algorithms.base import Needs, Scorer, Target, TrainingRow
+from sgpo.algorithms.base import Algorithm, Needs, Target, TrainingRow
 from sgpo.errors import InputError
 from sgpo.rollouts.groups import RolloutGroup, pass_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OPSD:
+class OPSD(Algorithm):
     """On-Policy Self-Distillation (arXiv 2601.18734).
 
-    Sample: `num_autonomous` completions `y` from the plain prompt. Loss: for each, right or wrong,
+    Sample: `num_autonomous` completions `y` from the autonomous prompt. Loss: for each, right or wrong,
     `mean_t KL(pi_0(. | q, solution, y_<t) || pi(. | q, y_<t))` over the full vocabulary, the guided branch without
     gradient and at the initial weights; the mean over a problem's completions, then over problems. No reward.
 
-    Differences: its authors cap each vocabulary entry's part of the divergence (0.05); our cap is per token, and the
-    recipe sets none (`kl_clip: null`). They sample one completion per problem and step.
+    Differences: its authors clip each vocabulary entry's part of the divergence (0.05); our clip is per token, and
+    the recipe sets none (`kl_clip: null`). They sample one completion per problem and step.
 
     Raises InputError unless `strategy_content` is `solution`: that is what its guided branch reads.
     """
 
-    needs: ClassVar[Needs] = Needs(guided_prompts=True, initial_guide=True)
+    needs = Needs(guided_prompts=True, frozen_guided_model=True)
+    parts = frozenset({"divergence", "guided prompts"})
 
     num_autonomous: int = 8
     mask_truncated_completions: bool = False
@@ -40,13 +39,7 @@ class OPSD:
                 f"{self.strategy_content!r}"
             )
 
-    @property
-    def num_guided(self) -> int:
-        return 0
-
-    def training_rows(
-        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
-    ) -> list[TrainingRow]:
+    def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
         rows = []
         for p, group in enumerate(groups):
             if group.guided_prompt is None:

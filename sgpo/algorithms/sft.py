@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
-from sgpo.algorithms.base import Needs, Scorer, TrainingRow, solution_row
+from sgpo.algorithms.base import Algorithm, Needs, TrainingRow, solution_row
 from sgpo.rollouts.groups import RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SFT:
+class SFT(Algorithm):
     """Supervised fine-tuning on the strong model's solutions, within the trainer of all other algorithms.
 
-    Sample: nothing. Loss: the cross-entropy of each problem's solution after its plain prompt, the mean over all
+    Sample: nothing. Loss: the cross-entropy of each problem's solution after its autonomous prompt, the mean over all
     solution tokens of the global batch.
 
     Differences: a batch is drawn as in the other algorithms (problems, not packed tokens), and logits are divided by
@@ -24,17 +21,7 @@ class SFT:
     longer than `max_completion_length`, is left out of the loss and counted.
     """
 
-    needs: ClassVar[Needs] = Needs(solutions=True)
+    needs = Needs(solutions=True)
 
-    @property
-    def num_autonomous(self) -> int:
-        return 0
-
-    @property
-    def num_guided(self) -> int:
-        return 0
-
-    def training_rows(
-        self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
-    ) -> list[TrainingRow]:
+    def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
         return [solution_row(p, group) for p, group in enumerate(groups) if group.solution_ids is not None]

@@ -1,43 +1,37 @@
-"""SGPO: GRPO on what the policy does alone, and a pull toward what the strategy makes it do."""
+"""SGPO: GRPO on the autonomous group, and a pull toward what the strategy makes the policy do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
-from sgpo.algorithms.base import Needs, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
+from sgpo.algorithms.base import Algorithm, Scorer, Target, TrainingRow, correct_guided, policy_gradient_rows
 from sgpo.objective import distill_weight, select_target
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SGPO:
+class SGPO(Algorithm):
     """Strategy-Guided Policy Optimization (arXiv 2606.24064).
 
-    Sample: `num_autonomous` completions from the plain prompt and `num_guided` from the prompt with the strategy.
+    Sample: `num_autonomous` completions from the autonomous prompt and `num_guided` from the prompt with the strategy.
     Loss: GRPO on the autonomous group, plus one distillation target per problem. The target is the *correct* guided
     completion that the unguided policy finds likeliest; along it, token by token, the unguided distribution is pulled
-    toward the guided one, `min(KL(guided || unguided), kl_clip)`, weighed by `alpha(q)`: strongly where the policy
-    fails alone and succeeds with the strategy, not at all where it needs none. A problem without a strategy or without
-    a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
-
-    Ours, off by default: several targets that share the weight (`num_distill_targets`), and correct autonomous
-    completions among the candidates (`target_candidates="all"`).
+    toward the guided one, `min(KL(guided || unguided), kl_clip)`, weighed by `alpha(q)`: strongly where the
+    autonomous group fails and the guided one succeeds, not at all where guidance adds nothing. A problem without a
+    strategy or without a correct guided completion is trained by GRPO alone; a truncated completion is never a target.
     """
 
-    needs: ClassVar[Needs] = Needs()
+    parts = frozenset({"policy gradient", "divergence", "guided prompts"})
 
     num_autonomous: int = 8
     num_guided: int = 4
     scale_advantages: bool = True
     mask_truncated_completions: bool = False
     target_selection: Literal["likelihood", "random"] = "likelihood"
-    target_candidates: Literal["guided", "all"] = "guided"
-    num_distill_targets: int = 1
     distill_weight: Literal["adaptive", "constant"] = "adaptive"
     distill_weight_base: float = 0.5
     distill_weight_smoothing: float = 0.1
@@ -56,35 +50,21 @@ class SGPO:
     def _target_rows(
         self, groups: Sequence[RolloutGroup], score: Scorer, generator: torch.Generator
     ) -> list[TrainingRow]:
-        candidates = {p: self._candidates(group) for p, group in enumerate(groups)}
+        candidates = {p: correct_guided(group) for p, group in enumerate(groups)}
         weights = {p: self.weight(groups[p]) for p in candidates if candidates[p]}
         weights = {p: weight for p, weight in weights.items() if weight > 0}
-        # Where all are targets there is no choice, and a random one needs no likelihood.
-        by_likelihood, count = self.target_selection == "likelihood", self.num_distill_targets
-        scored = [p for p in weights if by_likelihood and len(candidates[p]) > count]
+        # With one candidate there is no choice, and a random one needs no likelihood.
+        by_likelihood = self.target_selection == "likelihood"
+        scored = [p for p in weights if by_likelihood and len(candidates[p]) > 1]
         logprobs = iter(score([(groups[p].prompt, rollout) for p in scored for rollout in candidates[p]]))
         rows = []
         for p, weight in weights.items():
             logprobs_G = [next(logprobs) if p in scored else torch.zeros(1) for _ in candidates[p]]
-            chosen = self._choose(logprobs_G, generator)
-            rows += [self._target_row(p, groups[p], candidates[p][g], weight / len(chosen)) for g in chosen]
+            correct_G = [True] * len(logprobs_G)
+            chosen = select_target(logprobs_G, correct_G, rule=self.target_selection, generator=generator)
+            assert chosen is not None
+            rows.append(self._target_row(p, groups[p], candidates[p][chosen], weight))
         return rows
-
-    def _choose(self, logprobs_G: Sequence[Tensor], generator: torch.Generator) -> list[int]:
-        """The targets among a problem's candidates, the best first."""
-        open_G = [True] * len(logprobs_G)
-        chosen: list[int] = []
-        for _ in range(min(self.num_distill_targets, len(open_G))):
-            best = select_target(logprobs_G, open_G, rule=self.target_selection, generator=generator)
-            assert best is not None
-            open_G[best] = False
-            chosen.append(best)
-        return chosen
-
-    def _candidates(self, group: RolloutGroup) -> list[Rollout]:
-        if self.target_candidates == "guided" or group.guided_prompt is None:
-            return correct_guided(group)
-        return correct_guided(group) + [r for r in group.autonomous if r.correct and not r.truncated]
 
     def weight(self, group: RolloutGroup) -> float:
         """The distillation weight of a problem from its two pass rates."""

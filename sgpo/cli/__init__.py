@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -19,7 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Strategy-Guided Policy Optimization: train a language model to reason with strategies it is not shown.
 
-    Examples: sgpo quickstart;
+    \b
+    Examples:
+    sgpo quickstart
     sgpo report runs/quickstart/grpo runs/quickstart/sgpo
     """,
 )
@@ -51,5 +54,16 @@ app.add_typer(strategies.app, name="strategies")
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """Run the command line.
+
+    Where the reader of the output has gone (`sgpo ... | head`), it ends quietly with exit code 1, as Typer and Rich
+    do for what they print.
+    """
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends, where nothing can catch what goes wrong
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at its end
+        sys.exit(1)

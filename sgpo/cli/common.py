@@ -1,19 +1,23 @@
-"""What the commands share: one line for a user's mistake, and one JSON document alone on standard output."""
+"""What the commands share: one line for what a user can fix, one JSON document alone on standard output."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, SGPOError
+
+if TYPE_CHECKING:
+    from sgpo.evaluation.benchmarks import Benchmark, MadeBenchmark
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,19 +25,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 
 
 def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """A user's mistake (ValueError) and what the system refuses (OSError: a full disk, a missing permission) end the
-    command with one line on standard error and exit code 2, Ctrl-C with exit code 130.
+    """End a command with one line on standard error where the user can fix what went wrong.
 
-    SGPO_TRACEBACK=1 in the environment shows where a mistake came from.
+    That is an SGPOError (or another ValueError, which libraries raise for bad options), or what the system refuses
+    (OSError: a full disk, a missing permission): exit code 2. Ctrl-C gives 130. A reader of the output that has gone
+    is no error, see `main`. SGPO_TRACEBACK=1 in the environment shows where an error came from.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except (ValueError, OSError) as error:
+        except (SGPOError, ValueError, OSError) as error:
             if os.environ.get("SGPO_TRACEBACK"):
                 raise
+            if isinstance(error, BrokenPipeError) and output_is_gone():
+                raise  # and not a pipe to a process of ours
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
@@ -41,6 +48,13 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def output_is_gone() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
@@ -66,8 +80,20 @@ def print_json(document: Any, file: TextIO | None = None) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=True), file=file or sys.stdout)
 
 
+def known_benchmarks() -> Mapping[str, Benchmark | MadeBenchmark]:
+    """Every benchmark by name, with those that other parts of the package register when they are imported."""
+    import sgpo.puzzles  # noqa: F401
+    from sgpo.evaluation.benchmarks import ALL_BENCHMARKS
+
+    return ALL_BENCHMARKS
+
+
 def check_new(path: Path | None, option: str) -> None:
-    """Raises InputError, before any work, for a file that is to be made and exists already, or has no directory."""
+    """Check, before any work, a file that is to be made.
+
+    Raises:
+        InputError: It exists already, or its directory does not.
+    """
     if path is not None and path.exists():
         raise InputError(f"{option} {path}: exists already, and nothing is written over; choose another name")
     if path is not None and not path.parent.is_dir():

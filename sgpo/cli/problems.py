@@ -1,4 +1,4 @@
-"""`sgpo problems`: problem files from elsewhere, and training problems held against benchmarks."""
+"""`sgpo problems`: import problem files, and check training problems against benchmarks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json, work_on_stderr
+from sgpo.cli.common import AsJson, check_new, known_benchmarks, one_line_errors, print_json, work_on_stderr
 from sgpo.errors import InputError
 from sgpo.io import counted, write_jsonl
 
 if TYPE_CHECKING:
-    from sgpo.evaluation.decontamination import Match
+    from sgpo.evaluation.decontamination import ProblemMatch
     from sgpo.problems import Problem
 
 
@@ -22,8 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     help="""Make problem files, and keep benchmarks out of training.
 
-    Example: sgpo problems import examples/questions.csv --field problem=question --field answer=final
-    --out problems.jsonl
+    \b
+    Example:
+    sgpo problems import examples/questions.csv --field problem=question --field answer=final --out problems.jsonl
     """,
 )
 
@@ -31,21 +32,25 @@ app = typer.Typer(
 @app.command()
 @one_line_errors
 def check(
-    train: Annotated[Path, typer.Option(help="The training problems: JSON Lines, JSON, CSV or parquet.")],
-    against: Annotated[str, typer.Option(help="Benchmarks by name, such as math500,aime24, or problem files.")],
+    train: Annotated[Path, typer.Option(help="The training problems: a JSON Lines, JSON, CSV or parquet file.")],
+    against: Annotated[
+        str, typer.Option(help="Benchmarks by name or problem files, separated by commas, such as math500,aime24.")
+    ],
     data_dir: Annotated[
-        Path | None, typer.Option(help="A local folder with the benchmarks' files; else they come from the hub.")
+        Path | None, typer.Option(help="A folder with the benchmarks' files; without it they come from the hub.")
     ] = None,
     drop: Annotated[
-        Path | None, typer.Option(help="Write the training rows that are no contamination to this new file.")
+        Path | None, typer.Option(help="Write the training rows to this new file, without the contaminated ones.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List training problems that are problems of a benchmark, word for word or in another notation.
 
-    Variants of a benchmark's problem (other numbers, or another question) are listed too; they are no contamination.
+    Variants of a benchmark's problem (other numbers, or another question) are listed too, but are not contamination.
 
-    Examples: sgpo problems check --train runs/quickstart/problems.jsonl --against runs/quickstart/fresh.jsonl;
+    \b
+    Examples:
+    sgpo problems check --train runs/quickstart/problems.jsonl --against runs/quickstart/fresh.jsonl
     sgpo problems check --train train.jsonl --against math500,aime24 --data-dir DIR --drop clean.jsonl
     """
     with work_on_stderr() as output:
@@ -94,20 +99,26 @@ def import_(
     out: Annotated[Path, typer.Option(help="The new problem file.")],
     field: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD=COLUMN", help="Where a field's column has another name; `a.0` reaches into lists."),
+        typer.Option(
+            metavar="FIELD=COLUMN",
+            help="Read a field from a column of another name; a.0 is the first item of the list a. Repeatable.",
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
-    subset: Annotated[str | None, typer.Option(help="Of a dataset.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a hub dataset.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows alone.")] = None,
+    split: Annotated[str, typer.Option(help="The dataset's split.")] = "train",
+    subset: Annotated[str | None, typer.Option(help="The dataset's subset, where it has several.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The commit, branch or tag of a hub dataset.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Import this many rows, the first ones; all if not given.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a problem file out of a Hugging Face dataset, CSV or parquet by naming its columns.
+    """Make a problem file from a Hugging Face dataset, a CSV or a parquet file, by naming its columns.
 
     The fields are id, problem, answer, solution, subject, level, source and kind; problem and answer are needed.
 
-    Example: sgpo problems import examples/questions.csv --field problem=question --field answer=final
-    --out problems.jsonl
+    \b
+    Example:
+    sgpo problems import examples/questions.csv --field problem=question --field answer=final --out problems.jsonl
     """
     with work_on_stderr() as output:
         from sgpo.problems import load_problems, parse_fields, save_problems
@@ -126,14 +137,13 @@ def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
     if not train.is_file():
         raise InputError(f"--train {train}: no such file")
-    rows, _ = source_rows(str(train), split="train", subset=None, revision=None)
-    if not (listed := list(rows)):
+    if not (listed := list(source_rows(str(train)))):
         raise InputError(f"--train {train}: no problems in it")
     return listed
 
 
 def _lenient_problem(row: Mapping[str, Any], where: str) -> Problem:
-    """A training row as a problem; one without an answer can be a benchmark's problem all the same."""
+    """A training row as a problem; a row without an answer is allowed: it can still be a benchmark's problem."""
     from sgpo.problems import problem_from_row
 
     if str(row.get("answer") or "").strip():
@@ -142,25 +152,24 @@ def _lenient_problem(row: Mapping[str, Any], where: str) -> Problem:
 
 
 def _benchmarks(against: str, data_dir: Path | None) -> dict[str, list[Problem]]:
-    from sgpo.evaluation.benchmarks import ALL_BENCHMARKS, load_benchmark
+    from sgpo.evaluation.benchmarks import load_benchmark
     from sgpo.problems import load_problems
 
+    known = known_benchmarks()
     loaded: dict[str, list[Problem]] = {}
     for name in (part.strip() for part in against.split(",") if part.strip()):
-        if name in ALL_BENCHMARKS:
+        if name in known:
             loaded[name] = load_benchmark(name, data_dir)
         elif Path(name).is_file():
             loaded[Path(name).stem] = load_problems(name)
         else:
-            raise InputError(
-                f"--against {name!r}: no such file, and no benchmark; there are: {', '.join(ALL_BENCHMARKS)}"
-            )
+            raise InputError(f"--against {name!r}: no such file, and no benchmark; there are: {', '.join(known)}")
     if not loaded:
         raise InputError("--against: name benchmarks or problem files, separated by commas")
     return loaded
 
 
-def _show_matches(matches: Sequence[Match]) -> None:
+def _show_matches(matches: Sequence[ProblemMatch]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

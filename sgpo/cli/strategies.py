@@ -1,15 +1,18 @@
-"""`sgpo strategies ...`: fill a bank, read it, mend it."""
+"""`sgpo strategies ...`: fill a bank, read it, edit it."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json
-from sgpo.errors import InputError
+from sgpo.errors import InputError, SGPOError
 from sgpo.io import counted
 
 if TYPE_CHECKING:
@@ -19,9 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Strategies: extract them, keep them in a bank, read and mend them.
+    help="""Extract strategies into a bank, read them, edit them.
 
-    Example: sgpo strategies list --bank runs/quickstart/bank.db
+    \b
+    Examples:
+    sgpo strategies list --bank runs/quickstart/bank.db
+    sgpo strategies stats --bank runs/quickstart/bank.db
     """,
 )
 
@@ -36,9 +42,13 @@ def import_(
     bank: Bank,
     as_json: AsJson = False,
 ) -> None:
-    """Read strategies from JSON Lines into a bank, a new one if need be: all of them or, where a row is bad, none.
+    """Read strategies from a JSON Lines file into a bank, which is made if it does not exist.
 
-    Example: sgpo strategies import examples/gsm8k_strategies.jsonl --bank bank.db
+    Where one row is bad, nothing is imported.
+
+    \b
+    Examples:
+    sgpo strategies import examples/gsm8k_strategies.jsonl --bank bank.db
     """
     from sgpo.strategies.bank import StrategyBank
     from sgpo.strategies.strategy import read_strategy_file
@@ -60,7 +70,9 @@ def export(
 ) -> None:
     """Write all strategies of a bank, candidates and measured effects too, as JSON Lines.
 
-    Example: sgpo strategies export strategies.jsonl --bank bank.db
+    \b
+    Examples:
+    sgpo strategies export strategies.jsonl --bank bank.db
     """
     check_new(file, "FILE")
     with _open(bank, read_only=True) as opened:
@@ -72,12 +84,14 @@ def export(
 @one_line_errors
 def list_(
     bank: Bank,
-    everything: Annotated[bool, typer.Option("--all", help="Candidates too, not only the kept ones.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List candidates too, not only active strategies.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the strategies of a bank.
 
-    Example: sgpo strategies list --bank bank.db
+    \b
+    Examples:
+    sgpo strategies list --bank bank.db
     """
     with _open(bank, read_only=True) as opened:
         rows = opened.rows(candidates=everything)
@@ -93,7 +107,7 @@ def list_(
         for row in rows:
             score = str(sum(row["scores"].values())) if "scores" in row else "-"
             leaks = str(len(row["leaks"])) if "leaks" in row else "?"
-            cells = [row["id"] + ("" if row["kept"] else " (candidate)"), row["problem_id"], row["problem_type"]]
+            cells = [row["id"] + ("" if row["active"] else " (candidate)"), row["problem_id"], row["problem_type"]]
             cells += [str(len(row["steps"])), score, leaks, _uplift(opened, row["id"])]
             table.add_row(*(Text(_printable(cell)) for cell in cells))
         _print(table)
@@ -104,7 +118,9 @@ def list_(
 def show(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
     """Show one strategy in full.
 
-    Example: sgpo strategies show gsm8k-train-0 --bank bank.db
+    \b
+    Examples:
+    sgpo strategies show gsm8k-train-0 --bank bank.db
     """
     with _open(bank, read_only=True) as opened:
         strategy = _find(opened, id_)
@@ -123,12 +139,12 @@ def show(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
 def stats(bank: Bank, as_json: AsJson = False) -> None:
     """Count what a bank holds, what it cost, and what it did in training.
 
-    Example: sgpo strategies stats --bank bank.db --json
+    \b
+    Examples:
+    sgpo strategies stats --bank bank.db --json
     """
-    from sgpo.strategies.review import bank_stats
-
     with _open(bank, read_only=True) as opened:
-        counts = bank_stats(opened)
+        counts = opened.stats()
     if as_json:
         print_json(counts)
         return
@@ -150,79 +166,98 @@ def extract(
     problems: Annotated[str, typer.Option("--problems", metavar="FILE", help="Problems, with solutions where known.")],
     bank: Bank,
     base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="The endpoint; most end in /v1.")],
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The strong model's name there.")],
-    candidates: Annotated[int, typer.Option(min=1, help="Strategies to write per problem; the best is kept.")] = 5,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 32,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N problems.")] = None,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The strong model's name at the endpoint.")],
+    candidates: Annotated[int, typer.Option(min=1, help="Write this many per problem; the best becomes active.")] = 5,
+    concurrency: Annotated[int, typer.Option(min=1, help="The most requests under way at once.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N problems.")] = None,
     solve: Annotated[bool, typer.Option("--solve", help="Ask for a solution where there is no correct one.")] = False,
     from_run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Take the policy's own correct completions as solutions.")
+        Path | None, typer.Option(metavar="RUN", help="Use the policy's own correct completions as solutions.")
     ] = None,
     field: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD=COLUMN", help="Where a field has another name in the file.")
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Read a field from another column; repeatable."),
     ] = None,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens, of all requests.")] = None,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Stop after this many tokens in all.")] = None,
     prices: Annotated[
-        tuple[float, float] | None, typer.Option(help="Per million tokens of prompts and of completions.")
+        tuple[float, float] | None, typer.Option(help="Count the cost: prices of a million prompt and reply tokens.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a request is given up.")] = 300.0,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Give up a request after this many seconds.")] = 300.0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a strong model for strategies: written from solutions, ranked, put through the leak gate.
+    """Ask a strong model for strategies: it writes them from solutions and ranks them, the leak gate checks them.
 
-    The key comes from OPENAI_API_KEY. A run that was stopped goes on where it was; nothing is asked twice.
+    The key comes from OPENAI_API_KEY. The same command resumes a run that was stopped; nothing is asked twice.
 
-    Example: sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1
-    --model deepseek-r1 --token-budget 2000000
+    \b
+    Examples:
+    sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1 --model NAME
+    sgpo strategies extract --problems train.jsonl --bank bank.db --base-url URL --model NAME --token-budget 2000000
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from sgpo.endpoint import EndpointUsage, Prices
     from sgpo.problems import load_problems, parse_fields
-    from sgpo.strategies.extraction_run import run_extraction
-    from sgpo.strategies.from_run import with_own_solutions
-    from sgpo.strategies.wire import Prices
+    from sgpo.strategies.extract import Extraction, read_own_solutions, run_extraction
 
     loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
     if from_run:
-        loaded = with_own_solutions(loaded, from_run)
-    result = run_extraction(
-        loaded,
-        bank,
-        base_url=base_url,
-        model=model,
-        candidates=candidates,
-        solve=solve,
-        concurrency=concurrency,
-        timeout=timeout,
-        max_requests=max_requests,
-        max_tokens=token_budget,
-        prices=Prices(prompt=prices[0], completion=prices[1]) if prices else None,
-    )
+        loaded = read_own_solutions(loaded, from_run)
+    started = time.monotonic()
+    console = Console(stderr=True)
+    texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("rate", "paid")]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *texts, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("strategies", total=len(loaded), paid="", rate="")
+
+        def show(report: Extraction, usage: EndpointUsage) -> None:
+            rate = f"{(report.done - report.earlier) / (time.monotonic() - started):.1f}/s"
+            paid = f"{usage.tokens:,} tokens" + ("" if usage.cost is None else f", cost {usage.cost:.4g}")
+            progress.update(task, completed=report.done, rate=rate, paid=paid)
+
+        result = run_extraction(
+            loaded,
+            bank,
+            candidates=candidates,
+            solve=solve,
+            on_progress=show,
+            base_url=base_url,
+            model=model,
+            key=os.environ.get("OPENAI_API_KEY", ""),
+            concurrency=concurrency,
+            timeout=timeout,
+            max_requests=max_requests,
+            max_tokens=token_budget,
+            prices=Prices(prompt=prices[0], completion=prices[1]) if prices else None,
+        )
     if as_json:
         print_json(result)
         return
-    names = ("kept", "leaking", "failed", "unsolved", "earlier", "unfinished")
+    names = ("active", "leaking", "failed", "unsolved", "earlier", "unfinished")
     counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
     cost = "" if result["cost"] is None else f", cost {result['cost']:.4g}"
     print(f"{bank}: {counted(result['problems'], 'problem')}: {counts}")
     asked = f"{counted(result['requests'], 'request')}, {counted(result['tokens'], 'token')}"
     print(f"{asked}{cost}, {result['seconds']:.0f} s")
     if result["stopped"]:
-        print(f"stopped: {result['stopped']}; the same command goes on from here")
+        print(f"stopped: {result['stopped']}; the same command resumes from here")
 
 
 @app.command()
 @one_line_errors
 def failures(bank: Bank, as_json: AsJson = False) -> None:
-    """List the problems that extraction got no strategy for, and why; with --json also the last answer to each.
+    """List the problems that extraction got no strategy for, and why; --json adds the last reply to each.
 
-    Example: sgpo strategies failures --bank bank.db
+    \b
+    Examples:
+    sgpo strategies failures --bank bank.db
     """
     from collections import Counter
 
-    from sgpo.strategies.ledger import Ledger
-
     with _open(bank, read_only=True) as opened:
-        rows = Ledger(opened).failures()
+        rows = opened.failures()
     if as_json:
         print_json(rows)
         return
@@ -242,24 +277,28 @@ def failures(bank: Bank, as_json: AsJson = False) -> None:
 @app.command()
 @one_line_errors
 def edit(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
-    """Edit a strategy in $EDITOR. It is stored as a new one; the old one stays as a candidate.
+    """Edit a strategy in $EDITOR. The edited text becomes a new, active strategy; the old one stays as a candidate.
 
-    Example: EDITOR=nano sgpo strategies edit gsm8k-train-0 --bank bank.db
+    \b
+    Examples:
+    EDITOR=nano sgpo strategies edit gsm8k-train-0 --bank bank.db
     """
     with _open(bank) as opened:
         strategy = _find(opened, id_)
-        mended = _edit(opened, strategy)
-        changed = mended.id != strategy.id
-        values = {"id": mended.id, "was": strategy.id, "changed": changed}
-        _say(values, as_json, f"{bank}: {mended.id} is kept now" if changed else "nothing was changed")
+        edited = _edit(opened, strategy)
+        changed = edited.id != strategy.id
+        values = {"id": edited.id, "was": strategy.id, "changed": changed}
+        _say(values, as_json, f"{bank}: {edited.id} is active now" if changed else "nothing was changed")
 
 
 @app.command()
 @one_line_errors
 def review(bank: Bank, as_json: AsJson = False) -> None:
-    """Walk through the kept strategies that no person has accepted yet: accept, edit, drop, skip.
+    """Go through the active strategies that nobody has accepted yet: accept, edit, drop or skip each.
 
-    Example: sgpo strategies review --bank bank.db
+    \b
+    Examples:
+    sgpo strategies review --bank bank.db
     """
     done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
     with _open(bank) as opened:
@@ -282,9 +321,11 @@ def review(bank: Bank, as_json: AsJson = False) -> None:
 @app.command()
 @one_line_errors
 def drop(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
-    """Delete a strategy. Its problem is then trained without guidance, unless another one is added.
+    """Delete a strategy. Its problem is then trained without guidance, until another one is added.
 
-    Example: sgpo strategies drop gsm8k-train-0 --bank bank.db
+    \b
+    Examples:
+    sgpo strategies drop gsm8k-train-0 --bank bank.db
     """
     with _open(bank) as opened:
         strategy = _find(opened, id_)
@@ -309,19 +350,17 @@ def _find(bank: StrategyBank, id_: str) -> Strategy:
 
 def _decide(bank: StrategyBank, strategy: Strategy) -> str:
     """Ask until a decision can be carried out: accepted, edited, dropped, skipped or quit."""
-    from sgpo.strategies.review import accepted
-
     while True:
         choice = _prompt("accept, edit, drop, skip or quit?").strip().lower()[:1]
         if choice == "a":
-            accepted(bank, strategy)
+            bank.accept(strategy)
             return "accepted"
         if choice == "e":
             try:
                 if _edit(bank, strategy).id != strategy.id:
                     return "edited"
                 print("nothing was changed", file=sys.stderr)
-            except ValueError as error:
+            except SGPOError as error:
                 print(error, file=sys.stderr)
         if choice == "d":
             bank.drop(strategy.id)
@@ -331,18 +370,26 @@ def _decide(bank: StrategyBank, strategy: Strategy) -> str:
 
 
 def _edit(bank: StrategyBank, strategy: Strategy) -> Strategy:
+    """Let a person edit a strategy, store the result and say what the leak gate finds; the decision is the person's."""
     import click
 
-    from sgpo.strategies.review import editable_text, edited
+    from sgpo.strategies.leak.gate import find_leaks
+    from sgpo.strategies.strategy import apply_edit, editable_text
 
     try:
         text = click.edit(editable_text(strategy), extension=".json")
     except click.ClickException as error:
         raise InputError(f"{error.message}; set EDITOR to an editor of yours") from None
-    mended = strategy if text is None else edited(bank, strategy, text)
-    for leak in mended.leaks or ():
+    edited = strategy if text is None else apply_edit(strategy, text)
+    if edited is strategy:
+        return strategy
+    # The gate can only look where the bank knows the problem, which extraction stores.
+    if problem := bank.problem(strategy.problem_id):
+        edited = replace(edited, leaks=tuple(find_leaks(edited, problem)))
+    bank.add(edited)
+    for leak in edited.leaks or ():
         print(f"the leak gate finds in {leak.where}: {leak.text!r} ({leak.kind})", file=sys.stderr)
-    return mended
+    return edited
 
 
 def _uplift(bank: StrategyBank, strategy_id: str) -> str:

@@ -1,17 +1,15 @@
 """The benchmarks that `sgpo eval` knows by name: where each comes from, and what it must hold to be that benchmark.
 
-Most are files or datasets (`BENCHMARKS`); some are made by a program, always the same (`MADE_BENCHMARKS`).
-
-A local folder (`--data-dir`) serves all of them; its files are held against a checksum, so that two scores under one
-name are scores on the same problems. k, temperature, top-p and length are those of the paper where it names the
-benchmark; every prompt is the plain one of the style `math`.
+Most are files or datasets (`BENCHMARKS`). Those that a program makes, always the same, are registered by the module
+that makes them (`register_benchmark`). A local folder (`--data-dir`) serves all files; they are held against a
+checksum, so that two scores under one name are scores on the same problems. k, temperature, top-p and length are those
+of the paper where it names the benchmark; every prompt is the autonomous one of the style `math`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,17 +49,11 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBenchmark:
-    """A benchmark whose problems `function` ("module:name") makes; it is named because the module lies above this."""
+    """A benchmark whose problems a program makes, the same at every call; `k` samples per problem."""
 
     name: str
     k: int
-    function: str
-
-    def problems(self) -> list[Problem]:
-        """The problems, the same at every call."""
-        module, _, name = self.function.partition(":")
-        made: list[Problem] = getattr(importlib.import_module(module), name)()
-        return made
+    make: Callable[[], list[Problem]]
 
 
 BENCHMARKS = {
@@ -159,16 +151,31 @@ BENCHMARKS = {
     )
 }
 
-MADE_BENCHMARKS = {
-    benchmark.name: benchmark
-    for benchmark in (MadeBenchmark(name="strategies", k=4, function="sgpo.puzzles.benchmark:natural_benchmark"),)
-}
+ALL_BENCHMARKS: dict[str, Benchmark | MadeBenchmark] = {**BENCHMARKS}
 
-ALL_BENCHMARKS: dict[str, Benchmark | MadeBenchmark] = {**BENCHMARKS, **MADE_BENCHMARKS}
+
+def register_benchmark(name: str, *, k: int, make: Callable[[], list[Problem]]) -> None:
+    """Add a benchmark that a program makes to those known by name.
+
+    Args:
+        name: Its name in `--benchmarks`.
+        k: Samples per problem.
+        make: Returns its problems, the same at every call.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    if name in ALL_BENCHMARKS:
+        raise InputError(f"benchmark {name!r} exists already; register yours under another name")
+    ALL_BENCHMARKS[name] = MadeBenchmark(name=name, k=k, make=make)
 
 
 def benchmark_names(text: str) -> list[str]:
-    """The names in `math500,aime24`. Raises InputError for an unknown one, or one named twice."""
+    """The names in `math500,aime24`.
+
+    Raises:
+        InputError: A name is unknown, or given twice.
+    """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in ALL_BENCHMARKS:
@@ -181,23 +188,21 @@ def benchmark_names(text: str) -> list[str]:
 
 
 def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Problem]:
-    """The problems of a benchmark, from `data_dir` if given, else from the hub; a made one needs neither.
+    """The problems of a benchmark.
 
-    Raises InputError for a file that is missing, has another number of rows, or another content.
+    Args:
+        name: One of `ALL_BENCHMARKS`.
+        data_dir: A folder with the benchmarks' files; without it they come from the hub. A made one needs neither.
+
+    Raises:
+        InputError: The file is missing, has another number of rows, or another content; or the benchmark is not on the
+            hub.
     """
     benchmark = ALL_BENCHMARKS[name]
     if isinstance(benchmark, MadeBenchmark):
-        return benchmark.problems()
+        return benchmark.make()
     if data_dir is not None:
-        path = Path(data_dir).expanduser() / benchmark.file
-        problems = load_problems(path)
-        _check_rows(benchmark, str(path), len(problems))
-        if hashlib.sha256(path.read_bytes()).hexdigest() != benchmark.sha256:
-            raise InputError(
-                f"{path}: not the file of {name} that scores are comparable on (its sha256 is not "
-                f"{benchmark.sha256[:12]}...); get it from {benchmark.source}, or score it as --problems {path}"
-            )
-        return problems
+        return _from_folder(benchmark, Path(data_dir).expanduser() / benchmark.file)
     hub = benchmark.hub
     if hub is None:
         raise InputError(
@@ -207,6 +212,17 @@ def load_benchmark(name: str, data_dir: str | Path | None = None) -> list[Proble
     problems = load_problems(hub.name, split=hub.split, subset=hub.subset, revision=hub.revision, fields=hub.fields)
     _check_rows(benchmark, hub.name, len(problems))
     return [_with_final_answer(problem, hub.answer_after) for problem in problems] if hub.answer_after else problems
+
+
+def _from_folder(benchmark: Benchmark, path: Path) -> list[Problem]:
+    problems = load_problems(path)
+    _check_rows(benchmark, str(path), len(problems))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != benchmark.sha256:
+        raise InputError(
+            f"{path}: not the file of {benchmark.name} that scores are comparable on (its sha256 is not "
+            f"{benchmark.sha256[:12]}...); get it from {benchmark.source}, or score it as --problems {path}"
+        )
+    return problems
 
 
 def _check_rows(benchmark: Benchmark, where: str, rows: int) -> None:

@@ -2,102 +2,24 @@
 
 Reads run directories only (docs/run-directory.md). Where the budgets of training differ, the *curve score* is the fair
 one: avg@k averaged over the learning curve, against the completions that training had sampled, up to the budget that
-every run reached.
-
-Under which sampling settings runs were evaluated: scores from different ones are different measurements.
+every run reached. Scores under different sampling settings are different measurements: `unlike_settings` names them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sgpo.errors import InputError
-from sgpo.evaluation.scores import Estimate, PairedDifference, interval, paired_difference, samples_per_problem
-from sgpo.io import counted
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-
+from sgpo.errors import InputError, RunDirectoryError
+from sgpo.evaluation.scores import PairedDifference, ScoreEstimate, interval, paired_difference, samples_per_problem
+from sgpo.io import read_json
 
 SETTINGS = ("temperature", "top_p", "max_tokens")
-
-
-def evaluation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Temperature, top_p and max_tokens of a run's evaluations, as far as its `config.json` says them.
-
-    They are those of `sgpo eval`, or the options `eval_...` of a training run.
-    """
-    evaluation = config.get("evaluation")
-    told = evaluation.get("settings") if isinstance(evaluation, dict) else config.get("args")
-    prefix = "" if isinstance(evaluation, dict) else "eval_"
-    return {name: told[prefix + name] for name in SETTINGS if prefix + name in told} if isinstance(told, dict) else {}
-
-
-def unlike_settings(runs: Sequence[Path]) -> str | None:
-    """A sentence for the reader of a comparison where the runs were evaluated under different settings.
-
-    Beside what was asked for it sees what came of it: the limit of tokens that the completions of an evaluation really
-    had, and the options that an endpoint refused. Raises OSError or ValueError for a run without a readable
-    `config.json`, or with an evaluation that cannot be read.
-    """
-    configs = [_read(run / "config.json") for run in runs]
-    unlike = _differences([evaluation_settings(config) | _prompt(config) for config in configs])
-    if "max_tokens" not in unlike:
-        asked = [evaluation_settings(config).get("max_tokens") for config in configs]
-        unlike |= _differences([_limits(run, most) for run, most in zip(runs, asked, strict=True)])
-    unlike |= _differences([_left_to_server(run) for run in runs])
-    if not unlike:
-        return None
-    differences = "; ".join(f"{name} {' against '.join(dict.fromkeys(values))}" for name, values in unlike.items())
-    return f"The runs were evaluated under different settings ({differences}): a difference may come from these alone."
-
-
-def _differences(told: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The values of each setting that is not the same in all runs which say it."""
-    names = dict.fromkeys(name for settings in told for name in settings)
-    values = {name: [str(settings[name]) for settings in told if name in settings] for name in names}
-    return {name: given for name, given in values.items() if len(set(given)) > 1}
-
-
-def _prompt(config: Mapping[str, Any]) -> dict[str, str]:
-    """The style and version of the prompt: of `sgpo eval`, or of a training run."""
-    evaluation, prompts = config.get("evaluation"), config.get("prompts")
-    if isinstance(evaluation, dict) and isinstance(evaluation.get("settings"), dict):
-        return {"prompt": evaluation["settings"]["prompt"]} if "prompt" in evaluation["settings"] else {}
-    return {"prompt": f"{prompts.get('style')} {prompts.get('version')}"} if isinstance(prompts, dict) else {}
-
-
-def _limits(run: Path, asked: Any) -> dict[str, Any]:
-    """The limit of tokens in each evaluation; the one asked for, where the evaluation says nothing else."""
-    return {f"max_tokens of {name}": row.get("max_tokens", asked) or "none" for name, row in _evaluations(run).items()}
-
-
-def _left_to_server(run: Path) -> dict[str, str]:
-    """The sampling options that were left to the server in each evaluation."""
-    return {
-        f"left to the server in {name}": " and ".join(row.get("left_to_server", ())) or "nothing"
-        for name, row in _evaluations(run).items()
-    }
-
-
-def _evaluations(run: Path) -> dict[str, dict[str, Any]]:
-    """What the last `eval/*.json` of each problem set says."""
-    rows = [_read(file) for file in sorted((run / "eval").glob("*.json"))]
-    return {row["name"]: row for row in rows if "name" in row}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
-
 
 PerProblem = dict[str, float]
 
@@ -113,8 +35,8 @@ class RunScore:
     completions: int
     k: int
     missing: int
-    final: Estimate
-    curve: Estimate | None
+    final: ScoreEstimate
+    curve: ScoreEstimate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +65,7 @@ class EvaluationComparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RunComparison:
     """Runs compared on every problem set that all of them were evaluated on; the first run is the first baseline.
 
     `left_out` names the problem sets that only some of the runs have.
@@ -167,11 +89,13 @@ class CurvePoint:
     scores: PerProblem
 
 
-def compare_runs(runs: Sequence[str | Path]) -> Comparison:
-    """Compare two or more run directories.
+def compare_runs(runs: Sequence[str | Path]) -> RunComparison:
+    """Compare two or more run directories; the first is the baseline.
 
-    Raises InputError that names the directory or file and the mend: fewer than two, no run, no evaluations, a broken
-    evaluation, no problem set in common, different problems under one name.
+    Raises:
+        InputError: There are fewer than two runs, they share no problem set, or one name stands for different problems.
+        RunDirectoryError: A directory is not a run, has no evaluations, or has one that cannot be read. The message
+            names it and the fix.
     """
     paths = [Path(run) for run in runs]
     if len(paths) < 2 or len({path.resolve() for path in paths}) < len(paths):
@@ -187,11 +111,15 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
         _compare(name, list(zip(names, algorithms, [curve[name] for curve in curves], strict=True))) for name in common
     )
     left_out = {name for curve in curves for name in curve} - set(common)
-    return Comparison(evaluations=evaluations, left_out=tuple(sorted(left_out)))
+    return RunComparison(evaluations=evaluations, left_out=tuple(sorted(left_out)))
 
 
 def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
-    """The evaluations of a run by problem set, in the order of completions. Raises InputError as `compare_runs`."""
+    """The evaluations of a run by problem set, in the order of completions.
+
+    Raises:
+        RunDirectoryError: The run has no evaluations, or one that cannot be read.
+    """
     curves: dict[str, dict[int, CurvePoint]] = {}
     for file in sorted((_checked(run) / "eval").glob("*.json")):
         row = _read_object(file)
@@ -201,17 +129,19 @@ def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
             scores = {id_: kinds.count("correct") / k for id_, kinds in samples.items()}
             point = CurvePoint(int(row["step"]), int(row["completions"]), k, int(row.get("missing", 0)), scores)
         except KeyError as error:
-            raise InputError(f"{file}: no {error} in it; see docs/run-directory.md") from None
+            raise RunDirectoryError(f"{file}: no {error} in it; see docs/run-directory.md") from None
         except (TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise InputError(f"{file}: not an evaluation of a run ({error})") from None
+            raise RunDirectoryError(f"{file}: not an evaluation of a run ({error})") from None
         points = curves.setdefault(name, {})
         # A resumed run may have evaluated a moment twice; the later step is the one that counts.
         if point.completions not in points or points[point.completions].step <= point.step:
             points[point.completions] = point
         if scores.keys() != next(iter(points.values())).scores.keys():
-            raise InputError(f"{file}: other problems than in the run's earlier evaluations named {name!r}")
+            raise RunDirectoryError(f"{file}: other problems than in the run's earlier evaluations named {name!r}")
     if not curves:
-        raise InputError(f"{run}: no evaluations in its folder eval; train with evaluation, or run `sgpo eval --out`")
+        raise RunDirectoryError(
+            f"{run}: no evaluations in its folder eval; train with evaluation, or run `sgpo eval --out`"
+        )
     return {name: sorted(points.values(), key=lambda point: point.completions) for name, points in curves.items()}
 
 
@@ -227,6 +157,38 @@ def curve_score(points: Sequence[tuple[int, Mapping[str, float]]], *, start: int
         id_: float(np.trapezoid(np.interp(grid, at, [scores[id_] for _, scores in points]), grid) / (budget - start))
         for id_ in points[0][1]
     }
+
+
+def evaluation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Temperature, top_p and max_tokens of a run's evaluations, as far as its `config.json` says them.
+
+    They are the settings of `sgpo eval`, or the options `eval_...` of a training run.
+    """
+    evaluation = config.get("evaluation")
+    told = evaluation.get("settings") if isinstance(evaluation, dict) else config.get("args")
+    prefix = "" if isinstance(evaluation, dict) else "eval_"
+    return {name: told[prefix + name] for name in SETTINGS if prefix + name in told} if isinstance(told, dict) else {}
+
+
+def unlike_settings(runs: Sequence[Path]) -> str | None:
+    """A sentence for the reader of a comparison where the runs were evaluated under different settings, else None.
+
+    It looks at what was asked for, and at what came of it: the limit of tokens that the completions of an evaluation
+    really had, and the sampling options that an endpoint refused.
+
+    Raises:
+        RunDirectoryError: A `config.json` or an evaluation cannot be read.
+    """
+    configs = [_read_object(run / "config.json") for run in runs]
+    unlike = _differences([evaluation_settings(config) | _prompt(config) for config in configs])
+    if "max_tokens" not in unlike:
+        asked = [evaluation_settings(config).get("max_tokens") for config in configs]
+        unlike |= _differences([_limits(run, most) for run, most in zip(runs, asked, strict=True)])
+    unlike |= _differences([_left_to_server(run) for run in runs])
+    if not unlike:
+        return None
+    differences = "; ".join(f"{name} {' against '.join(dict.fromkeys(values))}" for name, values in unlike.items())
+    return f"The runs were evaluated under different settings ({differences}): a difference may come from these alone."
 
 
 def _compare(name: str, runs: Sequence[tuple[str, str, list[CurvePoint]]]) -> EvaluationComparison:
@@ -297,51 +259,41 @@ def _restricted(point: CurvePoint, problems: set[str]) -> CurvePoint:
     return replace(point, scores={id_: score for id_, score in point.scores.items() if id_ in problems})
 
 
-def comparison_table(comparison: Comparison) -> Group:
-    """The comparison for a terminal of 80 columns: a table per problem set, runs first, then their differences."""
-    from rich.console import Group
-
-    return Group(*map(_evaluation_table, comparison.evaluations))
-
-
-def _evaluation_table(evaluation: EvaluationComparison) -> Table:
-    from rich.table import Table
-
-    budget = f", curves up to {evaluation.budget:,} completions" if evaluation.budget else ""
-    ks = "/".join(str(k) for k in sorted({run.k for run in evaluation.runs}))
-    problems = counted(evaluation.problems, "problem")
-    if evaluation.problems < evaluation.total:
-        problems = f"the {evaluation.problems:,} of {counted(evaluation.total, 'problem')} that every run has answered"
-    table = Table(title=f"{_plain(evaluation.name)}: {problems}{budget}; 95 % over problems")
-    table.add_column("run", overflow="fold")
-    for head in ("step", f"last avg@{ks}", "over the curve"):
-        table.add_column(head, no_wrap=True)
-    for run in evaluation.runs:
-        incomplete = f" ({run.missing} missing)" if run.missing else ""
-        table.add_row(_plain(run.run) + incomplete, str(run.step), _cell(run.final), _cell(run.curve))
-    table.add_section()
-    for difference in evaluation.differences:
-        label = f"{_plain(difference.run)} - {_plain(difference.baseline)}"
-        table.add_row(label, "", _cell(difference.final), _cell(difference.curve))
-    return table
+def _differences(told: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The values of each setting that is not the same in all runs which say it."""
+    names = dict.fromkeys(name for settings in told for name in settings)
+    values = {name: [str(settings[name]) for settings in told if name in settings] for name in names}
+    return {name: given for name, given in values.items() if len(set(given)) > 1}
 
 
-def _cell(estimate: Estimate | PairedDifference | None) -> str:
-    if estimate is None:
-        return "-"
-    if isinstance(estimate, PairedDifference):
-        interval = _plain(f"[{estimate.low:+.3f}, {estimate.high:+.3f}]")
-        return f"{estimate.mean:+.3f} [dim]{interval}[/dim]\np {estimate.p_value:.2g}"
-    return f"{estimate.mean:.3f} [dim]{_plain(f'[{estimate.low:.3f}, {estimate.high:.3f}]')}[/dim]"
+def _prompt(config: Mapping[str, Any]) -> dict[str, str]:
+    """The style and version of the prompt, as `sgpo eval` or a training run says it."""
+    evaluation, prompts = config.get("evaluation"), config.get("prompts")
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("settings"), dict):
+        return {"prompt": evaluation["settings"]["prompt"]} if "prompt" in evaluation["settings"] else {}
+    return {"prompt": f"{prompts.get('style')} {prompts.get('version')}"} if isinstance(prompts, dict) else {}
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
+def _limits(run: Path, asked: Any) -> dict[str, Any]:
+    """The limit of tokens in each evaluation; the one asked for, where the evaluation says nothing else."""
+    return {f"max_tokens of {name}": row.get("max_tokens", asked) or "none" for name, row in _evaluations(run).items()}
 
-    return escape(text)
+
+def _left_to_server(run: Path) -> dict[str, str]:
+    """The sampling options that were left to the server in each evaluation."""
+    return {
+        f"left to the server in {name}": " and ".join(row.get("left_to_server", ())) or "nothing"
+        for name, row in _evaluations(run).items()
+    }
 
 
-def _estimate(scores: PerProblem) -> Estimate:
+def _evaluations(run: Path) -> dict[str, dict[str, Any]]:
+    """What the last `eval/*.json` of each problem set says."""
+    rows = [_read_object(file) for file in sorted((run / "eval").glob("*.json"))]
+    return {row["name"]: row for row in rows if "name" in row}
+
+
+def _estimate(scores: PerProblem) -> ScoreEstimate:
     return interval(np.array(list(scores.values())))
 
 
@@ -352,17 +304,19 @@ def _run_names(paths: Sequence[Path]) -> list[str]:
 
 def _checked(run: Path) -> Path:
     if not run.is_dir():
-        raise InputError(f"{run}: no such run directory")
+        raise RunDirectoryError(f"{run}: no such run directory")
     if not (run / "config.json").is_file():
-        raise InputError(f"{run}: not a run directory (no config.json in it); give a directory that `--out` made")
+        raise RunDirectoryError(
+            f"{run}: not a run directory (no config.json in it); give a directory that `--out` made"
+        )
     return run
 
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error})") from None
+        value = read_json(file)
+    except (OSError, InputError) as error:
+        raise RunDirectoryError(f"cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{file}: a JSON {type(value).__name__}, expected an object")
+        raise RunDirectoryError(f"{file}: a JSON {type(value).__name__}, expected an object")
     return value

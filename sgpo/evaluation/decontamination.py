@@ -25,7 +25,7 @@ MatchKind = Literal["exact", "near", "variant"]
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class ProblemMatch:
     """A training problem and the benchmark problem it is most like; `similarity` from 0 to 1."""
 
     train_id: str
@@ -44,10 +44,13 @@ class Match:
 
 def find_matches(
     train: Sequence[Problem], benchmarks: Mapping[str, Sequence[Problem]], verifier: Verifier
-) -> list[Match]:
+) -> list[ProblemMatch]:
     """Every pair of a training and a benchmark problem that match, in the order of the training problems.
 
-    A training problem without an answer (an empty one) and with the same numbers counts as near.
+    Args:
+        train: The training problems; one with an empty answer and the same numbers counts as near.
+        benchmarks: The problems of each benchmark, by its name.
+        verifier: Says whether two answers are the same.
     """
     against = [(name, problem) for name, problems in benchmarks.items() for problem in problems]
     grams = [_ngrams(normalized(problem.problem)) for _, problem in against]
@@ -59,6 +62,7 @@ def find_matches(
     for place, (_, problem) in enumerate(against):
         bare[_bare(problem.problem)].append(place)
 
+    # Exact matches, then candidates by shared n-grams; a candidate's kind is None until its answer is compared.
     found: list[tuple[Problem, int, float, MatchKind | None]] = []
     for problem in train:
         exact = set(bare.get(_bare(problem.problem), ()))
@@ -78,7 +82,7 @@ def find_matches(
     undecided = [(problem, against[place][1]) for problem, place, _, kind in found if kind is None]
     verdicts = iter(verifier.verify_many([(f"\\boxed{{{problem.answer}}}", gold) for problem, gold in undecided]))
     return [
-        Match(
+        ProblemMatch(
             problem.id,
             against[place][0],
             against[place][1].id,

@@ -1,8 +1,8 @@
-"""What an evaluation keeps in its directory, so that one that was killed goes on where it was.
+"""The directory of `sgpo eval --out`: it keeps every completion as it comes, so that a killed evaluation resumes.
 
-`config.json` says what was asked of which model, `eval/NAME-step-000000.jsonl` gets every completion with its verdict
-as it comes, and `eval/NAME-step-000000.json` the scores at the end: a run directory (docs/run-directory.md), which
-`sgpo compare` and `sgpo report` read.
+`config.json` says what was asked of which model, `eval/NAME-step-000000.jsonl` gets every completion with its verdict,
+and `eval/NAME-step-000000.json` the scores at the end: a run directory (docs/run-directory.md), which `sgpo compare`
+and `sgpo report` read.
 """
 
 from __future__ import annotations
@@ -11,55 +11,111 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sgpo.errors import RunDirectoryError
-from sgpo.io import append_jsonl, write_json
+from sgpo.errors import InputError, RunDirectoryError
+from sgpo.io import append_jsonl, read_json, write_json
 from sgpo.problems import Problem
+from sgpo.rollouts.engine import Sampling
 
 ROW_FIELDS = {"problem_id", "sample", "completion", "verdict", "extracted", "tokens", "truncated"}
 
 
-class EvaluationStore:
-    """The directory of an evaluation with these settings.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """What two evaluations must share for one to resume the other.
 
-    Raises RunDirectoryError where the directory holds a training run, or an evaluation with other settings or problems.
+    `prompt` is the name and version of the prompt style; `revision` is that of the model, as `model_revision` gives it
+    (None for an endpoint, which does not tell).
+
+    Raises:
+        InputError: A sampling option is out of its range.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], problems: Mapping[str, Sequence[Problem]]) -> None:
+    model: str
+    engine: str
+    base_url: str | None
+    prompt: str
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        self.sampling()
+
+    def sampling(self) -> Sampling:
+        """The options for an engine."""
+        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p)
+
+
+class EvaluationStore:
+    """The directory `path` of an evaluation with these settings; a `path` of None keeps nothing.
+
+    Args:
+        path: The run directory, which is made where it is missing.
+        settings: What is asked, and of which model.
+        problems: The problems of each set, by its name.
+
+    Raises:
+        RunDirectoryError: The directory holds a training run, or an evaluation with other settings or problems.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: EvaluationSettings, problems: Mapping[str, Sequence[Problem]]
+    ) -> None:
         self.path = path
+        if path is None:
+            return
         file = path / "config.json"
+        told = asdict(settings)
         digests = {name: _digest(loaded) for name, loaded in problems.items()}
         if file.exists():
-            before = _read_evaluation(file)
-            changed = {key: (before["settings"].get(key), value) for key, value in settings.items()}
-            changed = {key: values for key, values in changed.items() if values[0] != values[1]}
-            if changed:
-                what = ", ".join(f"{key} {old!r} (now {new!r})" for key, (old, new) in changed.items())
-                raise RunDirectoryError(f"{path}: holds an evaluation with {what}; choose another --out")
-            for name, digest in digests.items():
-                if before["problems"].get(name, digest) != digest:
-                    raise RunDirectoryError(
-                        f"{path}: holds an evaluation on other problems named {name!r}; choose another --out"
-                    )
-            digests = {**before["problems"], **digests}
+            digests = {**_check_same(file, told, digests), **digests}
         config = {
             "algorithm": "",
-            "model": settings["model"],
-            "evaluation": {"settings": dict(settings), "problems": digests},
+            "model": settings.model,
+            "evaluation": {"settings": told, "problems": digests},
             "versions": {name: version(name) for name in ("sgpo", "torch", "transformers", "math-verify")},
         }
         write_json(file, config)
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """The completions that are kept already; a last line that was cut off by a kill is taken away."""
-        file = self._rows_file(name)
-        content = file.read_bytes() if file.exists() else b""
+    def completions(self, name: str) -> CompletionFile:
+        """The completions of a problem set."""
+        return CompletionFile(None if self.path is None else self._file(self.path, name))
+
+    def write_scores(self, name: str, scores: Mapping[str, Any]) -> None:
+        """Write the `eval/*.json` of a problem set."""
+        if self.path is not None:
+            write_json(self._file(self.path, name).with_suffix(".json"), scores)
+
+    @staticmethod
+    def _file(path: Path, name: str) -> Path:
+        return path / "eval" / f"{name}-step-000000.jsonl"
+
+
+class CompletionFile:
+    """The judged completions of one problem set, appended as they come; a `path` of None keeps nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """The rows that are there; a last line that a kill cut off is removed from the file.
+
+        Raises:
+            RunDirectoryError: A row is not a completion of an evaluation; the message names it.
+        """
+        if self.path is None or not self.path.exists():
+            return []
+        content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
-            os.truncate(file, len(whole))
+            os.truncate(self.path, len(whole))
         rows = []
         for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
             try:
@@ -68,34 +124,40 @@ class EvaluationStore:
                 row = None
             if not isinstance(row, dict) or not row.keys() >= ROW_FIELDS:
                 raise RunDirectoryError(
-                    f"{file}, row {number}: no completion of an evaluation; delete the row, or the file"
+                    f"{self.path}, row {number}: no completion of an evaluation; delete the row, or the file"
                 )
             rows.append(row)
         return rows
 
-    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep judged completions."""
-        append_jsonl(self._rows_file(name), rows)
-
-    def write_scores(self, name: str, scores: Mapping[str, Any]) -> None:
-        """Write the `eval/*.json`."""
-        write_json(self._rows_file(name).with_suffix(".json"), scores)
-
-    def _rows_file(self, name: str) -> Path:
-        return self.path / "eval" / f"{name}-step-000000.jsonl"
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add judged completions."""
+        if self.path is not None:
+            append_jsonl(self.path, rows)
 
 
-def _read_evaluation(file: Path) -> dict[str, Any]:
+def _check_same(file: Path, settings: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
+    """Raises RunDirectoryError unless the `config.json` is of the same evaluation; returns its problem digests."""
     try:
-        evaluation = json.loads(file.read_text(encoding="utf-8")).get("evaluation")
-    except (OSError, ValueError, AttributeError):
-        evaluation = None
-    if not isinstance(evaluation, dict) or not evaluation.keys() >= {"settings", "problems"}:
+        before = read_json(file).get("evaluation")
+    except (OSError, InputError, AttributeError):
+        before = None
+    if not isinstance(before, dict) or not before.keys() >= {"settings", "problems"}:
         raise RunDirectoryError(f"{file.parent}: holds another run; choose another --out")
-    return evaluation
+    changed = {key: (before["settings"].get(key), value) for key, value in settings.items()}
+    changed = {key: values for key, values in changed.items() if values[0] != values[1]}
+    if changed:
+        what = ", ".join(f"{key} {old!r} (now {new!r})" for key, (old, new) in changed.items())
+        raise RunDirectoryError(f"{file.parent}: holds an evaluation with {what}; choose another --out")
+    for name, digest in digests.items():
+        if before["problems"].get(name, digest) != digest:
+            raise RunDirectoryError(
+                f"{file.parent}: holds an evaluation on other problems named {name!r}; choose another --out"
+            )
+    problems: dict[str, str] = before["problems"]
+    return problems
 
 
 def _digest(problems: Sequence[Problem]) -> str:
-    """Of what is asked and how it is judged; the order does not matter."""
+    """A hash of the questions and how they are judged, in any order."""
     texts = sorted(json.dumps([p.id, p.problem, p.answer, p.kind]) for p in problems)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

@@ -1,7 +1,16 @@
 """The method as pure functions: tensors and numbers in, tensors and numbers out, nothing but torch.
 
-Shape suffixes: `_P` problems, `_G` completions of a group, `_B` rows of a batch, `_T` tokens, `_V` vocabulary, `_H`
-hidden. docs/method.md maps every equation of the paper to its function and its test.
+The legend of shapes, for the whole package. A tensor's name ends in a letter for each of its axes:
+
+    _P  problems                    _T  tokens of a completion, or of a packed sequence
+    _G  completions of a group      _N  completion tokens of a whole batch, packed row after row
+    _B  rows of a batch             _V  entries of the vocabulary
+    _H  hidden width                _C, _W  tokens and vocabulary entries of one tile of `T x V`
+    _1  an axis of length one, kept to broadcast
+
+Masks are bool or 0/1; values outside of a mask, NaN included, have no effect. Log-probabilities and divergences are in
+nats. No gradient reaches anything through the guided branch. docs/method.md maps every equation of the paper to its
+function and its test.
 """
 
 from sgpo.objective.advantages import group_advantages

@@ -9,13 +9,20 @@ STD_EPSILON = 1e-4  # as TRL: keeps a group with one lucky completion from an un
 
 
 def group_advantages(rewards_PG: Tensor, *, scale: bool = True) -> Tensor:
-    """How much better each completion did than its group: `A = (r - mean) / (std + 1e-4)`.
+    """Compute how much better each completion did than its group: `A = (r - mean) / (std + 1e-4)`, with unbiased std.
 
-    `rewards_PG` holds one group per row; NaN marks a completion without a reward, which is left out of its group's
-    statistics and gets 0. `std` is the unbiased one; `scale=False` leaves the division out (Dr. GRPO,
-    arXiv 2503.20783). A group whose rewards are all equal, or that has fewer than two, gives exact zeros.
+    A group whose rewards are all equal, or that has fewer than two, gets exact zeros.
 
-    Returns `advantages_PG`, float32 (float64 for float64 rewards).
+    Args:
+        rewards_PG: One group per row. NaN marks a completion without a reward: its group's statistics leave it out, and
+            its advantage is 0.
+        scale: False leaves out the division (Dr. GRPO, arXiv 2503.20783).
+
+    Returns:
+        `advantages_PG`, float32 (float64 for float64 rewards).
+
+    Raises:
+        ValueError: the rewards do not have two axes.
     """
     if rewards_PG.dim() != 2:
         raise ValueError(f"rewards_PG must have shape (problems, completions), got {tuple(rewards_PG.shape)}")

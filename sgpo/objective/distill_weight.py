@@ -1,4 +1,4 @@
-"""The adaptive instance weight alpha(q) (step 7 of SGPO): as strong as the policy needs it."""
+"""The adaptive instance weight alpha(q) (step 7 of SGPO): it fades as the policy improves."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ def distill_weight(
     smoothing: float = 0.1,
     maximum: float = 0.8,
 ) -> float:
-    """`alpha(q) = clip(base * (p_guided - p_autonomous) / (p_autonomous + smoothing), 0, maximum)`.
+    """Compute `alpha(q) = clip(base * (p_guided - p_autonomous) / (p_autonomous + smoothing), 0, maximum)`.
 
-    Large where autonomous exploration fails, zero where guidance brings nothing, vanishing as the policy's own
-    competence grows. The paper gives the constants (alpha_0 = 0.5, gamma = 0.1, alpha_max = 0.8) but no formula that
-    we could reach; this is the plainest in which all three act (docs/deviations.md). NaN, the pass rate of a group in
-    which nothing was judged, gives 0: a busy verifier is no sign that guidance is needed.
+    It is large where the autonomous group fails, zero where guidance adds nothing, and vanishes as the policy improves.
+    The paper gives the constants (alpha_0 = 0.5, gamma = 0.1, alpha_max = 0.8) but no formula that we could reach; this
+    is the plainest in which all three act (docs/deviations.md).
 
-    Raises ValueError for a pass rate outside [0, 1].
+    Args:
+        guided_pass_rate: Of the guided group. NaN, for a group in which nothing was judged, gives the weight 0: a busy
+            verifier is no sign that guidance is needed.
+        autonomous_pass_rate: Of the autonomous group; NaN likewise.
+        base: alpha_0.
+        smoothing: gamma.
+        maximum: alpha_max.
+
+    Raises:
+        ValueError: a pass rate lies outside [0, 1], or `smoothing` is not positive.
     """
     if math.isnan(guided_pass_rate) or math.isnan(autonomous_pass_rate):
         return 0.0

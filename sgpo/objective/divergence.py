@@ -34,10 +34,19 @@ def token_divergence(
     direction: Direction = "forward",
     temperature: float = 1.0,
 ) -> Tensor:
-    """The divergence of every token, exact over the full vocabulary, in float32 (float64 for float64 logits).
+    """Compute the divergence of every token, exactly over the full vocabulary.
 
-    Both branches' logits are divided by `temperature`, the one of sampling. A logit of -inf is a token that the branch
-    rules out. Returns `divergence_T`, in nats. Raises ValueError for unequal shapes or an unknown direction.
+    Args:
+        unguided_logits_TV: Of the branch with gradient. A logit of -inf is a token that the branch rules out.
+        guided_logits_TV: Of the branch without.
+        direction: `forward` or `reverse`, as above.
+        temperature: Of sampling; the logits of both branches are divided by it.
+
+    Returns:
+        `divergence_T`, in nats, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: the shapes differ, the direction is unknown, or the temperature is not positive.
     """
     _check(unguided_logits_TV, guided_logits_TV, direction, temperature)
     unguided_TV = _log_softmax(unguided_logits_TV, temperature)
@@ -55,11 +64,23 @@ def chunked_token_divergence(
     direction: Direction = "forward",
     temperature: float = 1.0,
 ) -> Tensor:
-    """`token_divergence` of `hidden @ lm_head.T`, tile by tile: same values and gradients, a fraction of the memory.
+    """Compute `token_divergence` of `hidden @ lm_head.T` tile by tile: same values and gradients, far less memory.
 
-    The gradients reach `unguided_hidden_TH` and, where it is trained, `lm_head_VH`. With a frozen head (LoRA) they are
-    computed in the forward pass, so that backward costs nothing; with a trained one the logits are computed again.
-    Returns `divergence_T`, in nats. Raises ValueError for unequal shapes or an unknown direction.
+    Gradients reach `unguided_hidden_TH` and, if it is trained, `lm_head_VH`. With a frozen head (LoRA) the forward pass
+    computes them, so that backward costs nothing; with a trained head backward computes the logits again.
+
+    Args:
+        unguided_hidden_TH: Of the branch with gradient.
+        guided_hidden_TH: Of the branch without.
+        lm_head_VH: The head of both.
+        direction: `forward` or `reverse`, as above.
+        temperature: Of sampling; the logits of both branches are divided by it.
+
+    Returns:
+        `divergence_T`, in nats.
+
+    Raises:
+        ValueError: the shapes differ, the direction is unknown, or the temperature is not positive.
     """
     _check(unguided_hidden_TH, guided_hidden_TH, direction, temperature)
     divergence_T: Tensor = _ChunkedTokenDivergence.apply(
@@ -71,20 +92,25 @@ def chunked_token_divergence(
 def clip_divergence(
     divergence_T: Tensor, *, kl_clip: float | None, mode: Literal["scale", "clamp"] = "scale"
 ) -> Tensor:
-    """The proximal constraint `min(KL_t, c)`; None is no constraint.
+    """Clip the divergence of each token: the proximal constraint `min(KL_t, c)`.
 
-    `scale` caps the size and keeps the gradient's direction, `KL * c / max(stopgrad KL, c)`: a token above the cap
-    pulls with the strength of one at the cap. `clamp` is the literal minimum, whose gradient is zero above the cap, at
-    the very decisions that the strategy is about. Measurements and the choice: docs/deviations.md.
+    Args:
+        divergence_T: In nats.
+        kl_clip: The limit c; None clips nothing.
+        mode: `scale` limits the size and keeps the gradient's direction, `KL * c / max(stopgrad KL, c)`: a token above
+            the limit has the gradient of one at the limit. `clamp` is the literal minimum, whose gradient is zero above
+            the limit, at the very decisions that the strategy is about. Measurements and the choice:
+            docs/deviations.md.
 
-    Raises ValueError for a cap that is not positive or an unknown mode.
+    Raises:
+        ValueError: the limit is not positive, or the mode is unknown.
     """
     if mode not in ("scale", "clamp"):
         raise ValueError(f"kl_clip_mode must be 'scale' or 'clamp', got {mode!r}")
     if kl_clip is None:
         return divergence_T
     if not kl_clip > 0:
-        raise ValueError(f"kl_clip must be positive (or null for no cap), got {kl_clip}")
+        raise ValueError(f"kl_clip must be positive (or null for no clip), got {kl_clip}")
     if mode == "clamp":
         return divergence_T.clamp(max=kl_clip)
     return divergence_T * (kl_clip / divergence_T.detach().clamp(min=kl_clip))
@@ -114,6 +140,8 @@ def _expected_difference(p_TV: Tensor, q_TV: Tensor) -> Tensor:
 
 
 class _ChunkedTokenDivergence(torch.autograd.Function):
+    """The divergence by tiles, with the gradients written out: autograd would keep every tile."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -150,14 +178,16 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
             (slope_TH,) = ctx.saved_tensors
             return slope_TH * grad_T.unsqueeze(-1).to(slope_TH.dtype), None, None, None, None
         unguided_TH, guided_TH, head_VH, divergence_T, unguided_logsumexp_T, guided_logsumexp_T = ctx.saved_tensors
-        # Wide sums: a bf16 sum over many tiles would lose small contributions.
+        # The head is trained: compute the logits again, tile by tile, and from them the slope of the divergence by each
+        # logit. Wide sums: a bf16 sum over many tiles would lose small contributions.
         grad_TH = torch.zeros_like(unguided_TH, dtype=grad_T.dtype)
         grad_VH = torch.zeros_like(head_VH, dtype=grad_T.dtype)
         for rows in token_blocks(unguided_TH.shape[0]):
-            pull_C1 = grad_T[rows].unsqueeze(-1) / ctx.temperature
+            upstream_C1 = grad_T[rows].unsqueeze(-1) / ctx.temperature
             for columns in vocabulary_blocks(rows.stop - rows.start, head_VH.shape[0]):
                 unguided_CW = tile_logits(unguided_TH[rows], head_VH[columns], ctx.temperature)
                 guided_CW = tile_logits(guided_TH[rows], head_VH[columns], ctx.temperature)
+                # From logits to log-probabilities.
                 unguided_CW.sub_(unguided_logsumexp_T[rows].unsqueeze(-1))
                 guided_CW.sub_(guided_logsumexp_T[rows].unsqueeze(-1))
                 if ctx.direction == "forward":  # dKL/dlogit = u - p
@@ -165,7 +195,8 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
                 else:  # dKL/dlogit = u ((log u - log p) - KL)
                     slope_CW = torch.sub(unguided_CW, guided_CW, out=guided_CW).sub_(divergence_T[rows].unsqueeze(-1))
                     slope_CW.mul_(unguided_CW.exp_())
-                slope_CW.mul_(pull_C1)
+                slope_CW.mul_(upstream_C1)
+                # Chain rule: the logits are hidden @ head.T.
                 add_product(grad_TH[rows], slope_CW, head_VH[columns])
                 add_product(grad_VH[columns], slope_CW.T, unguided_TH[rows])
         return grad_TH.to(unguided_TH.dtype), None, grad_VH.to(head_VH.dtype), None, None
@@ -180,10 +211,14 @@ def _block(
     *,
     with_slope: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a block of tokens: `divergence_C`, both branches' logsumexp, and if asked for the slope by the hidden states.
+    """Compute the divergence of a block of tokens in one pass over the vocabulary.
 
-    One pass over the vocabulary, with `gap = +-(guided - unguided)` the difference of the logits and `E` the mean under
-    the branch that the divergence averages over: `KL = E[gap] + the difference of the logsumexps`.
+    With `gap = +-(guided - unguided)` the difference of the logits, and `E` the mean under the branch that the
+    divergence averages over, `KL = E[gap] + the difference of the logsumexps`.
+
+    Returns:
+        `divergence_C`, both branches' logsumexp (`_C`), and with `with_slope` the slope of the divergence by the
+        unguided hidden states (`_CH`).
     """
     tokens = unguided_CH.shape[0]
     unguided, guided = RunningSoftmax(tokens, unguided_CH), RunningSoftmax(tokens, guided_CH)
@@ -193,11 +228,13 @@ def _block(
     second_CH = torch.zeros_like(first_CH)
     for columns in vocabulary_blocks(tokens, head_VH.shape[0]):
         head_WH = head_VH[columns]
+        # The tile's logits of both branches, their gap, and their weights relative to the largest logit so far.
         unguided_CW = tile_logits(unguided_CH, head_WH, temperature)
         guided_CW = tile_logits(guided_CH, head_WH, temperature)
         gap_CW = guided_CW - unguided_CW if direction == "forward" else unguided_CW - guided_CW
         unguided_CW, unguided_rescale_C = unguided.weights(unguided_CW)
         guided_CW, guided_rescale_C = guided.weights(guided_CW)
+        # Add the tile to E[gap]; what was summed before is rescaled where the largest logit has grown.
         averaging_CW, rescale_C = (
             (guided_CW, guided_rescale_C) if direction == "forward" else (unguided_CW, unguided_rescale_C)
         )
@@ -206,6 +243,7 @@ def _block(
             second_CW = guided_CW if direction == "forward" else gap_CW.mul_(unguided_CW)
             add_product(first_CH.mul_(unguided_rescale_C.unsqueeze(-1)), unguided_CW, head_WH)
             add_product(second_CH.mul_(rescale_C.unsqueeze(-1)), second_CW, head_WH)
+    # From sums of weights to means, and from them to the divergence.
     averaging, other = (guided, unguided) if direction == "forward" else (unguided, guided)
     gap_C = gap_C / averaging.sum_C
     divergence_C = gap_C - averaging.logsumexp_C + other.logsumexp_C

@@ -21,17 +21,25 @@ def policy_loss(
     loss_mean: LossMean = "token",
     importance_BT: Tensor | None = None,
 ) -> Tensor:
-    """The mean over completion tokens of `-w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`.
+    """Compute the mean over completion tokens of `-w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`.
 
-    `rho = exp(logprobs - old_logprobs)` is the importance ratio of a token, `A` its completion's advantage. The mask
-    is bool or 0/1; what lies outside it, NaN included, has no effect. Without a single token the loss is 0.
+    `rho = exp(logprobs - old_logprobs)` is the importance ratio of a token, `A` its completion's advantage.
 
-    `loss_mean`: `token` is the mean over all tokens of the batch, so that a long completion weighs more (DAPO,
-    arXiv 2503.14476, section 3.3); `sequence` is the mean over completions of the mean over their tokens, so that each
-    completion weighs the same (the original GRPO, arXiv 2402.03300, eq. 3). A completion without a token counts
-    nowhere. `importance_BT`: the weights `w` of `importance_weights`; 1 if not given.
+    Args:
+        logprobs_BT: Of the policy, with gradient.
+        old_logprobs_BT: Of the policy that sampled.
+        advantages_B: One per completion.
+        completion_mask_BT: The completion tokens.
+        clip_low: The ratio is clipped below `1 - clip_low`.
+        clip_high: The ratio is clipped above `1 + clip_high`.
+        loss_mean: `token` is the mean over all tokens of the batch, so that a long completion weighs more (DAPO,
+            arXiv 2503.14476, section 3.3). `sequence` is the mean over completions of the mean over their tokens, so
+            that each completion weighs the same (the original GRPO, arXiv 2402.03300, eq. 3); a completion without a
+            token counts nowhere.
+        importance_BT: The weights `w` of `importance_weights`; 1 if not given.
 
-    Returns a scalar.
+    Returns:
+        A scalar; 0 without a single token.
     """
     mask_BT = completion_mask_BT.bool()
     # Mask before exp: a padded NaN or overflow would survive a multiplication by zero.
@@ -45,19 +53,26 @@ def policy_loss(
     loss_BT = loss_BT.where(mask_BT, 0.0)
     if loss_mean == "token":
         return loss_BT.sum() / mask_BT.sum().clamp(min=1)
+    # A completion without a token has the mean 0, and does not count among the completions.
     lengths_B = mask_BT.sum(-1)
     return (loss_BT.sum(-1) / lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum().clamp(min=1)
 
 
 def importance_weights(old_logprobs_BT: Tensor, sampling_logprobs_BT: Tensor, *, clip_max: float) -> Tensor:
-    """What makes up for completions that another engine sampled: `w = min(pi_old / pi_sampling, clip_max)` per token.
+    """Compute the weight of each token that another engine sampled: `w = min(pi_old / pi_sampling, clip_max)`.
 
     The engine that samples (vLLM) and the trainer that takes the gradient compute the same policy with other kernels,
-    so tokens come from a slightly different distribution; the truncated importance weight corrects for that with
+    so tokens come from a slightly different distribution. The truncated importance weight corrects for that with
     bounded variance ("Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", Yao et al. 2025; TRL's
-    `vllm_importance_sampling_mode="token_truncate"`). A token whose sampling log-probability is NaN gets the weight 1.
+    `vllm_importance_sampling_mode="token_truncate"`).
 
-    Returns `w_BT`, through which no gradient flows.
+    Args:
+        old_logprobs_BT: The trainer's, before the first update.
+        sampling_logprobs_BT: The engine's; a token with NaN gets the weight 1.
+        clip_max: The largest weight.
+
+    Returns:
+        `w_BT`, through which no gradient flows.
     """
     difference_BT = (old_logprobs_BT - sampling_logprobs_BT).detach()
     return difference_BT.nan_to_num(nan=0.0).exp().clamp(max=clip_max)
@@ -66,13 +81,20 @@ def importance_weights(old_logprobs_BT: Tensor, sampling_logprobs_BT: Tensor, *,
 def shaped_policy_loss(
     logprobs_BT: Tensor, advantages_B: Tensor, completion_mask_BT: Tensor, *, shaping: float = 0.1
 ) -> Tensor:
-    """The policy gradient of off-policy completions (LUFFY, arXiv 2504.14945): the mean of `-A pi / (pi + shaping)`.
+    """Compute the loss of off-policy completions (LUFFY, arXiv 2504.14945): the mean of `-A pi / (pi + shaping)`.
 
-    `pi = exp(logprobs)` is the policy's own probability of a token; that of whoever wrote it is taken as 1, and nothing
-    is clipped. The derivative by log pi, `A shaping pi / (pi + shaping)^2`, is largest at `pi = shaping`, so unlikely
-    tokens are learned that a plain ratio would hardly move. The mask is bool or 0/1; what lies outside has no effect.
+    `pi = exp(logprobs)` is the policy's own probability of a token; the author's probability is taken as 1, and nothing
+    is clipped. The derivative by log pi, `A shaping pi / (pi + shaping)^2`, is largest at `pi = shaping`, so the loss
+    teaches unlikely tokens that a ratio without shaping would hardly move.
 
-    Returns a scalar, 0 without a single token.
+    Args:
+        logprobs_BT: Of the policy, with gradient.
+        advantages_B: One per completion.
+        completion_mask_BT: The completion tokens.
+        shaping: gamma of the paper.
+
+    Returns:
+        A scalar; 0 without a single token.
     """
     mask_BT = completion_mask_BT.bool()
     probs_BT = logprobs_BT.where(mask_BT, 0.0).exp()

@@ -17,14 +17,24 @@ def select_target(
     rule: Literal["likelihood", "random"] = "likelihood",
     generator: torch.Generator | None = None,
 ) -> int | None:
-    """The index of the guided completion to distil from, or None where none is correct.
+    """Select the guided completion to distil from.
 
-    `logprobs_G[g]` holds the log-probabilities of completion g's tokens under the *unguided* policy (shape `T_g`), or
-    their mean. The paper leaves open whether the likelihood is a sum or a mean over tokens; we take the mean, since a
-    sum would prefer short completions. Ties go to the first. `rule="random"` draws a correct one (the paper's ablation
-    "without target selection") and reads no log-probabilities.
+    The paper leaves open whether the likelihood is a sum or a mean over tokens; we take the mean, since a sum would
+    prefer short completions. Ties go to the first.
 
-    Raises ValueError for an unknown rule or unequal lengths.
+    Args:
+        logprobs_G: For each completion, the log-probabilities of its tokens under the *unguided* policy (`_T`, of its
+            own length), or their mean.
+        correct_G: Which completions are correct.
+        rule: `likelihood`, or `random`, which draws a correct completion and reads no log-probabilities (the paper's
+            ablation "without target selection").
+        generator: Decides what `random` draws.
+
+    Returns:
+        The index of the completion; None if no completion is correct.
+
+    Raises:
+        ValueError: the rule is unknown, or the lengths differ.
     """
     if rule not in ("likelihood", "random"):
         raise ValueError(f"target selection must be 'likelihood' or 'random', got {rule!r}")

@@ -1,4 +1,9 @@
-"""The embedded default: procedurally made, exactly verifiable puzzles in which knowing how matters."""
+"""The embedded default: procedurally made, exactly verifiable puzzles in which knowing how matters.
+
+Its import registers the benchmark `strategies`.
+"""
+
+from __future__ import annotations
 
 from sgpo.puzzles.base import (
     SPLITS,
@@ -11,11 +16,13 @@ from sgpo.puzzles.base import (
     draw_puzzles,
     mix_puzzles,
 )
-from sgpo.puzzles.families import DEFAULT_FAMILIES, FAMILIES, select_families
+from sgpo.puzzles.benchmark import natural_benchmark
+from sgpo.puzzles.families import DEFAULT_FAMILIES, FAMILIES, RETENTION_FAMILY, select_families
 
 __all__ = [
     "DEFAULT_FAMILIES",
     "FAMILIES",
+    "RETENTION_FAMILY",
     "SPLITS",
     "Family",
     "Form",
@@ -25,5 +32,6 @@ __all__ = [
     "Words",
     "draw_puzzles",
     "mix_puzzles",
+    "natural_benchmark",
     "select_families",
 ]

@@ -1,4 +1,4 @@
-"""What a family of puzzles is, and how its splits are drawn.
+"""Families of puzzles, and how their splits are drawn.
 
 A family is a small frozen dataclass whose fields are its difficulty knobs and whose `make` draws one puzzle with its
 solution and strategy. Each puzzle is written in two forms: `compact`, for the tiny policy's vocabulary of words, and
@@ -21,15 +21,15 @@ from sgpo.strategies import Strategy
 Form = Literal["compact", "natural"]
 
 # Which words a puzzle's clues are drawn from: all of them; those that the warm-up teaches; or all of them, where each
-# untaught one is given a meaning at random, so that nothing can be learned about it.
+# untaught one has a meaning at random, so that a policy can learn nothing about it.
 Words = Literal["all", "taught", "scrambled"]
 
 # How the strong model's solutions are written: in the style that the warm-up teaches the policy; in it, but with every
 # second step left out, as by one who does two at once; or in a notation that the policy knows from another family.
 SolutionStyle = Literal["own", "leap", "foreign"]
 
-# Share of all texts that belongs to each split. A puzzle's split is a hash of its text, so two splits never overlap,
-# whatever the seeds and sizes: fresh puzzles are in no warm-up, not even that of another run.
+# The fraction of all texts that belongs to each split. A puzzle's split is a hash of its text, so two splits never
+# overlap, whatever the seeds and sizes: fresh puzzles are in no warm-up, not even that of another run.
 SPLITS = {"warmup": 0.5, "train": 0.3, "validation": 0.1, "fresh": 0.1}
 
 # So many draws in a row without a new puzzle of the split mean that the family's knobs leave too few puzzles.
@@ -79,10 +79,10 @@ class Puzzle:
     def split(self) -> str:
         """The one split that this puzzle may be in."""
         point = _digest(self.compact.problem) % 10_000 / 10_000
-        for split, share in SPLITS.items():
-            if point < share:
+        for split, fraction in SPLITS.items():
+            if point < fraction:
                 return split
-            point -= share
+            point -= fraction
         return split
 
     def wording(self, form: Form) -> Wording:
@@ -99,7 +99,7 @@ class Puzzle:
             solution=wording.solutions[style],
             subject=self.family,
             level=self.level,
-            source="sgpo.puzzles",
+            source=__package__,
             kind=self.kind,
         )
 
@@ -134,7 +134,7 @@ class Family(Protocol):
 def tell(
     own: Sequence[str], foreign: Sequence[str], *, end: str, begin: Sequence[str] = (), separator: str = ""
 ) -> dict[SolutionStyle, str]:
-    """The solutions in every style, from the steps in two notations. A leap keeps the last step and every other one."""
+    """Tell a solution in every style, from its steps in two notations. A leap keeps the last and every other step."""
     steps: dict[SolutionStyle, Sequence[str]] = {"own": own, "leap": own[::-1][::2][::-1], "foreign": foreign}
     return {style: separator.join([*begin, *told, end]) for style, told in steps.items()}
 
@@ -148,11 +148,12 @@ def draw_puzzles(
     words: Words = "all",
     keep: Callable[[Puzzle], bool] = lambda puzzle: True,
 ) -> list[Puzzle]:
-    """Draw `count` different puzzles of one split, of those that `keep` is true of.
+    """Draw `count` different puzzles of one split, among those for which `keep` is true.
 
     The same arguments give the same puzzles.
 
-    Raises InputError for an unknown split, and where the family's knobs leave too few different puzzles.
+    Raises:
+        InputError: The split is unknown, or the family's knobs leave too few different puzzles.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
@@ -169,18 +170,18 @@ def mix_puzzles(
     words: Words = "all",
     keep: Callable[[Puzzle], bool] = lambda puzzle: True,
 ) -> list[Puzzle]:
-    """Draw `count` puzzles in all, an equal share of each family (the first ones get the rest), shuffled."""
+    """Draw `count` puzzles in all, equally many of each family (the first ones get the rest), shuffled."""
     puzzles = [
         puzzle
-        for family, share in zip(families, equal_shares(count, len(families)), strict=True)
-        for puzzle in draw_puzzles(family, share, split=split, seed=seed, words=words, keep=keep)
+        for family, number in zip(families, split_evenly(count, len(families)), strict=True)
+        for puzzle in draw_puzzles(family, number, split=split, seed=seed, words=words, keep=keep)
     ]
     random.Random(seed).shuffle(puzzles)
     return puzzles
 
 
-def equal_shares(count: int, parts: int) -> list[int]:
-    """`count` divided into so many parts, the first ones getting the rest."""
+def split_evenly(count: int, parts: int) -> list[int]:
+    """Divide `count` into so many parts; the first ones get the rest."""
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 

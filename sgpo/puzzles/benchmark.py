@@ -1,4 +1,4 @@
-"""A benchmark for strategies: what a policy has learned, how far it carries, and at what cost to older skills.
+"""A benchmark for strategies: what a policy has learned, how far that carries, and what it costs older skills.
 
 | split | what it is | what it measures |
 |---|---|---|
@@ -23,9 +23,10 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from sgpo.errors import InputError
+from sgpo.evaluation.benchmarks import register_benchmark
 from sgpo.problems import Problem
 from sgpo.prompts import strategy_text
-from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, equal_shares, mix_puzzles
+from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, mix_puzzles, split_evenly
 from sgpo.puzzles.clock import Clock
 from sgpo.puzzles.clues import OPERATIONS, Clues
 from sgpo.puzzles.ordering import Ordering
@@ -34,12 +35,12 @@ from sgpo.strategies import Strategy
 
 TRAINED: tuple[Family, ...] = (Clues(clues=(2, 3)), Ordering(clues=(2, 3)))
 HARDER: tuple[Family, ...] = (Clues(clues=(4, 4)), Ordering(clues=(4, 4)))
-# The warm-up has the longer puzzles too, of taught words: what no length was ever shown of, a tiny policy fails always.
+# The warm-up has the longer puzzles too, of taught words: a tiny policy never solves a length that it was never shown.
 WARMED_UP: tuple[Family, ...] = (Clues(clues=(2, 4)), Ordering(clues=(2, 4)), Clock())
 
 HeldOut = Literal["fresh", "validation"]
 
-WARMUP_ROWS, REWORDED_SHARE = 38_400, 0.25  # 1,200 steps of 32: orderings are learned late
+WARMUP_ROWS, REWORDED_FRACTION = 38_400, 0.25  # 1,200 steps of 32: orderings are learned late
 NATURAL_PROBLEMS, NATURAL_SEED = 500, 0
 NATURAL_SPLITS = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
 
@@ -53,10 +54,22 @@ def strategy_benchmark(
     style: SolutionStyle = "own",
     held_out: HeldOut = "fresh",
 ) -> dict[str, list[Problem]]:
-    """The splits by name: `pool` problems in `train`, `problems` in each other one. The same arguments give the same.
+    """Make the splits. The same arguments give the same problems.
 
-    `style` is that of the solutions. With `held_out="validation"` the other splits are made of puzzles that no test
-    split has, whatever the seeds: to choose settings on. Raises InputError where there are too few puzzles.
+    Args:
+        seed: Another seed gives other problems.
+        problems: The number of problems in each split but `train`.
+        pool: The number of problems in `train`.
+        form: "compact" for the tiny policy, "natural" for language models.
+        style: The style of the solutions.
+        held_out: With "validation" the splits are made of puzzles that no test split has, whatever the seeds: choose
+            settings on these.
+
+    Returns:
+        The problems of each split, by its name.
+
+    Raises:
+        InputError: There are too few puzzles.
     """
     splits = {"train": _pool(seed, pool)} | _held_out(seed, problems, held_out)
     return {
@@ -72,11 +85,14 @@ def benchmark_strategies(*, seed: int, pool: int, form: Form = "compact") -> lis
 def strategy_warmup(
     count: int = WARMUP_ROWS, *, seed: int, leak: Literal["little", "much"] = "little"
 ) -> list[dict[str, str]]:
-    """`count` rows `{"prompt", "completion"}` for the warm-up of a tiny policy, of all that it is to know beforehand.
+    """`count` rows `{"prompt", "completion"}` that teach a tiny policy all that it is to know before training.
 
-    Of the untaught words' meanings it gives away nothing (`little`), or, in guided rows, the truth (`much`): then a
-    policy learns some of them on the side. A quarter of the rows is in the other wording. Equations, the notation of
-    the `foreign` style, are those of clock arithmetic.
+    With `leak="little"` they give away no meaning of an untaught word. With "much" the guided rows tell the true
+    meanings, and a policy learns some of them on the side. A quarter of the rows is in the other wording. Equations,
+    the notation of the `foreign` style, are those of clock arithmetic.
+
+    Raises:
+        InputError: `leak` is neither of the two.
     """
     words: Mapping[str, Literal["scrambled", "all"]] = {"little": "scrambled", "much": "all"}
     if leak not in words:
@@ -86,7 +102,7 @@ def strategy_warmup(
         count,
         seed=seed,
         guided_words=words[leak],
-        reworded=REWORDED_SHARE,
+        reworded=REWORDED_FRACTION,
         keep=lambda puzzle: not is_recombined(puzzle),
     )
 
@@ -97,7 +113,7 @@ def natural_benchmark() -> list[Problem]:
     `subject` is the split, `level` the family.
     """
     problems = []
-    for name, count in zip(NATURAL_SPLITS, equal_shares(NATURAL_PROBLEMS, len(NATURAL_SPLITS)), strict=True):
+    for name, count in zip(NATURAL_SPLITS, split_evenly(NATURAL_PROBLEMS, len(NATURAL_SPLITS)), strict=True):
         puzzles = _held_out(NATURAL_SEED, count, "fresh")[name]
         asked = [_asked(puzzle, name, form="natural", style="own") for puzzle in puzzles]
         problems += [
@@ -106,10 +122,17 @@ def natural_benchmark() -> list[Problem]:
     return problems
 
 
-def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:
-    """Diversity: the mean over problems of how many different right completions there are among a problem's samples.
+register_benchmark("strategies", k=4, make=natural_benchmark)
 
-    `rows` are those of an evaluation (`eval/*.jsonl`). Raises InputError where there are none.
+
+def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Diversity: the number of different right completions among a problem's samples, its mean over problems.
+
+    Args:
+        rows: The rows of an evaluation (`eval/*.jsonl`).
+
+    Raises:
+        InputError: There are no rows.
     """
     right: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -122,10 +145,10 @@ def distinct_solutions(rows: Iterable[Mapping[str, Any]]) -> float:
 
 
 def is_recombined(puzzle: Puzzle) -> bool:
-    """Whether two steps follow each other that are together in neither the pool nor the warm-up.
+    """Whether two steps follow each other that never do so in the pool or the warm-up.
 
-    Of the 64 pairs of list operations these are 16, so chosen that each operation has two as the first one and two as
-    the second.
+    Of the 64 pairs of list operations these are 16, chosen so that each operation is twice the first one and twice the
+    second one.
     """
     order = list(OPERATIONS)
     steps = [order.index(step) for step in puzzle.compact.steps if step in OPERATIONS]
@@ -163,7 +186,7 @@ def _asked(puzzle: Puzzle, split: str, *, form: Form, style: SolutionStyle) -> P
 
 
 def _with_strategy(puzzle: Puzzle, form: Form) -> str:
-    """A problem whose plain prompt is the puzzle's guided prompt (up to a line of `math`'s, in the natural form)."""
+    """The problem whose autonomous prompt is the puzzle's guided prompt (in the natural form all but a line of it)."""
     wording = puzzle.wording(form)
     if form == "compact":
         return f"{strategy_text(wording, style='compact')} | {wording.problem}"

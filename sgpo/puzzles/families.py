@@ -1,4 +1,4 @@
-"""The families by name."""
+"""The families of puzzles, by name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (Clues(), Rewri
 
 DEFAULT_FAMILIES = ("clues", "rewriting")
 
-# Its skill is taught in the warm-up and never trained on: whether it stays measures retention.
+# Its skill is taught in the warm-up and never trained on, so its scores measure retention.
 RETENTION_FAMILY = "clock"
 
 
 def select_families(names: Sequence[str] = DEFAULT_FAMILIES) -> list[Family]:
-    """The families of those names. Raises InputError for an unknown name, a repeated one, or none at all."""
+    """The families of those names.
+
+    Raises:
+        InputError: A name is unknown or repeated, or there is no name.
+    """
     for name in names:
         if name not in FAMILIES:
             raise InputError(f"unknown family of puzzles {name!r}; there are: {', '.join(FAMILIES)}")

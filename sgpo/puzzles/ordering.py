@@ -97,7 +97,7 @@ def ordering_puzzle(clues: Sequence[Clue], style: Style, *, level: int) -> Puzzl
         family="ordering",
         # What the check reads: every pair that must stand in this order.
         answer=" , ".join("{} < {}".format(*clue.pair) for clue in clues),
-        kind="sgpo.puzzles.ordering:check",
+        kind=f"{__name__}:{check.__name__}",
         level=str(level),
         compact=Wording(
             problem=" , ".join(f"{clue.newcomer} {clue.word} {clue.known}" for clue in clues),

@@ -1,7 +1,7 @@
 """The tiny policy of the embedded default: a tokenizer of words, a Qwen2 of half a million parameters, its warm-up.
 
 The warm-up teaches the skills, some of the words, and how to follow a strategy; of the other words it teaches nothing,
-so that a plain puzzle that has some is solved by luck at first.
+so that an autonomous prompt with such a word is answered by luck at first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sgpo.prompts import autonomous_prompt, guided_prompt
-from sgpo.puzzles.base import Family, Puzzle, Words, equal_shares, mix_puzzles
+from sgpo.puzzles.base import Family, Puzzle, Words, mix_puzzles, split_evenly
 from sgpo.puzzles.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -85,16 +85,22 @@ def warmup_rows(
 ) -> list[dict[str, str]]:
     """`count` rows `{"prompt", "completion"}`, shuffled, a third of each of three sorts.
 
-    Plain puzzles of taught words teach the skills and those words. Plain and guided ones in which every untaught word
-    has a meaning at random teach to guess and to follow a strategy, and nothing about the words; with `guided_words`
-    "all" the guided ones have the true meanings, and so teach some of them on the side. A share `reworded` is asked in
-    the other wording; `keep` says which puzzles may occur.
+    Autonomous prompts of taught words teach the skills and those words. Autonomous and guided ones in which every
+    untaught word has a meaning at random teach to guess and to follow a strategy, and nothing about the words.
+
+    Args:
+        families: The families that take part.
+        count: The number of rows.
+        seed: The same seed gives the same rows.
+        guided_words: With "all" the guided rows have the true meanings, and so teach some of them on the side.
+        reworded: The fraction of rows in the other wording.
+        keep: Which puzzles may occur.
     """
     rng = random.Random(seed)
     sorts: tuple[tuple[Words, bool], ...] = (("taught", False), ("scrambled", False), (guided_words, True))
     rows = []
-    for (words, guided), share in zip(sorts, equal_shares(count, len(sorts)), strict=True):
-        for puzzle in mix_puzzles(families, share, split="warmup", seed=seed + guided, words=words, keep=keep):
+    for (words, guided), number in zip(sorts, split_evenly(count, len(sorts)), strict=True):
+        for puzzle in mix_puzzles(families, number, split="warmup", seed=seed + guided, words=words, keep=keep):
             wording = puzzle.compact
             problem = wording.reworded if rng.random() < reworded else wording.problem
             prompt = (

@@ -1,6 +1,5 @@
-"""The report: run directories -> one self-contained HTML file. Imports neither torch nor the training."""
+"""The report: run directories -> one self-contained HTML file, or a picture. Imports neither torch nor the training."""
 
-from sgpo.report.page import write_report
-from sgpo.report.picture import save_picture
+from sgpo.report.page import save_picture, write_report
 
 __all__ = ["save_picture", "write_report"]

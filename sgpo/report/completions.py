@@ -1,10 +1,10 @@
-"""One pass over a run's rollouts: verdict counts, what each strategy is worth, and a sample of completions to read.
+"""One pass over a run's rollouts: verdict counts, passes with and without strategies, and completions to read.
 
-**What is embedded, and what is left out** (the page says so too). All counts and pass rates are over every row. Of the
-completions themselves the page holds, per run, those of at most `MAX_PROBLEMS` problems, chosen by a hash of their id
-so that runs over the same problems show the same ones; of each problem its first and its last visit in training; of
-each completion at most `HEAD + TAIL` characters, its beginning and its end. Completions that are alike word for word
-are held once, with their number. Whatever then exceeds `MAX_BYTES` for the whole page is left out, problem by problem.
+**What is embedded, and what is left out** (the page says so too). Counts and pass rates are over every row. The page
+holds a sample of the completions: per run at most `MAX_PROBLEMS` problems, chosen by a hash of their id so that runs
+over the same problems show the same ones; the first and the last visit of each problem in training; and at most
+`HEAD + TAIL` characters of each completion, its beginning and its end. Equal completions are held once, with their
+number. Whatever then exceeds `MAX_BYTES` for the whole page is left out, problem by problem.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgpo.report.read import Run, count_of, evaluation_rows, number_of, rows, shorten, text_of
+from sgpo.report.read import RunRecord, count_of, number_of, read_evaluation_rows, read_steps, shorten, text_of
 
 MAX_PROBLEMS = 1000
 MAX_BYTES = 14_000_000
@@ -27,7 +27,7 @@ VERDICTS = ("correct", "wrong", "unparsed", "timeout")
 
 @dataclass(slots=True)
 class Tally:
-    """Guided and autonomous completions of the same problems and steps: how many there were, how many passed."""
+    """Counts of guided and autonomous completions of the same problems and steps, and of those that passed."""
 
     guided: int = 0
     guided_passed: int = 0
@@ -51,8 +51,8 @@ class ProblemCard:
 
 
 @dataclass(slots=True)
-class Completions:
-    """What one pass over a run's rollouts found.
+class RolloutSummary:
+    """The result of one pass over a run's rollouts.
 
     `strategies` and `families` hold a tally for each of their problems: `{"clues": {"clues-7": Tally(...)}}`.
     """
@@ -67,71 +67,78 @@ class Completions:
     cards: list[ProblemCard] = field(default_factory=list)
 
 
-def read_completions(run: Run, *, max_problems: int = MAX_PROBLEMS) -> Completions:
-    """Read `rollouts/` once, a step at a time."""
-    found = Completions()
-    sample = _Sample(max_problems)
-    for step, step_rows in rows(run, "rollouts"):
+def read_completions(run: RunRecord, *, max_problems: int = MAX_PROBLEMS) -> RolloutSummary:
+    """Read `rollouts/` once, a step at a time; keep at most `max_problems` problems to read."""
+    found = RolloutSummary()
+    sample = _ProblemSample(max_problems)
+    for step, step_rows in read_steps(run, "rollouts"):
         for problem_id, group in _by_problem(step_rows).items():
             _count(found, problem_id, group)
-            card = sample.card(problem_id, next((text_of(row, "subject") for row in group if row.get("subject")), ""))
+            card = sample.find_card(
+                problem_id, next((text_of(row, "subject") for row in group if row.get("subject")), "")
+            )
             if card is not None:
-                _visit(card, step, group)
-    found.problems, found.cards = len(sample.seen), sample.cards()
+                _add_visit(card, step, group)
+    found.problems, found.cards = len(sample.seen), sample.list_cards()
     return found
 
 
-def read_evaluation_cards(run: Run, name: str, *, max_problems: int = MAX_PROBLEMS) -> list[ProblemCard]:
-    """The completions of the first and last evaluation of that name, as cards. They all have the plain prompt."""
+def read_evaluation_cards(run: RunRecord, name: str, *, max_problems: int = MAX_PROBLEMS) -> list[ProblemCard]:
+    """Read the completions of the first and the last evaluation of that name, as cards; all prompts are autonomous."""
     evaluations = [evaluation for evaluation in run.evaluations if evaluation.name == name]
-    sample = _Sample(max_problems)
+    sample = _ProblemSample(max_problems)
     for evaluation in evaluations[:1] + evaluations[1:][-1:]:
-        for problem_id, group in _by_problem(evaluation_rows(run, evaluation)).items():
-            card = sample.card(problem_id, text_of(group[0], "subject"))
+        for problem_id, group in _by_problem(read_evaluation_rows(run, evaluation)).items():
+            card = sample.find_card(problem_id, text_of(group[0], "subject"))
             if card is not None:
-                _visit(card, evaluation.step, group)
-    return sample.cards()
+                _add_visit(card, evaluation.step, group)
+    return sample.list_cards()
 
 
 def encode_cards(sources: Sequence[Sequence[ProblemCard]], *, max_bytes: int = MAX_BYTES) -> list[list[str]]:
-    """Each source's cards as JSON texts, as many as fit into `max_bytes` of UTF-8 over all sources.
+    """Encode each source's cards as JSON texts, as many as fit into `max_bytes` of UTF-8 over all sources.
 
-    Every source gets an equal share; what a small one does not need goes to the others.
+    Every source gets an equal part; the bytes that a small one does not need go to the others.
     """
     texts = [
-        [json.dumps(_card_json(card), ensure_ascii=False, separators=(",", ":")) for card in cards] for cards in sources
+        [json.dumps(_encode_card(card), ensure_ascii=False, separators=(",", ":")) for card in cards]
+        for cards in sources
     ]
     sizes = [[len(text.encode("utf-8")) + 1 for text in source] for source in texts]
-    kept: list[list[str]] = [[] for _ in texts]
+    held: list[list[str]] = [[] for _ in texts]
     left = max_bytes
+    # The smallest source first: what it does not need is there for those that follow.
     by_size = sorted(range(len(texts)), key=lambda index: sum(sizes[index]))
     for position, index in enumerate(by_size):
         room = left // (len(by_size) - position)
         for text, size in zip(texts[index], sizes[index], strict=True):
             if size > room:
                 break
-            kept[index].append(text)
+            held[index].append(text)
             room -= size
             left -= size
-    return kept
+    return held
 
 
 def passed(row: Mapping[str, Any]) -> bool:
-    """Whether a completion counts as right: by its verdict or, without one, by a reward above one half."""
+    """Whether a completion counts as right: by its verdict or, where it has none, by a reward above one half."""
     if row.get("verdict") is not None:
         return row["verdict"] == "correct"
     return (number_of(row, "reward") or 0.0) > 0.5
 
 
 def _is_judged(row: Mapping[str, Any]) -> bool:
-    """Whether a completion takes part in pass rates, as in training: one whose judging timed out does not."""
+    """Whether a completion counts in pass rates, as in training: it does not where its judging timed out."""
     if row.get("verdict") is not None:
         return row["verdict"] != "timeout"
     return number_of(row, "reward") is not None
 
 
-class _Sample:
-    """The `limit` problems whose ids hash lowest. A problem once dropped never comes back, so every visit is held."""
+class _ProblemSample:
+    """The `limit` problems whose ids hash lowest.
+
+    A problem that is dropped never comes back, so those that stay have every visit.
+    """
 
     def __init__(self, limit: int) -> None:
         self.seen: set[str] = set()
@@ -139,7 +146,8 @@ class _Sample:
         self._cards: dict[str, ProblemCard] = {}
         self._heap: list[tuple[int, str]] = []  # highest hash first
 
-    def card(self, problem_id: str, family: str) -> ProblemCard | None:
+    def find_card(self, problem_id: str, family: str) -> ProblemCard | None:
+        """The card of a problem, which is made when first seen; None where the problem is not in the sample."""
         if problem_id not in self.seen:
             self.seen.add(problem_id)
             self._cards[problem_id] = ProblemCard(problem_id, family)
@@ -148,8 +156,8 @@ class _Sample:
                 del self._cards[heapq.heappop(self._heap)[1]]
         return self._cards.get(problem_id)
 
-    def cards(self) -> list[ProblemCard]:
-        """In order of the hash: any beginning of the list is a fair sample too."""
+    def list_cards(self) -> list[ProblemCard]:
+        """The cards in the order of their hash: any beginning of the list is a fair sample too."""
         return [self._cards[problem_id] for _, problem_id in sorted(self._heap, reverse=True)]
 
 
@@ -168,12 +176,13 @@ def _is_guided(row: Mapping[str, Any]) -> bool:
     return row.get("group") == "guided"
 
 
-def _count(found: Completions, problem_id: str, group: Sequence[dict[str, Any]]) -> None:
+def _count(found: RolloutSummary, problem_id: str, group: Sequence[dict[str, Any]]) -> None:
     """Count the completions of one problem at one step."""
     found.rows += len(group)
     for row in group:
         name = "guided" if _is_guided(row) else "autonomous"
         found.verdicts.setdefault(name, Counter())[text_of(row, "verdict") or "no verdict"] += 1
+    # A strategy is set against the autonomous completions of the same problem at the same step.
     judged = list(filter(_is_judged, group))
     autonomous = [passed(row) for row in judged if not _is_guided(row)]
     by_strategy: dict[str, list[bool]] = {}
@@ -188,19 +197,20 @@ def _count(found: Completions, problem_id: str, group: Sequence[dict[str, Any]])
             tallies.setdefault(problem_id, Tally()).add(autonomous, guided)
 
 
-def _visit(card: ProblemCard, step: int, group: Sequence[dict[str, Any]]) -> None:
-    """Add a visit to the card; of more than two, the first and the latest stay."""
+def _add_visit(card: ProblemCard, step: int, group: Sequence[dict[str, Any]]) -> None:
+    """Add a visit to the card, which keeps the first and the latest."""
     visit = {
         "step": step,
         "prompt": next((text_of(row, "prompt").lstrip(" ") for row in group if not _is_guided(row)), ""),
         "guided_prompt": next((text_of(row, "prompt").lstrip(" ") for row in group if _is_guided(row)), ""),
-        "rows": list(_distinct(group)),
+        "rows": list(_merge_equal(group)),
     }
     del card.visits[1:]
     card.visits.append(visit)
 
 
-def _distinct(group: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _merge_equal(group: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Equal completions once, with their number; by group and, within it, by verdict."""
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in group:
         guided, verdict, text = _is_guided(row), text_of(row, "verdict"), text_of(row, "completion").lstrip(" ")
@@ -222,8 +232,8 @@ def _distinct(group: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from sorted(merged.values(), key=lambda row: (row["group"], order.get(row["verdict"], len(order))))
 
 
-def _card_json(card: ProblemCard) -> dict[str, Any]:
-    """Short keys and no defaults: there are tens of thousands of completions."""
+def _encode_card(card: ProblemCard) -> dict[str, Any]:
+    """A card as the page's script reads it: short keys and no defaults, for tens of thousands of completions."""
     visits = []
     for visit in card.visits:
         completions = []

@@ -1,4 +1,4 @@
-"""What a run says of itself: what was run and from what, with which options, where time went, how to do it again."""
+"""The facts of a run: what was run and from what, its options, where its time went, and how to do it again."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgpo.evaluation.compare import evaluation_settings
-from sgpo.report.read import Run, number_of, series, text_of, visible_text
+from sgpo.report.read import RunRecord, number_of, series, text_of, visible_text
 from sgpo.report.training import gather_alarms
 
 Fact = tuple[str, list[str]]  # a name, and its value in each run
 
 
-def run_facts(runs: Sequence[Run]) -> list[Fact]:
-    """What was run, in the order of reading; what no run says is left out."""
-    return _table([_facts(run) for run in runs])
+def run_facts(runs: Sequence[RunRecord]) -> list[Fact]:
+    """What was run, in the order of reading; facts that no run states are left out."""
+    return _align([_facts(run) for run in runs])
 
 
-def origin_facts(runs: Sequence[Run]) -> list[Fact]:
-    """Where and from what it was run; what no run says is left out."""
-    return _table([_origin(run) for run in runs])
+def origin_facts(runs: Sequence[RunRecord]) -> list[Fact]:
+    """Where and from what it was run; facts that no run states are left out."""
+    return _align([_origin(run) for run in runs])
 
 
-def options_table(runs: Sequence[Run]) -> tuple[list[Fact], list[Fact]]:
-    """The options in which the runs differ, and those they share, each with its value per run."""
+def split_options(runs: Sequence[RunRecord]) -> tuple[list[Fact], list[Fact]]:
+    """The options in which the runs differ, and those that are the same, each with its value per run."""
     args = [_mapping(run.config, "args") for run in runs]
     names = sorted({name for one in args for name in one})
-    table = [(name, [_option(one[name]) if name in one else "not set" for one in args]) for name in names]
+    table = [(name, [_say_option(one[name]) if name in one else "not set" for one in args]) for name in names]
     differing = [(name, values) for name, values in table if len(set(values)) > 1]
     return differing, [(name, values) for name, values in table if len(set(values)) == 1]
 
 
-def phases(run: Run) -> list[tuple[str, float, float]]:
-    """`(phase, seconds, share)` of the time of warm-up, training and evaluation, longest first."""
+def measure_phases(run: RunRecord) -> list[tuple[str, float, float]]:
+    """The phases of warm-up, training and evaluation, longest first: `(phase, seconds, fraction of all seconds)`."""
     keys = {key for row in run.metrics for key in row if key.startswith("time/")}
     seconds = {key.removeprefix("time/"): sum(value for _, value in series(run.metrics, key)) for key in keys}
     seconds["evaluate"] = sum(value for _, value in series(run.metrics, "eval/runtime"))
@@ -46,13 +46,8 @@ def phases(run: Run) -> list[tuple[str, float, float]]:
     ]
 
 
-def wall_seconds(run: Run) -> float:
-    """Seconds over all phases."""
-    return sum(seconds for _, seconds, _ in phases(run))
-
-
-def steps_done(run: Run) -> str:
-    """`120`, or `17 of 30` for a run that is still going or died."""
+def describe_progress(run: RunRecord) -> str:
+    """The steps done: `120`, or `17 of 30` for a run that is in progress or died; empty where none was logged."""
     rows = run.metrics or run.warmup
     steps = max((int(step) for row in rows if (step := number_of(row, "step")) is not None), default=None)
     if steps is None:
@@ -61,17 +56,17 @@ def steps_done(run: Run) -> str:
     return f"{steps:,} of {planned:,g}" if run.broken_off and planned > 0 else f"{steps:,}"
 
 
-def commands(runs: Sequence[Run]) -> list[tuple[list[int], str]]:
-    """How to do the runs again: shell lines, and which runs they make (one command may make several)."""
+def group_commands(runs: Sequence[RunRecord]) -> list[tuple[list[int], str]]:
+    """How to do the runs again: `(indices of runs, shell lines)`; one command may make several runs."""
     by_lines: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
-        if lines := _command(run):
+        if lines := _write_command(run):
             by_lines.setdefault(lines, []).append(index)
     return [(indices, lines) for lines, indices in by_lines.items()]
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `17 h 02 min`."""
+def format_duration(seconds: float) -> str:
+    """Format seconds: `42 s`, `3 min 05 s`, `17 h 02 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
@@ -80,7 +75,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _command(run: Run) -> str:
+def _write_command(run: RunRecord) -> str:
     """Shell lines that do the run again, as far as the run says how."""
     lines = []
     commit, changed = _commit(run.config)
@@ -100,39 +95,40 @@ def _command(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _table(facts: Sequence[Mapping[str, str]]) -> list[Fact]:
+def _align(facts: Sequence[Mapping[str, str]]) -> list[Fact]:
+    """The facts of each run side by side, without those that no run states."""
     table = [(name, [one[name] for one in facts]) for name in facts[0]]
     return [(name, values) for name, values in table if any(values)]
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: RunRecord) -> dict[str, str]:
     config = run.config
     sampled = [count for row in run.metrics if (count := number_of(row, "completions")) is not None]
     sampled += [evaluation.completions for evaluation in run.evaluations if evaluation.completions is not None]
     return {
         "Algorithm": text_of(config, "algorithm"),
         "Model": text_of(config, "model"),
-        "Problems": _summary(config, "problems"),
-        "Strategies": _summary(config, "strategies"),
+        "Problems": _summarize(config, "problems"),
+        "Strategies": _summarize(config, "strategies"),
         "Evaluated with": ", ".join(
             visible_text(f"{name} {value}") for name, value in evaluation_settings(config).items()
         )
         if run.evaluations
         else "",
-        "Steps": steps_done(run) + (", not ended" if run.broken_off else ""),
+        "Steps": describe_progress(run) + (", not ended" if run.broken_off else ""),
         "Completions": f"{int(max(sampled)):,}" if sampled else "",
-        "Time": duration(seconds) if (seconds := wall_seconds(run)) else "",
+        "Time": format_duration(seconds) if (seconds := sum(seconds for _, seconds, _ in measure_phases(run))) else "",
         "Alarms": ", ".join(f"{alarm.kind} ×{alarm.count}" for alarm in gather_alarms(run)) or "none",
     }
 
 
-def _origin(run: Run) -> dict[str, str]:
+def _origin(run: RunRecord) -> dict[str, str]:
     config = run.config
     return {
-        "Prompts": _summary(config, "prompts"),
+        "Prompts": _summarize(config, "prompts"),
         "Started": text_of(config, "started").replace("T", " ").replace("+00:00", " UTC"),
         "Resumed with": _changes(config),
-        "Machine": _summary(config, "machine"),
+        "Machine": _summarize(config, "machine"),
         "Commit": _commit(config)[0][:12] + (" with uncommitted changes" if _commit(config)[1] else ""),
         "Versions": ", ".join(f"{name} {value}" for name, value in _mapping(config, "versions").items()),
         "Directory": visible_text(str(run.path)),
@@ -140,19 +136,19 @@ def _origin(run: Run) -> dict[str, str]:
 
 
 def _changes(config: Mapping[str, Any]) -> str:
-    """The options that a run went on with in place of others: `max_steps 200 after step 120`."""
+    """The options that a run was resumed with in place of others: `max_steps 200 after step 120`."""
     changes = config.get("changes")
     lines = []
     for change in changes if isinstance(changes, list) else []:
         options = _mapping(change, "options") if isinstance(change, dict) else {}
-        values = ", ".join(f"{name} {_option(_mapping(options, name).get('now'))}" for name in options)
+        values = ", ".join(f"{name} {_say_option(_mapping(options, name).get('now'))}" for name in options)
         if values:
             lines.append(f"{values} after step {change.get('step')}")
     return "; ".join(lines)
 
 
-def _summary(config: Mapping[str, Any], key: str) -> str:
-    """An object of config.json in a line: `400 problems · 0 too long · bank.db`; a hash is cut short."""
+def _summarize(config: Mapping[str, Any], key: str) -> str:
+    """An object of `config.json` in a line: `400 problems · 0 too long · bank.db`; a hash is cut short."""
     parts = []
     for name, value in _mapping(config, key).items():
         if isinstance(value, str):
@@ -173,5 +169,5 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _option(value: Any) -> str:
+def _say_option(value: Any) -> str:
     return "none" if value is None else str(value)

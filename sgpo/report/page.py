@@ -1,4 +1,4 @@
-"""Run directories -> one HTML file that needs nothing else: no network, no other file, no font."""
+"""RunRecord directories -> one HTML file that needs nothing else: no network, no other file, no font. Or a picture."""
 
 from __future__ import annotations
 
@@ -16,38 +16,51 @@ from sgpo.errors import InputError
 from sgpo.io import counted, write_text
 from sgpo.report.compare import (
     choose_headline,
-    compare,
-    evaluation_names,
-    final_scores,
-    forest,
-    lede,
-    part_tables,
-    points,
-    title,
+    compare_on_each_set,
+    draw_forest,
+    find_first_and_last,
+    format_score,
+    list_evaluations,
+    tabulate_parts,
+    write_lede,
+    write_title,
 )
 from sgpo.report.completions import (
     MAX_BYTES,
     MAX_PROBLEMS,
     VERDICTS,
-    Completions,
+    RolloutSummary,
     encode_cards,
     read_completions,
     read_evaluation_cards,
 )
-from sgpo.report.facts import commands, duration, options_table, origin_facts, phases, run_facts
-from sgpo.report.plots import Estimate
-from sgpo.report.read import Run, read_runs
-from sgpo.report.strategies import Uplift, measure_uplift
+from sgpo.report.facts import format_duration, group_commands, measure_phases, origin_facts, run_facts, split_options
+from sgpo.report.plots import LIGHT, ForestRow, curves_figure, style
+from sgpo.report.read import RunRecord, read_runs
+from sgpo.report.strategies import measure_uplift
 from sgpo.report.targets import read_targets
-from sgpo.report.training import gather_alarms, learning_curve, metrics_of, training_sections
+from sgpo.report.training import gather_alarms, learning_curve, list_scores, score_curves, training_sections
 
-MAX_STRATEGIES = 100
+MAX_STRATEGIES = 100  # per run; of more, the most and the least helpful are shown
+ASSETS = Path(__file__).parent / "assets"
+PICTURE_SIZE = (720.0, 380.0)
+PIXELS_PER_UNIT = 2.0  # sharp on dense screens
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write the report of one or several run directories (the first is what the others are compared with) to `out`.
+    """Write the report of one or several run directories.
 
-    Raises InputError where a path is no run directory, or `out` is a folder. `out` is written whole or not at all.
+    Args:
+        runs: the run directories; the others are compared with the first.
+        out: the HTML file, which is written whole or not at all; its directory is made if need be.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: there is no run, or `out` is a folder.
+        RunDirectoryError: one of the runs is no run directory.
+        OSError: `out` cannot be written.
     """
     if out.is_dir():
         raise InputError(f"{out}: a folder; name the HTML file to write, such as {out / 'report.html'}")
@@ -57,57 +70,100 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def render_report(runs: Sequence[Run]) -> str:
-    """The page of runs that were read. Reads their completions and targets."""
+def save_picture(runs: Sequence[Path], path: Path, *, name: str | None = None) -> Path:
+    """Draw the learning curves (avg@k) of run directories with their intervals, for a README or a slide.
+
+    Args:
+        runs: the run directories.
+        path: the picture; its suffix says the format (`.png`, `.svg`, `.pdf`).
+        name: the problem set, by default the one that the report leads with.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: there is no run, or none was evaluated on the problem set.
+        RunDirectoryError: one of the runs is no run directory.
+    """
+    loaded = read_runs(runs)
+    headline = choose_headline(loaded, name)
+    if headline is None:
+        where = "on any problem set" if name is None else f"on {name!r}"
+        raise InputError(f"none of the runs was evaluated {where}: there is no learning curve to draw")
+    curves, x_label = score_curves(loaded, headline.name, headline.metric)
+    figure = curves_figure(
+        curves,
+        palette=LIGHT,
+        size=PICTURE_SIZE,
+        x_label=x_label,
+        y_label=f"{headline.metric} on {headline.name}",
+        percent=True,
+        names=[run.name for run in loaded],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path, dpi=72 * PIXELS_PER_UNIT, facecolor=LIGHT.paper)
+    return path
+
+
+def render_report(runs: Sequence[RunRecord]) -> str:
+    """Render the page of runs that were read; reads their completions and targets."""
     completions = [read_completions(run) for run in runs]
     targets = [read_targets(run) for run in runs]
     headline = choose_headline(runs)
-    names = evaluation_names(runs, headline)
-    curved = [name for name in names if any(final.first is not final.evaluation for final in final_scores(runs, name))]
+    names = list_evaluations(runs, headline)
+    # A problem set has learning curves where a run was evaluated on it twice.
+    curved = [name for name in names if any(final.first is not final.last for final in find_first_and_last(runs, name))]
     sections, zero, missing = training_sections(runs)
-    compared = compare(runs)
-    timed = [(index, rows) for index, run in enumerate(runs) if (rows := phases(run))]
+    compared = compare_on_each_set(runs)
+    timed = [(index, rows) for index, run in enumerate(runs) if (rows := measure_phases(run))]
+    # A phase has the same colour in every run.
     timed_phases = dict.fromkeys(phase for _, rows in timed for phase, _, _ in rows)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sgpo.report", "."),
+        loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"points": points, "duration": duration, "counted": counted}
-    script = _asset("report.js")
+    environment.filters |= {"score": format_score, "duration": format_duration, "counted": counted}
+    script = _read_asset("report.js")
     return environment.get_template("report.html").render(
         runs=runs,
-        title=title(runs),
-        style=Markup(_asset("report.css")),
+        title=write_title(runs),
+        style=Markup(_read_asset("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         headline=headline,
-        scores=[_score_table(runs, name) for name in names],
-        curves=[_curves(runs, name) for name in curved],
+        scores=[_tabulate_scores(runs, name) for name in names],
+        curves=[_draw_curves(runs, name) for name in curved],
         compared=compared,
-        lede=lede(runs, headline, compared.get(headline.name) if headline else None),
-        contents=_contents(curved, sections),
+        lede=write_lede(runs, headline, compared.get(headline.name) if headline else None),
+        contents=_list_contents(curved, sections),
         facts=run_facts(runs),
         origin=origin_facts(runs),
-        options=options_table(runs),
+        options=split_options(runs),
         sections=sections,
         zero=zero,
         missing=missing,
         phases=timed,
         phase_colours={phase: number % 6 + 1 for number, phase in enumerate(timed_phases)},
         alarmed=[(index, alarms) for index, run in enumerate(runs) if (alarms := gather_alarms(run))],
-        verdicts=[_verdict_rows(run, found) for run, found in zip(runs, completions, strict=True)],
+        verdicts=[_count_verdicts(run, found) for run, found in zip(runs, completions, strict=True)],
         targets=targets,
         scale_clip=next((target.kl_clip for found in targets for target in found.shown), 1.0),
-        uplift=[_uplift(run, found) for run, found in zip(runs, completions, strict=True)],
-        commands=commands(runs),
-        **_browser(runs, completions, names),
+        uplift=[_choose_strategies(run, found) for run, found in zip(runs, completions, strict=True)],
+        commands=group_commands(runs),
+        **_embed_completions(runs, completions, names),
     )
 
 
-def _contents(curved: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
+def _read_asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _list_contents(curved: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
+    """The sections that the page has: `(id, title)`."""
     entries = [("overview", "Overview")]
     if curved:
         entries.append(("curves", "Learning curves"))
@@ -123,37 +179,24 @@ def _contents(curved: Sequence[str], sections: Sequence[Any]) -> list[tuple[str,
     ]
 
 
-def _asset(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _safe(text: str) -> str:
-    """JSON text that cannot end the script element it stands in."""
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _score_table(runs: Sequence[Run], name: str) -> dict[str, Any]:
-    """The last scores of every run on one problem set, and a forest plot of the first score."""
-    finals, metrics = final_scores(runs, name), metrics_of(runs, name)
-    estimates = [
-        Estimate(label=runs[final.run].name, run=final.run, value=final.evaluation.scores[metrics[0]])
+def _tabulate_scores(runs: Sequence[RunRecord], name: str) -> dict[str, Any]:
+    """The last scores of every run on one problem set, and a forest plot of the first score where two runs have it."""
+    finals, metrics = find_first_and_last(runs, name), list_scores(runs, name)
+    rows = [
+        ForestRow(label=runs[final.run].name, run=final.run, value=final.last.scores[metrics[0]])
         for final in finals
-        if metrics[0] in final.evaluation.scores
+        if metrics[0] in final.last.scores
     ]
     label = f"Last {metrics[0]} on {name}, with 95 % intervals"
     plot = None
-    if len(estimates) > 1:
-        plot = forest(estimates, name=f"forest-{name}", label=label, x_label=f"{metrics[0]}, percent", zero=False)
-    return {"name": name, "metrics": metrics, "finals": finals, "forest": plot, "parts": part_tables(finals)}
+    if len(rows) > 1:
+        plot = draw_forest(rows, name=f"forest-{name}", label=label, x_label=f"{metrics[0]}, percent", zero=False)
+    return {"name": name, "metrics": metrics, "finals": finals, "forest": plot, "parts": tabulate_parts(finals)}
 
 
-def _curves(runs: Sequence[Run], name: str) -> dict[str, Any]:
+def _draw_curves(runs: Sequence[RunRecord], name: str) -> dict[str, Any]:
     """The learning curves of one problem set: the first score large, the others small."""
-    first, *others = metrics_of(runs, name)
+    first, *others = list_scores(runs, name)
     plots = [learning_curve(runs, name, metric, large=False) for metric in others]
     return {
         "name": name,
@@ -169,13 +212,13 @@ def _curves(runs: Sequence[Run], name: str) -> dict[str, Any]:
     }
 
 
-def _verdict_rows(run: Run, found: Completions) -> list[dict[str, Any]]:
-    """Verdict counts of training, by group, and of the last evaluations: `{"what", "total", "counts": [(kind, n)]}`."""
-    counted = [(f"training, {group}", dict(found.verdicts[group])) for group in sorted(found.verdicts)]
+def _count_verdicts(run: RunRecord, found: RolloutSummary) -> list[dict[str, Any]]:
+    """Verdicts of training, by group, and of the last evaluations: `{"what", "total", "counts": [(kind, n)]}`."""
+    sources = [(f"training, {group}", dict(found.verdicts[group])) for group in sorted(found.verdicts)]
     last = {evaluation.name: evaluation for evaluation in run.evaluations}
-    counted += [(f"{name}, step {evaluation.step}", dict(evaluation.verdicts)) for name, evaluation in last.items()]
+    sources += [(f"{name}, step {evaluation.step}", dict(evaluation.verdicts)) for name, evaluation in last.items()]
     rows = []
-    for what, counts in counted:
+    for what, counts in sources:
         kinds = [*VERDICTS, *sorted(set(counts) - set(VERDICTS))]
         total = sum(counts.values())
         if total:
@@ -183,14 +226,13 @@ def _verdict_rows(run: Run, found: Completions) -> list[dict[str, Any]]:
     return rows
 
 
-def _uplift(run: Run, found: Completions) -> dict[str, Any]:
+def _choose_strategies(run: RunRecord, found: RolloutSummary) -> dict[str, Any]:
     """The families' uplift and that of the best and worst strategies, with the prompt that shows each."""
     rows = measure_uplift(found.strategies)
     half = MAX_STRATEGIES // 2
     shown = rows if len(rows) <= MAX_STRATEGIES else rows[:half] + rows[-half:]
-    families: list[Uplift] = measure_uplift(found.families)
     return {
-        "families": families,
+        "families": measure_uplift(found.families),
         "rows": shown,
         "left_out": len(rows) - len(shown),
         "total": len(rows),
@@ -199,8 +241,11 @@ def _uplift(run: Run, found: Completions) -> dict[str, Any]:
     }
 
 
-def _browser(runs: Sequence[Run], completions: Sequence[Completions], names: Sequence[str]) -> dict[str, Any]:
-    """The completions to read, as the JSON that the page's script draws, and what was left out of them."""
+def _embed_completions(
+    runs: Sequence[RunRecord], completions: Sequence[RolloutSummary], names: Sequence[str]
+) -> dict[str, Any]:
+    """The completions to read, as the JSON that the page's script draws, and notes on those left out."""
+    # Every run has a source for its training and one for each problem set.
     labels, sources, totals = [], [], []
     for index, (run, found) in enumerate(zip(runs, completions, strict=True)):
         labels.append((index, "training"))
@@ -211,16 +256,21 @@ def _browser(runs: Sequence[Run], completions: Sequence[Completions], names: Seq
             labels.append((index, name))
             sources.append(cards)
             totals.append(len(cards))
-    kept = encode_cards(sources)
+    held = encode_cards(sources)
     parts, notes = [], []
-    for (index, source), texts, total in zip(labels, kept, totals, strict=True):
+    for (index, source), texts, total in zip(labels, held, totals, strict=True):
         if not texts:
             continue
-        parts.append(f'{{"run":{index},"source":{_json(source)},"cards":[{",".join(texts)}]}}')
+        parts.append(f'{{"run":{index},"source":{json.dumps(source, ensure_ascii=False)},"cards":[{",".join(texts)}]}}')
         if len(texts) < total:
             notes.append(f"{runs[index].name}, {source}: {len(texts):,} of {counted(total, 'problem')} held here")
     return {
-        "browser": Markup(_safe("[" + ",".join(parts) + "]")) if parts else None,
+        "browser": Markup(_escape_json("[" + ",".join(parts) + "]")) if parts else None,
         "browser_notes": notes,
         "limits": {"problems": MAX_PROBLEMS, "megabytes": MAX_BYTES / 1e6},
     }
+
+
+def _escape_json(text: str) -> str:
+    """Escape JSON text so that it cannot end the script element it stands in."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

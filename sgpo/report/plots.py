@@ -1,7 +1,7 @@
-"""The drawing of plots by matplotlib, for the page (SVG that takes its colours from the page) and for files.
+"""Plots drawn by matplotlib: SVG that takes its colours from the page, and figures for files.
 
-A figure is drawn with the colours of a `Palette`. That of the page holds placeholders, which `to_svg` turns into CSS
-variables, so that one drawing serves light and dark. One unit of a figure's size is one CSS pixel.
+A figure has the colours of a `Palette`. The page's palette holds placeholders, which `to_svg` turns into CSS variables,
+so that one drawing serves light and dark. One unit of a figure's size is one CSS pixel.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sgpo.report.read import Interval
+from sgpo.report.read import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_POINTS = 300
+MAX_POINTS = 300  # of a training curve
+FONT_SIZE = 12
 _DASHES: dict[str, Any] = {"solid": "solid", "dashed": (0, (3.5, 2.2)), "dotted": (0, (1, 1.6))}
 STROKES = tuple(_DASHES)
-FONT_SIZE = 12
+_RUN_COLOURS = (
+    *("#4a6a8f", "#c2502e", "#2f8468", "#8a5aa3", "#a97b12"),
+    *("#5d6b70", "#b04a77", "#3a8fa8", "#7d8a2b", "#8a5b43"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Palette:
         return self.runs[index % len(self.runs)]
 
 
+# Colours that occur nowhere else, for `to_svg` to find.
 PAGE = Palette("#010101", "#010102", "#010103", "#010104", tuple(f"#0102{index:02d}" for index in range(1, 11)))
 _VARIABLES = {
     PAGE.ink: "var(--ink)",
@@ -48,36 +53,26 @@ _VARIABLES = {
     PAGE.paper: "var(--paper)",
     **{colour: f"var(--run-{index})" for index, colour in enumerate(PAGE.runs, start=1)},
 }
-_RUN_COLOURS = (
-    *("#4a6a8f", "#c2502e", "#2f8468", "#8a5aa3", "#a97b12"),
-    *("#5d6b70", "#b04a77", "#3a8fa8", "#7d8a2b", "#8a5b43"),
-)
-LIGHT = Palette(
-    "#22211f",
-    "#6d6a63",
-    "#e2ded5",
-    "#ffffff",
-    _RUN_COLOURS,
-)
+LIGHT = Palette("#22211f", "#6d6a63", "#e2ded5", "#ffffff", _RUN_COLOURS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One line of a plot: `points` are `(x, value)` with the 95 % interval of each where there is one."""
+    """One line of a plot: `points` are `(x, value)`, each with its 95 % interval where there is one."""
 
     run: int
-    points: Sequence[tuple[float, Interval]]
+    points: Sequence[tuple[float, Measurement]]
     stroke: str = "solid"
     markers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class ForestRow:
     """One row of a forest plot."""
 
     label: str
     run: int
-    value: Interval
+    value: Measurement
 
 
 def curves_figure(
@@ -90,11 +85,23 @@ def curves_figure(
     y_label: str = "",
     names: Sequence[str] = (),
 ) -> Figure:
-    """Curves over steps or completions. `names`, one per run, adds a legend (the page has its own)."""
+    """Curves over steps or completions.
+
+    Args:
+        curves: the lines; several may belong to one run.
+        palette: the colours.
+        size: width and height.
+        x_label: the label of the axis of steps or completions.
+        percent: the values are fractions, shown in percent.
+        y_label: the label of the axis of values.
+        names: of the runs, for a legend; the page has its own.
+    """
     figure, axes = _figure(palette, size)
     band = 0.16 if len(curves) <= 3 else 0.08  # many bands lie over each other
     for curve in curves:
-        _draw(axes, curve, palette, band)
+        _draw_curve(axes, curve, palette, band)
+
+    # What cannot be negative starts at zero; what can is left to matplotlib.
     values = [value for curve in curves for _, point in curve.points for value in point if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low >= 0.0:
@@ -103,6 +110,8 @@ def curves_figure(
     if percent and high > 0.93:
         axes.set_ylim(top=1.02)
     axes.margins(x=0.02)
+
+    # Labels and ticks: fewer ticks where the figure is narrow.
     axes.set_xlabel(x_label, color=palette.muted, fontsize=FONT_SIZE)
     axes.set_ylabel(y_label, color=palette.muted, fontsize=FONT_SIZE)
     axes.xaxis.set_major_locator(_ticks(6 if size[0] > 500 else 4, whole=True))
@@ -117,44 +126,61 @@ def curves_figure(
     return figure
 
 
-def forest_figure(estimates: Sequence[Estimate], *, palette: Palette, width: float, x_label: str, zero: bool) -> Figure:
-    """One dot and interval per estimate, top to bottom; `zero` draws the line of no difference."""
-    figure, axes = _figure(palette, (width, 62 + 38 * len(estimates)))
-    for row, estimate in enumerate(estimates):
-        colour, value = palette.run(estimate.run), estimate.value
+def forest_figure(rows: Sequence[ForestRow], *, palette: Palette, width: float, x_label: str, zero: bool) -> Figure:
+    """One dot and interval per row, top to bottom.
+
+    Args:
+        rows: what to draw; a row whose interval is not known has a dot alone.
+        palette: the colours.
+        width: of the figure; its height follows from the rows.
+        x_label: the label of the axis.
+        zero: the values are differences: draw the line of no difference, and signs on the axis.
+    """
+    figure, axes = _figure(palette, (width, 62 + 38 * len(rows)))
+    for number, row in enumerate(rows):
+        colour, value = palette.run(row.run), row.value
         if math.isfinite(value.low) and math.isfinite(value.high):
-            axes.plot([value.low, value.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
-        axes.plot([value.mean], [row], "o", color=colour, markersize=8, markeredgecolor=palette.paper)
+            axes.plot([value.low, value.high], [number, number], color=colour, linewidth=2.4, solid_capstyle="round")
+        axes.plot([value.mean], [number], "o", color=colour, markersize=8, markeredgecolor=palette.paper)
+        # The label stands above its interval, at the left edge whatever the axis shows.
         axes.text(
             0.01,
-            row - 0.26,
-            estimate.label,
+            number - 0.26,
+            row.label,
             transform=axes.get_yaxis_transform(),
             color=palette.ink,
             va="bottom",
             fontsize=FONT_SIZE + 1,
             bbox={"facecolor": palette.paper, "edgecolor": "none", "pad": 1.5},
         )
-    axes.set_ylim(len(estimates) - 0.4, -0.95)
+    axes.set_ylim(len(rows) - 0.4, -0.95)  # the first row on top, with room for its label
     axes.set_yticks([])
     axes.grid(axis="x", color=palette.line, linewidth=1)
-    sides = [side for estimate in estimates for side in estimate.value if math.isfinite(side)]
+
+    # Zero is always in sight; scores are drawn from zero to at most one.
+    sides = [side for row in rows for side in row.value if math.isfinite(side)]
     low, high = min(0.0, *sides), max(0.0, *sides)
     margin = 0.12 * ((high - low) or 0.1)
     if zero:
-        for row in range(len(estimates)):  # beside each interval, not through the labels
-            axes.plot([0.0, 0.0], [row - 0.2, row + 0.35], color=palette.muted, linewidth=1.2, zorder=1)
+        for number in range(len(rows)):  # beside each interval, not through the labels
+            axes.plot([0.0, 0.0], [number - 0.2, number + 0.35], color=palette.muted, linewidth=1.2, zorder=1)
         axes.set_xlim(low - margin, high + margin)
     else:
         axes.set_xlim(0.0, min(1.0, high + margin))
     axes.set_xlabel(x_label, color=palette.muted, fontsize=FONT_SIZE)
     axes.xaxis.set_major_locator(_ticks(4))
-    axes.xaxis.set_major_formatter(lambda value, _: _points(value, signed=zero))
+    axes.xaxis.set_major_formatter(lambda value, _: _format_points(value, signed=zero))
     return figure
 
 
 def to_svg(figure: Figure, *, name: str, label: str) -> str:
-    """The figure as an inline SVG element. `name` makes its ids its own; `label` is what a screen reader says."""
+    """The figure as an inline SVG element.
+
+    Args:
+        figure: one that was drawn with the palette `PAGE`.
+        name: tells the figures of a page apart, so that their ids never meet.
+        label: what a screen reader says.
+    """
     buffer = io.StringIO()
     with style(name):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -167,13 +193,14 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
     svg = svg.replace("xlink:href=", "href=")
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
+    # The element scales with the page: its size goes into the view box.
     width, height = (72 * side for side in figure.get_size_inches())
     head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{_attribute(label)}">'
     return re.sub(r"<svg\b[^>]*>", lambda _: head, svg, count=1)
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A centred rolling mean over a twentieth of the points; at both ends over those that there are."""
+    """A centred rolling mean over a twentieth of the points, over fewer at both ends."""
     half = len(points) // 40
     if half == 0:
         return list(points)
@@ -214,6 +241,7 @@ def style(salt: str = "") -> AbstractContextManager[None]:
 
 
 def _figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """An empty figure: no frame, no tick marks, grid lines behind the curves."""
     from matplotlib.figure import Figure
 
     with style():
@@ -227,30 +255,31 @@ def _figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _points(value: float, *, signed: bool) -> str:
-    """A score from 0 to 1 on an axis in percent, or a difference in points: `40`, `+2.5`, `−10`."""
+def _format_points(value: float, *, signed: bool) -> str:
+    """Format a score from 0 to 1 for an axis in percent, or a difference in points: `40`, `+2.5`, `−10`."""
     rounded = round(100 * value, 6) + 0.0  # no -0
     return f"{rounded:{'+' if signed and rounded else ''}.3g}".replace("-", "−")
 
 
-def _draw(axes: Axes, curve: Curve, palette: Palette, band: float) -> None:
+def _draw_curve(axes: Axes, curve: Curve, palette: Palette, band: float) -> None:
+    """One line with its band of intervals (of opacity `band`); a line without markers is smoothed."""
     colour = palette.run(curve.run)
     x = [at for at, _ in curve.points]
     banded = [(at, value) for at, value in curve.points if math.isfinite(value.low) and math.isfinite(value.high)]
     if banded:
         at, values = zip(*banded, strict=True)
         axes.fill_between(at, [v.low for v in values], [v.high for v in values], color=colour, alpha=band, linewidth=0)
-    plain = [(at, value.mean) for at, value in curve.points]
-    smoothed = plain if curve.markers else smooth(plain)
-    if smoothed != plain:
-        axes.plot(x, [value for _, value in plain], color=colour, alpha=0.2, linewidth=0.8)
+    raw = [(at, value.mean) for at, value in curve.points]
+    smoothed = raw if curve.markers else smooth(raw)
+    if smoothed != raw:  # the values stay in sight, faint behind the smoothed line
+        axes.plot(x, [value for _, value in raw], color=colour, alpha=0.2, linewidth=0.8)
     axes.plot(
         x,
         [value for _, value in smoothed],
         color=colour,
         linewidth=2.2 if curve.markers else 1.8,
         linestyle=_DASHES[curve.stroke],
-        marker="o" if curve.markers or len(plain) == 1 else None,
+        marker="o" if curve.markers or len(raw) == 1 else None,
         markersize=5,
         markeredgecolor=palette.paper,
         solid_capstyle="round",

@@ -1,7 +1,4 @@
-"""The alarms of a run (`alarms.jsonl`), each kind once: one that goes off at every step is one line, not a hundred.
-
-The plots of a report: learning curves over completions sampled, and the metrics of training over its steps.
-"""
+"""What training logged: learning curves over completions sampled, metrics over steps, and alarms, each kind once."""
 
 from __future__ import annotations
 
@@ -13,15 +10,17 @@ from typing import Any
 from markupsafe import Markup
 
 from sgpo.report.plots import PAGE, STROKES, Curve, curves_figure, short_number, thin, to_svg
-from sgpo.report.read import Evaluation, Interval, Run, count_of, number_of, series, text_of
+from sgpo.report.read import EvaluationRecord, Measurement, RunRecord, count_of, number_of, series, text_of
 
-WIDE, NARROW, SMALL = (720.0, 340.0), (340.0, 270.0), (340.0, 210.0)
+WIDE, NARROW, SMALL = (720.0, 340.0), (340.0, 270.0), (340.0, 210.0)  # width and height in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A plot of one to three metrics over the steps, drawn solid, dashed and dotted (`STROKES`); those of the warm-up
-    come from its own file."""
+    """A plot of one to three metrics over the steps, drawn solid, dashed and dotted (`STROKES`).
+
+    `keys` are pairs of a metric and its label. Metrics of the warm-up come from its own file.
+    """
 
     title: str
     caption: str
@@ -32,8 +31,10 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A drawn plot. `narrow` is a second drawing for small screens, `lines` are
-    `(label, stroke)` where a plot has lines of several kinds."""
+    """A drawn plot.
+
+    `narrow` is a second drawing for small screens; `lines` are `(label, stroke)` of a plot with several kinds of lines.
+    """
 
     title: str
     caption: str
@@ -42,33 +43,48 @@ class Plot:
     lines: Sequence[tuple[str, str]] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmSummary:
+    """A kind of alarm: what it said when it was first raised, how often it was raised, and when last.
+
+    `numbers` is the value that raised it and its threshold, as far as the run says them: `value 0.02, threshold 0.1`.
+    """
+
+    kind: str
+    message: str
+    numbers: str
+    count: int
+    first_step: int | None
+    last_step: int | None
+
+
 SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
     (
         "What the policy solves",
         (
             Panel(
                 title="Pass rates",
-                caption="Share of right completions per step, alone and with the strategy in the prompt. "
+                caption="Fraction of right completions per step, autonomous and with the strategy in the prompt. "
                 "The gap between the two is what there is to learn.",
                 keys=(("pass_rate/autonomous", "autonomous"), ("pass_rate/guided", "guided")),
                 percent=True,
             ),
             Panel(
-                title="Groups without a signal",
-                caption="Share of problems whose autonomous completions all failed, or all passed: "
+                title="Groups without a gradient",
+                caption="Fraction of problems whose autonomous completions all failed, or all passed: "
                 "either way their advantages are zero.",
                 keys=(("groups/all_fail", "all fail"), ("groups/all_pass", "all pass")),
                 percent=True,
             ),
             Panel(
                 title="Problems with a target",
-                caption="Share of problems with a correct guided completion to learn from.",
-                keys=(("targets/share", "share"),),
+                caption="Fraction of problems with a correct guided completion to learn from.",
+                keys=(("targets/share", "fraction"),),
                 percent=True,
             ),
             Panel(
                 title="Distillation weight",
-                caption="Mean weight over problems; it falls as the policy manages alone.",
+                caption="Mean weight over problems; it falls as the autonomous pass rate rises.",
                 keys=(("distill_weight", "weight"),),
             ),
         ),
@@ -78,13 +94,13 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
         (
             Panel(
                 title="Divergence",
-                caption="Mean over target tokens of KL(guided ‖ unguided) in nats, after and before the cap.",
-                keys=(("divergence/capped_mean", "after the cap"), ("divergence/mean", "before")),
+                caption="Mean over target tokens of KL(guided ‖ unguided) in nats, after and before clipping.",
+                keys=(("divergence/clipped_mean", "after clipping"), ("divergence/mean", "before")),
             ),
             Panel(
-                title="Capped tokens",
-                caption="Share of target tokens above the cap: the decisions that the strategy is about.",
-                keys=(("divergence/capped_share", "share"),),
+                title="Clipped tokens",
+                caption="Fraction of target tokens above the clip: the decisions that the strategy is about.",
+                keys=(("divergence/clipped_fraction", "fraction"),),
                 percent=True,
             ),
             Panel(
@@ -113,7 +129,7 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 title="Cut off",
-                caption="Share of completions that reached the length limit.",
+                caption="Fraction of completions that reached the length limit.",
                 keys=(("truncated/autonomous", "autonomous"), ("truncated/guided", "guided")),
                 percent=True,
             ),
@@ -129,8 +145,8 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 title="Clipped ratios",
-                caption="Share of tokens whose probability had moved beyond the clip range since they were sampled.",
-                keys=(("clipped_share", "share"),),
+                caption="Fraction of tokens whose probability had moved beyond the clip range since they were sampled.",
+                keys=(("clipped_fraction", "fraction"),),
                 percent=True,
             ),
             Panel(
@@ -161,8 +177,8 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 title="Token accuracy",
-                caption="Share of the solutions' tokens that the policy finds most likely.",
-                keys=(("mean_token_accuracy", "share"),),
+                caption="Fraction of the solutions' tokens that the policy finds most likely.",
+                keys=(("mean_token_accuracy", "fraction"),),
                 percent=True,
                 of_warmup=True,
             ),
@@ -171,17 +187,24 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
 )
 
 
-def training_sections(runs: Sequence[Run]) -> tuple[list[tuple[str, list[Plot]]], list[str], list[str]]:
-    """The plots of every section; the titles of those that would show nothing but zeros; and of those for which no run
-    has a metric (not those of the warm-up, which many runs do without, nor where no run got as far as logging any)."""
+def training_sections(runs: Sequence[RunRecord]) -> tuple[list[tuple[str, list[Plot]]], list[str], list[str]]:
+    """Draw the plots of every section.
+
+    Returns:
+        sections: `(title, plots)` of those that have a plot.
+        zero: the titles of plots that would show nothing but zeros.
+        missing: the titles of plots for which no run logged a metric. Plots of the warm-up do not count (many runs have
+            none), nor does any plot while no run has logged a row.
+    """
     sections, zero, missing = [], [], []
     trained = any(run.metrics for run in runs)
     for title, panels in SECTIONS:
         plots = []
         for panel in panels:
             curves = _panel_curves(panel, runs)
+            # A plot is drawn where anything happened; the page names the others in a line.
             if any(value.mean for curve in curves for _, value in curve.points):
-                plots.append(_panel_plot(panel, curves))
+                plots.append(_draw_panel(panel, curves))
             elif curves:
                 zero.append(panel.title)
             elif trained and not panel.of_warmup:
@@ -191,8 +214,8 @@ def training_sections(runs: Sequence[Run]) -> tuple[list[tuple[str, list[Plot]]]
     return sections, zero, missing
 
 
-def learning_curve(runs: Sequence[Run], name: str, metric: str, *, large: bool) -> Plot | None:
-    """The plot of `score_curves`; a large one has a second drawing for small screens."""
+def learning_curve(runs: Sequence[RunRecord], name: str, metric: str, *, large: bool) -> Plot | None:
+    """Draw `score_curves`, None where there are none; a large plot has a second drawing for small screens."""
     curves, x_label = score_curves(runs, name, metric)
     if not curves:
         return None
@@ -209,9 +232,18 @@ def learning_curve(runs: Sequence[Run], name: str, metric: str, *, large: bool) 
     )
 
 
-def score_curves(runs: Sequence[Run], name: str, metric: str) -> tuple[list[Curve], str]:
-    """A score of the evaluations `name` of every run over the completions that training had sampled by then, and what
-    the axis counts: steps, where an evaluation does not say how many completions there were."""
+def score_curves(runs: Sequence[RunRecord], name: str, metric: str) -> tuple[list[Curve], str]:
+    """The learning curves of one score, and what their axis counts.
+
+    Args:
+        runs: the runs.
+        name: the problem set that they were evaluated on.
+        metric: the score, such as `avg@4`.
+
+    Returns:
+        curves: one for each run with such an evaluation, over the completions that training had sampled by then.
+        x_label: what the axis counts: steps, where an evaluation does not say how many completions there were.
+    """
     having = [[one for one in run.evaluations if one.name == name and metric in one.scores] for run in runs]
     over_steps = any(one.completions is None for evaluations in having for one in evaluations)
     curves = [
@@ -222,8 +254,8 @@ def score_curves(runs: Sequence[Run], name: str, metric: str) -> tuple[list[Curv
     return curves, "steps" if over_steps else "completions sampled"
 
 
-def metrics_of(runs: Iterable[Run], name: str) -> list[str]:
-    """The score keys of an evaluation, in the order avg, pass, maj and by k; without pass@1, which is avg@k."""
+def list_scores(runs: Iterable[RunRecord], name: str) -> list[str]:
+    """The score keys of the evaluations `name` in the order avg, pass, maj and by k; without pass@1, which is avg@k."""
     keys = {
         key for run in runs for evaluation in run.evaluations if evaluation.name == name for key in evaluation.scores
     }
@@ -233,51 +265,13 @@ def metrics_of(runs: Iterable[Run], name: str) -> list[str]:
     return sorted(keys, key=lambda key: (order.index(key.split("@")[0]), int(key.split("@")[1])))
 
 
-def _x(evaluation: Evaluation, over_steps: bool) -> float:
-    return float(evaluation.step if over_steps or evaluation.completions is None else evaluation.completions)
-
-
-def _panel_curves(panel: Panel, runs: Sequence[Run]) -> list[Curve]:
-    curves = []
-    for (key, _), stroke in zip(panel.keys, STROKES, strict=False):
-        for index, run in enumerate(runs):
-            if points := series(run.warmup if panel.of_warmup else run.metrics, key):
-                intervals = [(x, Interval(value, math.nan, math.nan)) for x, value in thin(points)]
-                curves.append(Curve(run=index, points=intervals, stroke=stroke))
-    return curves
-
-
-def _panel_plot(panel: Panel, curves: Sequence[Curve]) -> Plot:
-    strokes = {curve.stroke for curve in curves}
-    lines = [(label, stroke) for (_, label), stroke in zip(panel.keys, STROKES, strict=False) if stroke in strokes]
-    figure = curves_figure(curves, palette=PAGE, size=SMALL, x_label="step", percent=panel.percent)
-    label = f"{panel.title} over steps: {', '.join(label for label, _ in lines)}"
-    svg = Markup(to_svg(figure, name=panel.title, label=label))
-    return Plot(title=panel.title, caption=panel.caption, svg=svg, lines=lines if len(panel.keys) > 1 else ())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """A kind of alarm: what it said when it first went off, how often it did, and when last.
-
-    `numbers` is the value that set it off and its threshold, as far as the run says them: `value 0.02, threshold 0.1`.
-    """
-
-    kind: str
-    message: str
-    numbers: str
-    count: int
-    first_step: int | None
-    last_step: int | None
-
-
-def gather_alarms(run: Run) -> list[Alarm]:
-    """The alarms of a run by kind, in the order in which they first went off."""
+def gather_alarms(run: RunRecord) -> list[AlarmSummary]:
+    """Summarize the alarms of a run by kind, in the order in which they were first raised."""
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for row in run.alarms:
         by_kind.setdefault(text_of(row, "alarm") or "alarm", []).append(row)
     return [
-        Alarm(
+        AlarmSummary(
             kind=kind,
             message=text_of(rows[0], "message"),
             numbers=", ".join(
@@ -291,3 +285,27 @@ def gather_alarms(run: Run) -> list[Alarm]:
         )
         for kind, rows in by_kind.items()
     ]
+
+
+def _x(evaluation: EvaluationRecord, over_steps: bool) -> float:
+    return float(evaluation.step if over_steps or evaluation.completions is None else evaluation.completions)
+
+
+def _panel_curves(panel: Panel, runs: Sequence[RunRecord]) -> list[Curve]:
+    """One curve for each metric of the panel and each run that logged it."""
+    curves = []
+    for (key, _), stroke in zip(panel.keys, STROKES, strict=False):
+        for index, run in enumerate(runs):
+            if points := series(run.warmup if panel.of_warmup else run.metrics, key):
+                intervals = [(x, Measurement(value, math.nan, math.nan)) for x, value in thin(points)]
+                curves.append(Curve(run=index, points=intervals, stroke=stroke))
+    return curves
+
+
+def _draw_panel(panel: Panel, curves: Sequence[Curve]) -> Plot:
+    strokes = {curve.stroke for curve in curves}
+    lines = [(label, stroke) for (_, label), stroke in zip(panel.keys, STROKES, strict=False) if stroke in strokes]
+    figure = curves_figure(curves, palette=PAGE, size=SMALL, x_label="step", percent=panel.percent)
+    label = f"{panel.title} over steps: {', '.join(label for label, _ in lines)}"
+    svg = Markup(to_svg(figure, name=panel.title, label=label))
+    return Plot(title=panel.title, caption=panel.caption, svg=svg, lines=lines if len(panel.keys) > 1 else ())

@@ -1,22 +1,32 @@
-"""What an engine is: it turns prompts into completions, with every sampling option set here and none by the model."""
+"""What an engine is, and how to build one by its name.
+
+An engine turns prompts into completions. Every sampling option is set here, none by the model's own configuration.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.verifier.extract import opened_reasoning
+from sgpo.reasoning import TAG_TOKENS, opened_reasoning
 
-TAG_TOKENS = 16  # more than a reasoning tag and the white space behind it have in any tokenizer
+if TYPE_CHECKING:
+    from sgpo.rollouts.vllm import VLLMOptions
+
+EngineName = Literal["hf", "vllm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Every option of sampling. Temperature 0 is greedy; there is no top-k, no min-p and no repetition penalty."""
+    """Every option of sampling. Temperature 0 is greedy; there is no top-k, no min-p and no repetition penalty.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -33,10 +43,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A sampled completion: its tokens (the end token included) and, if the engine gives them, their log-probabilities.
+    """A sampled completion: its tokens, the end token included, and their log-probabilities if the engine gives them.
 
-    `logprobs` are those of the temperature-scaled distribution, before any top-p cut. `finished` is False for one cut
-    off at the token limit.
+    `logprobs` are those of the temperature-scaled distribution, before any top-p cut, in nats. `finished` is False for
+    a completion cut off at the token limit.
     """
 
     token_ids: list[int]
@@ -45,12 +55,18 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Generates completions from token ids, and takes over new weights of the policy."""
+    """Generates completions from token ids, and takes new weights of the policy."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int]
     ) -> list[Completion]:
-        """One completion per prompt, in order; `seeds[i]` alone decides the randomness of completion i."""
+        """Sample one completion per prompt, in order.
+
+        Args:
+            prompts: Token ids.
+            sampling: The options, the same for all prompts.
+            seeds: One per prompt; `seeds[i]` alone decides the randomness of completion i.
+        """
         ...
 
     def sync_weights(self, model: Any) -> None:
@@ -58,10 +74,43 @@ class Engine(Protocol):
         ...
 
 
-def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a completion: the tokenizer's and all of the model's generation config.
+def build_engine(
+    name: EngineName,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int,
+    accelerator: Any,
+    vllm: VLLMOptions,
+) -> Engine:
+    """Build the engine that samples from a policy in training.
 
-    Raises InputError where there is none: a completion could never end.
+    Args:
+        name: `hf` (the model itself generates) or `vllm`.
+        model: The policy.
+        tokenizer: Its tokenizer.
+        batch_size: The most completions that are sampled at a time.
+        accelerator: The trainer's; `vllm` alone reads it.
+        vllm: The options of `vllm`.
+
+    Raises:
+        InputError: the engine is not installed, or the model has no end token.
+    """
+    # Both engines import this module for the Protocol.
+    from sgpo.rollouts.hf import HFEngine
+    from sgpo.rollouts.vllm import build_vllm_engine
+
+    eos_ids = end_token_ids(model, tokenizer)
+    if name == "vllm":
+        return build_vllm_engine(model, tokenizer, accelerator, vllm, eos_ids=eos_ids, max_sequences=batch_size)
+    return HFEngine(model, pad_id=tokenizer.pad_token_id, eos_ids=eos_ids, batch_size=batch_size)
+
+
+def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a completion: the tokenizer's and all of the model's generation config, in order.
+
+    Raises:
+        InputError: there is no such token, so a completion could never end.
     """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
@@ -90,9 +139,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def decode_completions(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
 ) -> list[str]:
-    """The completions as text, each behind the reasoning tag that its prompt's template has opened, if it has.
+    """The completions as text.
 
-    With it a completion reads like that of a model which writes `<think>` itself, and is judged like it.
+    A chat template may end a prompt with an open reasoning tag (`<think>`); the text of its completion then begins with
+    that tag, so that it reads, and is judged, like that of a model which writes the tag itself.
     """
     if not completions:
         return []  # a batch of nothing would decode to one empty text

@@ -1,8 +1,9 @@
-"""What a policy says of given completions: log-probabilities and divergences. The only place that shifts by one.
+"""The training forward: log-probabilities and divergences of given completions. The only place that shifts by one.
 
 A causal language model's hidden state at position i predicts token i + 1. `Predictor` runs the model over prompts and
 completions and returns the states that predict the completion tokens, packed without padding: `_N` is all completion
-tokens of the batch, row after row. Of a large vocabulary's logits only a tile exists at a time, never `N x V`.
+tokens of the batch, row after row. With a large vocabulary only a tile of the logits exists at a time, never `N x V`.
+Other shape suffixes: `sgpo/objective/__init__.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from sgpo.objective.logprobs import TILE_LOGITS, chunked_token_logprobs
 
 @dataclass(slots=True)
 class Predictions:
-    """What predicts each completion token: hidden states and the head, or full logits where a head is not linear."""
+    """What predicts each completion token: hidden states and the head, or full logits if the head is not linear."""
 
     head_VH: Tensor | None
     states: Tensor  # (N, H) with a head, (N, V) without
 
     def of(self, tokens_N: Tensor) -> Predictions:
-        """Those of some tokens, chosen by a mask."""
+        """The predictions of some tokens, chosen by a mask."""
         return Predictions(self.head_VH, self.states[tokens_N])
 
     def logits(self) -> Tensor:
@@ -39,16 +40,21 @@ class Predictions:
 class Predictor:
     """Runs a causal language model over rows of prompt + completion.
 
-    The base model's last hidden states are caught by a hook, so that the model is called through its own `forward`, as
-    DDP and PEFT need it. Models whose logits are not `hidden @ head.T` (soft caps, scales, an adapted head) are
-    recognised by a comparison on one short input, and give full logits; so do those whose head is sharded (FSDP2,
-    ZeRO-3), which is whole only within `forward`.
-
-    `dtype` is the type of the arithmetic where that differs from the weights' (mixed precision). States leave the model
-    in float32 then, and the head is float32: their product, the largest matrix product of all, would be one of float32.
+    A hook catches the base model's last hidden states, so that the model is called through its own `forward`, as DDP
+    and PEFT need it. A comparison on one short input recognises models whose logits are not `hidden @ head.T` (soft
+    caps, scales, an adapted head); they give full logits. So do models with a sharded head (FSDP2, ZeRO-3), which is
+    whole only within `forward`.
     """
 
     def __init__(self, model: Any, *, pad_id: int, dtype: torch.dtype | None = None) -> None:
+        """Look at the model's decoder and head.
+
+        Args:
+            model: The policy, not yet wrapped for several processes.
+            pad_id: What fills up rows; any token will do.
+            dtype: The type of the arithmetic in mixed precision. States leave the model in float32 then, and the head
+                is float32: without it their product, the largest matrix product of all, would be one of float32.
+        """
         self.pad_id = pad_id
         self.dtype = dtype
         self.decoder = model.get_decoder()
@@ -59,7 +65,13 @@ class Predictor:
     def __call__(
         self, model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> Predictions:
-        """The predictions of all completion tokens, packed in the order of the rows."""
+        """Run the model, and return the predictions of all completion tokens, packed in the order of the rows.
+
+        Args:
+            model: The model of `__init__`, or its wrapper (DDP, FSDP2, DeepSpeed).
+            prompts: Token ids, at least one each.
+            completions: Token ids, one completion per prompt.
+        """
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         # The last token predicts nothing that is asked for.
         length = max(len(row) for row in rows) - 1
@@ -67,6 +79,7 @@ class Predictor:
         input_ids = torch.tensor([row[:-1] + [self.pad_id] * (length - len(row) + 1) for row in rows], device=device)
         attention_mask = torch.tensor([[1] * (len(row) - 1) + [0] * (length - len(row) + 1) for row in rows])
         attention_mask = attention_mask.to(device)
+        # Of the states of all rows, flattened, which one predicts each completion token: that of the token before it.
         index_N = torch.tensor(
             [
                 row * length + len(prompt) - 1 + t
@@ -85,8 +98,8 @@ class Predictor:
         return Predictions(self.head.weight.to(dtype), hidden_NH.to(dtype))
 
     @torch.no_grad()
-    def run_along(self, model: Any) -> None:
-        """A forward over one token, for nothing but that other processes run one: they wait for each other."""
+    def dummy_forward(self, model: Any) -> None:
+        """Run a dummy one-token forward, so that this process joins the other processes' collectives."""
         self(model, [[self.pad_id]], [[self.pad_id]])
 
     def _hidden(self, model: Any, **inputs: Tensor) -> Tensor:
@@ -101,6 +114,7 @@ class Predictor:
 
     @torch.no_grad()
     def _check_head(self, model: Any) -> bool:
+        """Whether the logits are `hidden @ head.T` now, and will be after any update."""
         if self.head is None or self.decoder is model or getattr(self.head, "bias", None) is not None:
             return False
         if _is_sharded(self.head.weight):
@@ -128,9 +142,14 @@ def token_logprobs(predictions: Predictions, ids_N: Tensor, *, temperature: floa
 def predicted_divergence(
     unguided: Predictions, guided: Predictions, *, direction: Direction, temperature: float, one_head: bool = True
 ) -> Tensor:
-    """`KL_t` of each completion token between two branches' predictions (`N`, in nats).
+    """`KL_t` of each completion token between the two branches' predictions (`N`, in nats).
 
-    `one_head`: both branches are of one model. Those of two are compared by full logits, `N x V` of each.
+    Args:
+        unguided: The branch with a gradient.
+        guided: The branch without.
+        direction: As of `token_divergence`.
+        temperature: What logits are divided by.
+        one_head: Both branches are of one model. Branches of two models are compared by full logits, `N x V` of each.
     """
     if unguided.head_VH is None or not one_head:
         return token_divergence(unguided.logits(), guided.logits(), direction=direction, temperature=temperature)
@@ -140,7 +159,7 @@ def predicted_divergence(
 
 
 def _is_sharded(weight: Tensor) -> bool:
-    """Whether a process holds a part of the weight alone: FSDP2's are DTensors, ZeRO-3's bear an id of DeepSpeed's."""
+    """Whether a process holds only a part of the weight: FSDP2's are DTensors, ZeRO-3's bear an id of DeepSpeed's."""
     return isinstance(weight, DTensor) or hasattr(weight, "ds_id")
 
 

@@ -30,8 +30,8 @@ class PromptIds:
 class Rollout:
     """One sampled and judged completion.
 
-    `reward` is 1 for a correct completion and 0 for a wrong or unparsed one; NaN (left out of its group) where the
-    verifier ran out of time. `verdict` is None where a user's own function gave a number as the reward.
+    `reward` is 1 for a correct completion and 0 for a wrong or unparsed one; it is NaN, and left out of its group, if
+    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward.
     """
 
     prompt: str
@@ -53,7 +53,7 @@ class Rollout:
 class RolloutGroup:
     """A problem's rollouts: `autonomous ~ pi(. | q)` and `guided ~ pi(. | q, s)`.
 
-    `solution_ids` is the strong model's solution as tokens, the end token included, where the algorithm asks for it.
+    `solution_ids` is the strong model's solution as tokens, the end token included, if the algorithm needs it.
     """
 
     problem: Problem
@@ -66,13 +66,13 @@ class RolloutGroup:
 
 
 def pass_rate(rollouts: Sequence[Rollout]) -> float:
-    """The share of correct completions among those that were judged; NaN where none was, which is no failure."""
+    """The fraction of correct completions among the judged ones; NaN if nothing was judged, which is no failure."""
     judged = [rollout.correct for rollout in rollouts if not math.isnan(rollout.reward)]
     return sum(judged) / len(judged) if judged else math.nan
 
 
 def seed_of(*parts: object) -> int:
-    """A seed from what it is for, such as (run seed, step, problem id, group, index): no state to save or restore."""
+    """Make a seed of its purpose, such as (run seed, step, problem id, group, index): no state to save or restore."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -87,7 +87,17 @@ def sample_groups(
     num_guided: int,
     seed: tuple[object, ...],
 ) -> None:
-    """Fill both groups of every problem from ONE generation call: one long tail instead of two."""
+    """Fill both groups of every problem from ONE generation call: one long tail instead of two.
+
+    Args:
+        groups: Their `autonomous` and `guided` lists get the new rollouts, which are not judged yet.
+        engine: What samples.
+        tokenizer: Turns completions into text.
+        sampling: The options of sampling.
+        num_autonomous: Completions per problem from its autonomous prompt.
+        num_guided: Completions per problem from its guided prompt, if it has one.
+        seed: What the seeds are made of, together with problem, group and number of a completion.
+    """
     requests: list[tuple[list[Rollout], PromptIds]] = []
     seeds: list[int] = []
     for group in groups:
@@ -98,7 +108,7 @@ def sample_groups(
             if prompt is not None:
                 requests += [(rollouts, prompt)] * count
                 seeds += [seed_of(*seed, group.problem.id, name, index) for index in range(count)]
-    # Also for nothing: other processes may have something, and engines that they share wait for all.
+    # Call the engine even without a request: processes that share an engine wait for each other.
     prompts = [prompt.ids for _, prompt in requests]
     completions = engine.generate(prompts, sampling, seeds=seeds)
     texts = decode_completions(tokenizer, prompts, completions)
@@ -117,22 +127,33 @@ def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
     )
 
 
-def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
-    """Give every rollout its verdict and reward, by the verifier or by a user's function `(completion, problem)`.
+def judge_completions(
+    pairs: Sequence[tuple[str, Problem]], verifier: Verifier | RewardFunction
+) -> Sequence[Verdict | float]:
+    """Judge completions by the verifier, or by a user's function `(completion, problem)`, which may return a number.
 
-    Raises InputError for what is neither a verdict nor a finite number (or NaN: no reward).
+    Raises:
+        InputError: The function returned neither a Verdict nor a finite number (or NaN: no reward).
     """
-    pairs = list(items)
     if isinstance(verifier, Verifier):
-        verdicts: Sequence[Verdict | float] = verifier.verify_many([(r.completion, problem) for r, problem in pairs])
-    else:
-        verdicts = [verifier(rollout.completion, problem) for rollout, problem in pairs]
-    for (rollout, problem), verdict in zip(pairs, verdicts, strict=True):
+        return verifier.verify_many(pairs)
+    verdicts = [verifier(completion, problem) for completion, problem in pairs]
+    return [
+        verdict if isinstance(verdict, Verdict) else _number(verdict, problem)
+        for verdict, (_, problem) in zip(verdicts, pairs, strict=True)
+    ]
+
+
+def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
+    """Give every rollout its verdict and reward. Raises InputError as `judge_completions`."""
+    pairs = list(items)
+    verdicts = judge_completions([(rollout.completion, problem) for rollout, problem in pairs], verifier)
+    for (rollout, _), verdict in zip(pairs, verdicts, strict=True):
         if isinstance(verdict, Verdict):
             rollout.verdict = verdict
             rollout.reward = math.nan if verdict.kind == "timeout" else float(verdict.kind == "correct")
         else:
-            rollout.reward = _number(verdict, problem)
+            rollout.reward = verdict
 
 
 def _number(reward: Any, problem: Problem) -> float:

@@ -1,7 +1,7 @@
-"""What a user sets of a chat template becomes part of it: the tokenizer is saved with the model, so that training,
-evaluation, and whoever serves the model later see the same prompts.
+"""Policies: any Hugging Face causal language model and its tokenizer, by path or hub id.
 
-Loading a policy: any Hugging Face causal language model and its tokenizer, by path or hub id.
+What a user sets of a chat template becomes part of the template. The tokenizer is saved with the model, so training,
+evaluation and whoever serves the model later see the same prompts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,86 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from sgpo.errors import InputError
 
-# What `from_pretrained` reads: weights, configs, chat template, vocabulary; not a checkpoint's optimizer (.pt).
+# The files that `from_pretrained` reads: weights, configs, chat template, vocabulary; not an optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
 CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
 
 
-def resolve_model(name: str | Path) -> str:
-    """A model's path or hub id; a run directory stands for the model that it trained.
+def named_policy(model: Any, init_kwargs: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """Load a policy that is given by its path or hub id; pass on one that is loaded.
 
-    Raises InputError for a path that does not exist, and for a hub id where there is no hub and nothing in its cache.
+    Returns:
+        The policy and its name.
+
+    Raises:
+        InputError: `init_kwargs` are given for a policy that is loaded already, or as `load_policy`.
+    """
+    if isinstance(model, str | Path):
+        return load_policy(model, **(init_kwargs or {})), str(model)
+    if init_kwargs:
+        raise InputError(
+            "model_init_kwargs is for a model that is given by its name, and this one is loaded already; give them to "
+            "its from_pretrained"
+        )
+    return model, str(model.config._name_or_path)
+
+
+def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, **options: Any) -> Any:
+    """Load a model. An adapter (LoRA) is merged into the weights of its base model.
+
+    Args:
+        name: A path, a hub id or a run directory.
+        dtype: The type of the weights. Training wants float32 (with `bf16=True` for the arithmetic): small updates
+            vanish in bfloat16.
+        options: More of `from_pretrained`'s.
+
+    Raises:
+        InputError: there is no such model, or `from_pretrained` does not know an option.
+    """
+    source = resolve_model(name)
+    try:
+        if is_adapter(source):
+            return _load_merged(source, dtype=dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(_unloadable(name, source, "model", error)) from error
+
+
+def _load_merged(source: str, **options: Any) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
+    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    warmed_up = Path(source).parent / "warmup"
+    if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
+        base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
+    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), **options)
+    return PeftModel.from_pretrained(model, source).merge_and_unload()
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether a directory holds an adapter in place of a whole model."""
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every rate of dropout to 0: dropout would make the importance ratio of an unchanged policy differ from 1."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Many models keep a rate as a number (attention_dropout, layerdrop) and apply it in training mode.
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0)
+
+
+def resolve_model(name: str | Path) -> str:
+    """Find a model by its path or hub id; a run directory stands for the model that it trained.
+
+    Returns:
+        The path or hub id, as `from_pretrained` takes it.
+
+    Raises:
+        InputError: the path does not exist, or the hub cannot be reached and its cache does not hold the model.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -44,10 +115,10 @@ def resolve_model(name: str | Path) -> str:
 
 
 def _check_reachable(hub_id: str) -> None:
-    """Raises InputError for a model that is not in the cache while the hub refuses connections or has no address.
+    """Refuse a model that is not in the cache while the hub refuses connections or has no address.
 
     The hub's library would try five times again for each of two files: 46 seconds until a mistyped name is refused.
-    What else may fail here, a slow network's timeout too, is left to loading, which has its own words and retries.
+    Loading has its own words and retries for whatever else may fail here, such as the timeout of a slow network.
     """
     try:
         if not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in CONFIG_FILES):
@@ -61,9 +132,10 @@ def _check_reachable(hub_id: str) -> None:
 
 
 def model_revision(name: str | Path) -> str:
-    """Which weights and tokenizer a name stands for now: a hub model's commit, else a hash of the files in a directory.
+    """Tell which weights and tokenizer a name stands for now: a hub model's commit, or a hash of a directory's files.
 
-    Raises InputError where there is no such model.
+    Raises:
+        InputError: there is no such model.
     """
     source = resolve_model(name)
     if not Path(source).is_dir():
@@ -78,7 +150,7 @@ def model_revision(name: str | Path) -> str:
 
 
 def _commit_of(name: str | Path, source: str) -> str:
-    """The commit of a hub model, which the hub's cache has as the name of the folder of its files."""
+    """The commit of a hub model: in the hub's cache, the name of the folder of its files."""
     error: Exception | None = None
     for file in CONFIG_FILES:
         try:
@@ -89,58 +161,17 @@ def _commit_of(name: str | Path, source: str) -> str:
     raise InputError(_unloadable(name, source, "model", error)) from error
 
 
-def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, **options: Any) -> Any:
-    """The model, its weights in `dtype`. Training wants float32 weights (with `bf16=True` for the arithmetic): small
-    updates vanish in bfloat16. An adapter (LoRA) is merged into the weights of its base model. `options` are
-    `from_pretrained`'s.
-
-    Raises InputError where there is no such model, or an option is none.
-    """
-    source = resolve_model(name)
-    try:
-        if is_adapter(source):
-            return _load_merged(source, dtype=dtype, **options)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(_unloadable(name, source, "model", error)) from error
-
-
-def is_adapter(source: str | Path) -> bool:
-    """Whether a directory holds an adapter in place of a whole model."""
-    return (Path(source) / "adapter_config.json").is_file()
-
-
-def named_policy(model: Any, init_kwargs: Mapping[str, Any] | None) -> tuple[Any, str]:
-    """A policy and its name: loaded where it is given by its path or hub id, else as it is.
-
-    Raises InputError for options of loading one that is loaded already, and as `load_policy`.
-    """
-    if isinstance(model, str | Path):
-        return load_policy(model, **(init_kwargs or {})), str(model)
-    if init_kwargs:
-        raise InputError(
-            "model_init_kwargs is for a model that is given by its name, and this one is loaded already; give them to "
-            "its from_pretrained"
-        )
-    return model, str(model.config._name_or_path)
-
-
-def _load_merged(source: str, **options: Any) -> Any:
-    from peft import PeftConfig, PeftModel
-
-    # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
-    base = PeftConfig.from_pretrained(source).base_model_name_or_path
-    warmed_up = Path(source).parent / "warmup"
-    if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
-        base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
-    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), **options)
-    return PeftModel.from_pretrained(model, source).merge_and_unload()
+def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), "no message")
+    where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
+    return f"{name}: no {what} that could be loaded ({where}): {first}"
 
 
 def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with `pad_token` where given.
+    """Load the tokenizer of a model, and set its `pad_token` if one is given.
 
-    Raises InputError where there is none, or it lacks a pad or eos token.
+    Raises:
+        InputError: there is no tokenizer, or it lacks a pad or eos token.
     """
     source = resolve_model(name)
     try:
@@ -152,7 +183,11 @@ def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrai
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None = None) -> None:
-    """Set the pad token if one is given. Raises InputError for a tokenizer without pad or eos token."""
+    """Set the pad token if one is given, and check that the tokenizer has a pad and an eos token.
+
+    Raises:
+        InputError: it lacks one of them, or `pad_token` is not in its vocabulary.
+    """
     name = tokenizer.name_or_path or "the tokenizer"
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
@@ -167,32 +202,21 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None
         )
 
 
-def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), "no message")
-    where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
-    return f"{name}: no {what} that could be loaded ({where}): {first}"
-
-
-def disable_dropout(model: torch.nn.Module) -> None:
-    """Dropout would make the importance ratio of an unchanged policy differ from 1."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        # Many models keep a rate as a number (attention_dropout, layerdrop) and apply it in training mode.
-        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
-            setattr(module, name, 0.0)
-
-
 def shape_chat_template(
     tokenizer: PreTrainedTokenizerBase,
     *,
     template_kwargs: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
 ) -> None:
-    """Set variables of a tokenizer's chat template (`enable_thinking` of Qwen3), and a system prompt for conversations
-    that have none of their own. Done twice, it is as done once.
+    """Set variables and the system prompt in a tokenizer's chat template; done twice, it is as done once.
 
-    Raises InputError for a tokenizer without a chat template, and for a variable that its template does not read.
+    Args:
+        tokenizer: Its template is changed in place.
+        template_kwargs: Variables of the template, such as `enable_thinking` of Qwen3.
+        system_prompt: For conversations that have none of their own.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or its template does not read a variable.
     """
     if not template_kwargs and system_prompt is None:
         return

@@ -1,4 +1,4 @@
-"""The `vllm` engines: the policy in training, through TRL's `VLLMGeneration`, and a saved model, for evaluation.
+"""The `vllm` engines: one for the policy in training, through TRL's `VLLMGeneration`, one for evaluating a saved model.
 
 vLLM is no dependency of ours: `pip install 'sgpo[vllm]'` on a machine with a GPU.
 """
@@ -27,8 +27,10 @@ NEUTRAL_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tok
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMOptions:
-    """Where vLLM runs: in the training processes (`colocate`), or behind an address (`server`, started by
-    `vllm serve`). Options of `trl.generation.VLLMGeneration`."""
+    """Options of `trl.generation.VLLMGeneration`.
+
+    `mode`: vLLM runs in the training processes (`colocate`) or behind an address (`server`, started by `vllm serve`).
+    """
 
     mode: Literal["colocate", "server"] = "colocate"
     server_base_url: str = "http://localhost:8000"
@@ -68,19 +70,21 @@ class VLLMEngine:
         }
         for name, value in options.items():
             setattr(self.generation, name, value)
-        rows = self._even([list(prompt) for prompt in prompts])
+        rows = self._fill_up([list(prompt) for prompt in prompts])
         if not rows:
             return []
         # Both groups in one call: each prompt as often as it has completions, one of each.
         _, token_ids, logprobs, _ = self.generation.generate(rows, images=None, num_generations=1)
         return [
             _completion(ids, [values[0] for values in row], sampling, self.eos_ids)
-            for ids, row, _ in zip(token_ids, logprobs, prompts, strict=False)  # what was added is left out again
+            for ids, row, _ in zip(token_ids, logprobs, prompts, strict=False)  # leaves out what was added
         ]
 
-    def _even(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Prompts, filled up to the number that the process with most of them has: a server, or vLLM on several GPUs,
-        cuts the completions of all processes into parts of one size."""
+    def _fill_up(self, prompts: list[list[int]]) -> list[list[int]]:
+        """Add dummy prompts up to the largest number that any process has.
+
+        A server, or vLLM on several GPUs, cuts the completions of all processes into parts of one size.
+        """
         generation = self.generation
         accelerator = generation.accelerator
         if accelerator.num_processes == 1 or (generation.mode == "colocate" and generation.tensor_parallel_size == 1):
@@ -90,10 +94,10 @@ class VLLMEngine:
 
 
 class OfflineVLLM:
-    """Samples from a saved model, whose weights never change: what `sgpo eval --engine vllm` runs.
+    """Samples from a saved model, whose weights never change: the engine of `sgpo eval --engine vllm`.
 
-    `seeds` are vLLM's own: the same ones give the same completions on the same machine and version, and others than
-    the `hf` engine's.
+    vLLM draws from `seeds` in its own way: equal seeds give equal completions on the same machine and version, but not
+    those of the `hf` engine.
     """
 
     def __init__(self, model: str, *, eos_ids: Sequence[int], **options: Any) -> None:
@@ -134,9 +138,16 @@ class OfflineVLLM:
 
 
 def load_offline_vllm(name: str, tokenizer: PreTrainedTokenizerBase, **options: Any) -> OfflineVLLM:
-    """A model by its path, hub id or run directory. vLLM reads weights from a directory: an adapter is merged into one.
+    """Load a saved model into vLLM.
 
-    Raises InputError where vLLM is not installed, or there is no such model.
+    Args:
+        name: A path, a hub id or a run directory. vLLM reads weights from a directory, so an adapter is merged into a
+            temporary one.
+        tokenizer: The model's.
+        options: More of `vllm.LLM`'s.
+
+    Raises:
+        InputError: vLLM is not installed, or there is no such model.
     """
     check_vllm()
     source = resolve_model(name)
@@ -164,9 +175,10 @@ def build_vllm_engine(
     eos_ids: Sequence[int],
     max_sequences: int,
 ) -> VLLMEngine:
-    """The engine of a policy in training; `max_sequences` completions are sampled at a time.
+    """Build the engine of a policy in training; it samples at most `max_sequences` completions at a time.
 
-    Raises InputError where vLLM is not installed or its server cannot serve a trainer.
+    Raises:
+        InputError: vLLM is not installed, or its server cannot serve a trainer.
     """
     check_vllm()
     if options.mode == "colocate" and not model.name_or_path:
@@ -198,7 +210,11 @@ def build_vllm_engine(
 
 
 def check_vllm() -> None:
-    """Raises InputError where vLLM is not installed."""
+    """Check that vLLM is installed.
+
+    Raises:
+        InputError: it is not.
+    """
     if find_spec("vllm") is None:
         raise InputError(
             "the vllm engine needs vLLM, which is not installed; pip install 'sgpo[vllm]' on a machine with a GPU, or "
@@ -209,8 +225,8 @@ def check_vllm() -> None:
 def _completion(
     token_ids: list[int], logprobs: list[float | None], sampling: Sampling, eos_ids: Sequence[int]
 ) -> Completion:
-    # vLLM's are those of the distribution it samples from: after a top-p cut, or greedy, they are not what the
-    # contract of `Completion` asks for.
+    # vLLM gives log-probabilities of the distribution that it samples from. After a top-p cut, or greedy, those are not
+    # the ones that `Completion` promises.
     faithful = sampling.top_p == 1 and sampling.temperature > 0
     values = [math.nan if value is None else value for value in logprobs] if faithful else []
     return Completion(token_ids, bool(token_ids) and token_ids[-1] in eos_ids, values)

@@ -1,4 +1,4 @@
-"""Strategies: extracted from a strong model, checked for leaks, kept in a bank."""
+"""Strategies: extracted from a strong model, checked for leaks, stored in a bank."""
 
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Effect, Leak, Scores, Strategy

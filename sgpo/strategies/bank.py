@@ -1,7 +1,8 @@
-"""The strategy bank: one SQLite file that extraction writes, people read and mend, and training reads.
+"""The strategy bank: one SQLite file that extraction writes, people read and edit, and training reads.
 
-Per problem at most one strategy is *kept*, the one that training uses; the others stay as candidates. The file is in
-WAL mode: one process writes while many read.
+Per problem at most one strategy is *active*, the one that training uses; the others stay as candidates. The bank also
+holds what extraction was answered and how every problem ended, so that nothing is asked twice. The file is in WAL mode:
+one process writes while many read. Every query of the package stands here, the tables in `sgpo.strategies.schema`.
 """
 
 from __future__ import annotations
@@ -10,30 +11,45 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from sgpo.errors import BankError
+from sgpo.errors import BankError, InputError
 from sgpo.io import write_text
 from sgpo.problems import Problem
-from sgpo.strategies.schema import explain, open_bank_file, transaction
-from sgpo.strategies.strategy import FIELDS, Effect, Leak, Scores, Strategy, read_strategy_file
+from sgpo.strategies.schema import explain, open_bank_file, read_dicts, row_of, strategy_of, transaction
+from sgpo.strategies.strategy import Effect, Strategy, current_time, read_strategy_file
 
 if TYPE_CHECKING:
+    from sgpo.endpoint import Reply
     from sgpo.strategies.retrieve import Embed, Retriever
 
-__all__ = ["Strategy", "StrategyBank"]
+__all__ = ["Outcome", "Strategy", "StrategyBank"]
+
+Outcome = Literal["active", "leaking", "failed", "unsolved"]
+MAX_RAW = 20_000  # characters of an unusable reply that are stored with a failure
+
+# What an import brought, and what each run says.
+_EFFECTS = " UNION ALL ".join(
+    f"SELECT strategy_id, {', '.join(Effect.__slots__)} FROM {table}" for table in ("effects", "run_effects")
+)
+_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
+_REPLY_FIELDS = ("text", "prompt_tokens", "completion_tokens", "cost")
 
 
 class StrategyBank:
     """Strategies in a SQLite file; a context manager.
 
-    `StrategyBank("bank.db")` opens a bank and makes it where there is none; `create=False` demands that it is there.
-    `read_only=True` does so too, and reads a bank where nothing may be written, or on a network file system.
+    Args:
+        path: The file. A bank of an older version is migrated when it is opened.
+        create: Make the bank where there is none; False demands that it is there.
+        read_only: Read a bank that is there, also where nothing may be written, or on a network file system.
 
-    Raises BankError that names the file and the mend: no such bank, not a bank, a schema newer than this program's,
-    a place that cannot be written.
+    Raises:
+        BankError: No such bank, not a bank, a schema newer than this program's, a place that cannot be written; the
+            message names the file and the fix.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True, read_only: bool = False) -> None:
@@ -68,22 +84,27 @@ class StrategyBank:
     # ------------------------------------------------------------------------------------------------ reading
 
     def get(self, problem_id: str) -> Strategy | None:
-        """The kept strategy of a problem."""
-        return self._one("SELECT * FROM strategies WHERE problem_id = ? AND kept", problem_id)
+        """The active strategy of a problem; None where there is none."""
+        return self._one("SELECT * FROM strategies WHERE problem_id = ? AND active", problem_id)
 
     def for_problem(
         self, problem: Problem, *, use: Literal["own", "retrieved", "both"] = "own", embed: Embed | None = None
     ) -> Strategy | None:
         """The strategy to guide a problem with; None where there is none.
 
-        `use`: the problem's own; one `retrieved` from another problem of its kind; or its own where it has one, else a
-        retrieved one (`both`). A retrieved strategy says so: its `problem_id` is that of the problem it was written
-        for. `embed` compares texts by their embeddings instead of their words, see `sgpo.strategies.retrieve`.
+        A retrieved strategy says so: its `problem_id` is that of the problem it was written for.
 
-        Raises BankError for another `use`.
+        Args:
+            problem: The problem, of which `id` and text count.
+            use: The problem's own; one `retrieved` from another problem of its kind; or `both`: its own where it has
+                one, else a retrieved one.
+            embed: Compares texts by their embeddings instead of their words, see `sgpo.strategies.retrieve`.
+
+        Raises:
+            InputError: Another `use`.
         """
         if use not in ("own", "retrieved", "both"):
-            raise BankError(f"use must be 'own', 'retrieved' or 'both', got {use!r}")
+            raise InputError(f"use must be 'own', 'retrieved' or 'both', got {use!r}")
         own = self.get(problem.id) if use != "retrieved" else None
         if own is not None or use == "own":
             return own
@@ -103,13 +124,13 @@ class StrategyBank:
         return self._retrieval[1]
 
     def by_id(self, strategy_id: str) -> Strategy | None:
-        """A strategy, kept or candidate, by its own id."""
+        """A strategy, active or candidate, by its own id."""
         return self._one("SELECT * FROM strategies WHERE id = ?", strategy_id)
 
     def candidates(self, problem_id: str) -> list[Strategy]:
-        """All strategies of a problem, the kept one first."""
-        query = "SELECT * FROM strategies WHERE problem_id = ? ORDER BY kept DESC, rowid"
-        return [_strategy(row) for row in _dicts(self.db.execute(query, (problem_id,)))]
+        """All strategies of a problem, the active one first."""
+        query = "SELECT * FROM strategies WHERE problem_id = ? ORDER BY active DESC, rowid"
+        return [strategy_of(row) for row in read_dicts(self.db.execute(query, (problem_id,)))]
 
     def problem(self, problem_id: str) -> Problem | None:
         """A problem as extraction saw it, with the solution that was used; None where it never saw it."""
@@ -119,49 +140,68 @@ class StrategyBank:
     def effect(self, strategy_id: str) -> Effect:
         """What training measured of a strategy; all zero where it never did."""
         query = f"SELECT {_SUMS} FROM ({_EFFECTS}) WHERE strategy_id = ?"
-        return Effect(**next(_dicts(self.db.execute(query, (strategy_id,)))))
+        return Effect(**next(read_dicts(self.db.execute(query, (strategy_id,)))))
 
     def total_effect(self) -> tuple[int, Effect]:
         """How many strategies training has measured, and what it measured of all of them together."""
-        (measured,) = self.db.execute(f"SELECT count(DISTINCT strategy_id) FROM ({_EFFECTS})").fetchone()
-        return measured, Effect(**next(_dicts(self.db.execute(f"SELECT {_SUMS} FROM ({_EFFECTS})"))))
+        (measured,) = self._first(f"SELECT count(DISTINCT strategy_id) FROM ({_EFFECTS})")
+        return measured, Effect(**next(read_dicts(self.db.execute(f"SELECT {_SUMS} FROM ({_EFFECTS})"))))
 
     def __iter__(self) -> Iterator[Strategy]:
-        """The kept strategies, in the order they came."""
-        rows = self.db.execute("SELECT * FROM strategies WHERE kept ORDER BY rowid")
-        return (_strategy(row) for row in _dicts(rows))
+        """The active strategies, in the order they came."""
+        rows = self.db.execute("SELECT * FROM strategies WHERE active ORDER BY rowid")
+        return (strategy_of(row) for row in read_dicts(rows))
 
     def __len__(self) -> int:
-        """How many problems have a kept strategy."""
-        count: int = self.db.execute("SELECT count(*) FROM strategies WHERE kept").fetchone()[0]
+        """How many problems have an active strategy."""
+        count: int = self._first("SELECT count(*) FROM strategies WHERE active")[0]
         return count
 
     def _one(self, query: str, value: str) -> Strategy | None:
-        row = next(_dicts(self.db.execute(query, (value,))), None)
-        return _strategy(row) if row else None
+        row = next(read_dicts(self.db.execute(query, (value,))), None)
+        return strategy_of(row) if row else None
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    def add(self, strategy: Strategy, *, kept: bool = True) -> None:
-        """Put a strategy in; the one kept for its problem until now stays as a candidate.
+    def add(self, strategy: Strategy, *, active: bool = True) -> None:
+        """Put a strategy in; the one that was active for its problem until now stays as a candidate.
 
         One with the same id is replaced; what was measured of it stays only if the text is the same.
+
+        Args:
+            strategy: The strategy.
+            active: Use it in training; False adds a candidate.
         """
         with self.transaction():
-            self.put(strategy, kept)
+            self._put(strategy, active)
+
+    def accept(self, strategy: Strategy) -> Strategy:
+        """Mark a strategy as accepted by a person: no extraction replaces it from now on."""
+        strategy = replace(strategy, reviewed=current_time())
+        self.add(strategy)
+        return strategy
 
     def drop(self, strategy_id: str) -> None:
-        """Delete a strategy and what was measured of it. Raises BankError for an unknown id."""
+        """Delete a strategy and what was measured of it.
+
+        Raises:
+            BankError: An unknown id.
+        """
         self._writes += 1
         with self.transaction():
             if not self.db.execute("DELETE FROM strategies WHERE id = ?", (strategy_id,)).rowcount:
                 raise BankError(f"{self.path}: no strategy with id {strategy_id!r}")
 
     def record_run(self, run: str, effects: Mapping[str, Sequence[int]]) -> None:
-        """Keep what a run has measured of strategies, by their ids, in place of what it had measured before.
+        """Store what a run has measured of strategies, in place of what it had measured before.
 
-        The counts, in the order of `Effect`, are those of the whole run: one that is resumed says them again. Ids that
-        are no longer in the bank are passed over. Raises BankError for bad counts.
+        Args:
+            run: The run's name.
+            effects: The counts by strategy id, in the order of `Effect`, of the whole run: one that is resumed says
+                them again. Ids that are no longer in the bank are passed over.
+
+        Raises:
+            BankError: Passes below 0 or above their total.
         """
         with self.transaction():
             self.db.execute("DELETE FROM run_effects WHERE run = ?", (run,))
@@ -170,14 +210,14 @@ class StrategyBank:
                 if self.by_id(strategy_id) is not None:
                     self.db.execute("INSERT INTO run_effects VALUES (?, ?, ?, ?, ?, ?)", (run, strategy_id, *counts))
 
-    def put(self, strategy: Strategy, kept: bool) -> None:
+    def _put(self, strategy: Strategy, active: bool) -> None:
         self._writes += 1
         old = self.by_id(strategy.id)
         if old and old.text != strategy.text:
             self._forget_effect(strategy.id)
-        if kept:
-            self.db.execute("UPDATE strategies SET kept = 0 WHERE problem_id = ?", (strategy.problem_id,))
-        row = {**_row(strategy), "kept": int(kept)}
+        if active:
+            self.db.execute("UPDATE strategies SET active = 0 WHERE problem_id = ?", (strategy.problem_id,))
+        row = {**row_of(strategy), "active": int(active)}
         updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != "id")
         self.db.execute(
             f"INSERT INTO strategies ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
@@ -189,43 +229,169 @@ class StrategyBank:
         for table in ("effects", "run_effects"):
             self.db.execute(f"DELETE FROM {table} WHERE strategy_id = ?", (strategy_id,))
 
+    # ------------------------------------------------------------------------------------------------ extraction
+
+    def replies(self, key: str) -> list[Reply] | None:
+        """What the strong model replied to a request, by the hash of all that was asked; None where it never did."""
+        from sgpo.endpoint import Reply
+
+        row = self.db.execute("SELECT answers FROM responses WHERE key = ?", (key,)).fetchone()
+        return [Reply(**reply) for reply in json.loads(row[0])] if row else None
+
+    def store_replies(self, key: str, model: str, replies: Sequence[Reply]) -> None:
+        """Store what was replied. It is on the disk when the call returns."""
+        texts = [{name: getattr(reply, name) for name in _REPLY_FIELDS} for reply in replies]
+        costs = [reply.cost for reply in replies if reply.cost is not None]
+        values = (
+            key,
+            model,
+            json.dumps(texts, ensure_ascii=False),
+            sum(reply.prompt_tokens for reply in replies),
+            sum(reply.completion_tokens for reply in replies),
+            sum(costs) if costs else None,
+            current_time(),
+        )
+        with self.transaction():
+            self.db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def is_extracted(self, problem_id: str, key: str) -> bool:
+        """Whether a problem came to an outcome, extracted in the way that `key` stands for."""
+        row = self.db.execute("SELECT key FROM outcomes WHERE problem_id = ?", (problem_id,)).fetchone()
+        return row is not None and row[0] == key
+
+    def record_outcome(
+        self,
+        problem: Problem,
+        key: str,
+        outcome: Outcome,
+        *,
+        candidates: Sequence[Strategy] = (),
+        active: Strategy | None = None,
+        message: str | None = None,
+        raw: str | None = None,
+    ) -> None:
+        """Store how the extraction of a problem ended, all at once.
+
+        Args:
+            problem: The problem, with the solution that was used.
+            key: What the outcome depends on, as for `is_extracted`.
+            outcome: How it ended.
+            candidates: All strategies that were written.
+            active: The one to use. An active strategy that a person has accepted stays in its place.
+            message: What went wrong.
+            raw: The last unusable reply.
+        """
+        with self.transaction():
+            in_use = self.get(problem.id)
+            if in_use is not None and in_use.reviewed:
+                active = None
+            for candidate in candidates:
+                known = self.by_id(candidate.id)
+                if known is None or not known.reviewed:
+                    self._put(candidate, candidate is active)
+            text = json.dumps(problem.to_json(), ensure_ascii=False)
+            self.db.execute("INSERT OR REPLACE INTO problems VALUES (?, ?)", (problem.id, text))
+            self.db.execute(
+                "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?)",
+                (problem.id, key, outcome, message, raw[:MAX_RAW] if raw else raw, current_time()),
+            )
+
+    def failures(self) -> list[dict[str, str | None]]:
+        """The problems that extraction got no strategy for: `problem_id`, `outcome`, `message`, `raw` (last reply)."""
+        query = "SELECT problem_id, outcome, message, raw FROM outcomes WHERE outcome != 'active' ORDER BY rowid"
+        return list(read_dicts(self.db.execute(query)))
+
+    def stats(self) -> dict[str, Any]:
+        """The counts of the bank.
+
+        `problems`: known to it; `strategies`: problems with an active strategy; `candidates`: all strategies, of which
+        `leaking` leak and `unchecked` were never seen by the leak gate; `groups`: active strategies without near-
+        duplicates of each other; `failed`: problems for which the strong model gave nothing usable; `outcomes`: how
+        extraction ended, per problem; `requests`, `tokens`, `cost`: answered and paid for; `measured`: strategies that
+        training used; `uplift`: guided minus autonomous pass rate over all of these.
+        """
+        from sgpo.strategies.retrieve import group_numbers
+
+        outcome_query = "SELECT outcome, count(*) FROM outcomes GROUP BY outcome ORDER BY outcome"
+        outcomes: dict[str, int] = dict(self.db.execute(outcome_query))
+        measured, effect = self.total_effect()
+        paid = self._first(
+            "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), sum(cost) "
+            "FROM responses"
+        )
+        requests, prompt_tokens, completion_tokens, cost = paid
+        all_problems = "SELECT problem_id FROM strategies UNION SELECT problem_id FROM outcomes"
+        return {
+            "problems": self._first(f"SELECT count(*) FROM ({all_problems})")[0],
+            "strategies": len(self),
+            "candidates": self._first("SELECT count(*) FROM strategies")[0],
+            "leaking": self._first("SELECT count(*) FROM strategies WHERE leaks IS NOT NULL AND leaks != '[]'")[0],
+            "unchecked": self._first("SELECT count(*) FROM strategies WHERE leaks IS NULL")[0],
+            "groups": len(set(group_numbers(list(self)))),
+            "reviewed": self._first("SELECT count(*) FROM strategies WHERE reviewed IS NOT NULL")[0],
+            "failed": outcomes.get("failed", 0),
+            "outcomes": outcomes,
+            "requests": requests,
+            "tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "cost": cost,
+            "measured": measured,
+            "uplift": effect.uplift,
+        }
+
+    def _first(self, query: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self.db.execute(query).fetchone()
+        return row
+
     # ------------------------------------------------------------------------------------------ files in and out
 
     def rows(self, *, candidates: bool = True) -> Iterator[dict[str, Any]]:
-        """The strategies as the JSON objects of an export: with `kept` and, where training measured it, `effect`."""
-        where = "" if candidates else "WHERE kept"
-        for row in _dicts(self.db.execute(f"SELECT * FROM strategies {where} ORDER BY rowid")):
+        """The strategies as the JSON objects of an export: with `active` and, where training measured it, `effect`."""
+        where = "" if candidates else "WHERE active"
+        for row in read_dicts(self.db.execute(f"SELECT * FROM strategies {where} ORDER BY rowid")):
             effect = self.effect(row["id"])
             measured = {"effect": {name: getattr(effect, name) for name in Effect.__slots__}}
             yield {
-                **_strategy(row).to_json(),
-                "kept": bool(row["kept"]),
+                **strategy_of(row).to_json(),
+                "active": bool(row["active"]),
                 **(measured if effect != Effect() else {}),
             }
 
     def export(self, path: str | Path) -> int:
-        """Write all strategies, candidates and measured effects too, as JSON Lines; returns how many.
+        """Write all strategies, candidates and measured effects too, as JSON Lines.
 
-        `import_` into an empty bank gives them all back. The file is written whole or not at all. Raises BankError
-        where it cannot be.
+        `import_` into an empty bank gives them all back. The file is written whole or not at all.
+
+        Returns:
+            How many strategies were written.
+
+        Raises:
+            InputError: The file cannot be written.
         """
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows()]
         try:
             write_text(Path(path), "".join(lines))
         except OSError as error:
-            raise BankError(f"{path}: cannot be written ({error.strerror})") from None
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         return len(lines)
 
     def import_(self, path: str | Path) -> int:
-        """Read strategies from JSON Lines, all of them or, where a row is bad, none; returns how many.
+        """Read strategies from JSON Lines, all of them or, where a row is bad, none.
 
         A row needs `problem_id`, `problem_type`, `approach` and `steps` (a list, or a text with a step per line), and
-        may have every other field that `export` writes. Raises BankError that names the file and row.
+        may have every other field that `export` writes.
+
+        Returns:
+            How many strategies were read.
+
+        Raises:
+            InputError: The file or a row cannot be used; the message names them.
         """
         rows = read_strategy_file(Path(path))
         with self.transaction():
-            for strategy, kept, effect in rows:
-                self.put(strategy, kept)
+            for strategy, active, effect in rows:
+                self._put(strategy, active)
                 if effect is not None:
                     self._forget_effect(strategy.id)
                     self.db.execute(
@@ -241,38 +407,3 @@ def _check_counts(
     counts = (guided_passes, guided_total, autonomous_passes, autonomous_total)
     if not 0 <= guided_passes <= guided_total or not 0 <= autonomous_passes <= autonomous_total:
         raise BankError(f"strategy {strategy_id!r}: passes must lie between 0 and the total, got {counts}")
-
-
-def _row(strategy: Strategy) -> dict[str, Any]:
-    """A strategy as the columns of its table."""
-    values = {name: getattr(strategy, name) for name in FIELDS}
-    as_json = strategy.to_json()
-    return {**values, **{name: _dump(as_json.get(name)) for name in _JSON_COLUMNS}}
-
-
-def _strategy(row: Mapping[str, Any]) -> Strategy:
-    values = {name: row[name] for name in FIELDS}
-    values |= {name: json.loads(row[name]) for name in _JSON_COLUMNS if row[name] is not None}
-    values["steps"] = tuple(values["steps"])
-    if values["scores"] is not None:
-        values["scores"] = Scores(**values["scores"])
-    if values["leaks"] is not None:
-        values["leaks"] = tuple(Leak(**leak) for leak in values["leaks"])
-    return Strategy(**values)
-
-
-# What an import brought, and what each run says.
-_EFFECTS = " UNION ALL ".join(
-    f"SELECT strategy_id, {', '.join(Effect.__slots__)} FROM {table}" for table in ("effects", "run_effects")
-)
-_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
-_JSON_COLUMNS = ("steps", "scores", "leaks", "sampling")
-
-
-def _dump(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _dicts(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
-    names = [column[0] for column in cursor.description]
-    return (dict(zip(names, row, strict=True)) for row in cursor)

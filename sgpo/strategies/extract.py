@@ -1,12 +1,8 @@
 """Strategies from a strong model: problems and solutions in, a bank of strategies out.
 
 Per problem: its solution is judged (and sampled where it has none that is correct); candidates are written from it,
-ranked, and put through the leak gate; the best without a leak is kept, all are stored. Every answer is in the bank
-before it is used, so a run that is killed goes on where it was.
-
-A question to the strong model whose answers must be usable: what is not is asked again, at most twice.
-
-The ranking of a strategy by the strong model: four whole numbers from 1 to 5, in a request of its own.
+ranked, and put through the leak gate; the best without a leak becomes active, all are stored. Every reply is in the
+bank before it is used, so the next run resumes where one was killed.
 """
 
 from __future__ import annotations
@@ -14,152 +10,74 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any
 
-from sgpo.errors import InputError
+from sgpo.endpoint import EndpointUsage, RequestError
+from sgpo.errors import BudgetError, EndpointError, InputError
+from sgpo.io import counted, read_rows
 from sgpo.problems import Problem, without_calculator_marks
-from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, ask_again_prompt, autonomous_prompt, extract_prompt, rank_prompt
-from sgpo.strategies.bank import StrategyBank
+from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, autonomous_prompt, extract_prompt, rank_prompt
+from sgpo.strategies.bank import Outcome, StrategyBank
 from sgpo.strategies.leak.gate import GATE_VERSION, find_leaks
-from sgpo.strategies.ledger import Ledger, Outcome, now
-from sgpo.strategies.replies import ScoresAnswer, StrategyAnswer, UnusableAnswerError, read_answer, without_reasoning
-from sgpo.strategies.strategy import Scores, Strategy
-from sgpo.strategies.strong_model import (
-    BudgetSpent,
-    RequestFailed,
-    Sampling,
-    Schema,
+from sgpo.strategies.replies import (
+    ChatOptions,
+    JSONSchema,
     StrongModel,
+    UsableReply,
+    WrittenScores,
+    WrittenStrategy,
     all_or_first_error,
+    ask_until_usable,
+    read_object,
+    without_reasoning,
 )
-from sgpo.strategies.wire import Answer
+from sgpo.strategies.strategy import Scores, Strategy, current_time
 from sgpo.verifier import Verifier
-
-T = TypeVar("T")
-
-TIMES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Usable(Generic[T]):
-    """What an answer says, and the answer."""
-
-    value: T
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Replies(Generic[T]):
-    """The answers that can be used, and of those that could not: how many, why the last one, and its text."""
-
-    usable: list[Usable[T]]
-    unusable: int
-    error: str | None
-    raw: str | None
-
-
-async def ask(
-    model: StrongModel,
-    prompt: str,
-    n: int,
-    *,
-    sampling: Sampling,
-    schema: Schema | None,
-    read: Callable[[str], T],
-) -> Replies[T]:
-    """Up to `n` usable answers. `read` raises UnusableAnswerError for others, which are asked for again, saying why.
-
-    Raises what `StrongModel.sample` raises.
-    """
-    usable: list[Usable[T]] = []
-    unusable, error, raw = 0, None, None
-    question = prompt
-    for time in range(TIMES):
-        missing = n - len(usable)
-        for answer in await model.sample(question, missing, sampling=sampling, schema=schema, draw=time * n):
-            try:
-                usable.append(Usable(read(answer.text), answer))
-            except UnusableAnswerError as failure:
-                unusable, error, raw = unusable + 1, str(failure), answer.text
-        if len(usable) >= n:
-            break
-        question = ask_again_prompt(prompt, error or "it was empty")
-    return Replies(usable, unusable, error, raw)
-
-
-SAMPLING = Sampling(temperature=0.0)
-
-_SCORE = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
-_CRITERIA = ("faithful", "general", "actionable", "leak_free")
-RANK_SCHEMA = Schema(
-    name="scores",
-    schema={
-        "type": "object",
-        "properties": dict.fromkeys(_CRITERIA, _SCORE),
-        "required": list(_CRITERIA),
-        "additionalProperties": False,
-    },
-)
-
-
-async def rank(model: StrongModel, problem: str, solution: str, strategy: Strategy) -> Usable[Scores] | None:
-    """The scores of a strategy; None where the model gave none that could be used."""
-    replies = await ask(
-        model, rank_prompt(problem, solution, strategy), 1, sampling=SAMPLING, schema=RANK_SCHEMA, read=_read
-    )
-    return replies.usable[0] if replies.usable else None
-
-
-def best(strategies: Sequence[Strategy]) -> Strategy | None:
-    """The strategy with the highest total among those without a leak, without a floor; the first of equals.
-
-    One that could not be ranked comes after all that could.
-    """
-    clean = [strategy for strategy in strategies if strategy.leaks == ()]
-    return max(clean, key=lambda strategy: strategy.scores.total if strategy.scores else 0, default=None)
-
-
-def _read(text: str) -> Scores:
-    return Scores(**read_answer(text, ScoresAnswer).model_dump())
-
 
 MAX_SOLUTION_CHARS = 32_000  # about 10,000 tokens; see `cut_solution`
 CUT_MARK = "\n\n[... {count:,} characters left out ...]\n\n"
 
-CANDIDATE_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
-SOLVE_SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_tokens=32_768)
+CANDIDATE_OPTIONS = ChatOptions(temperature=0.8, top_p=0.95)
+RANK_OPTIONS = ChatOptions(temperature=0.0)
+SOLVE_OPTIONS = ChatOptions(temperature=0.6, top_p=0.95, max_tokens=32_768)
+
+
+def _schema(name: str, properties: dict[str, Any]) -> JSONSchema:
+    required = {"required": list(properties), "additionalProperties": False}
+    return JSONSchema(name=name, schema={"type": "object", "properties": properties, **required})
+
 
 _TEXT = {"type": "string"}
-SCHEMA = Schema(
-    name="strategy",
-    schema={
-        "type": "object",
-        "properties": {
-            "problem_type": _TEXT,
-            "approach": _TEXT,
-            "steps": {"type": "array", "items": _TEXT},
-            "when_to_use": _TEXT,
-        },
-        "required": ["problem_type", "approach", "steps", "when_to_use"],
-        "additionalProperties": False,
+_SCORE = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
+STRATEGY_SCHEMA = _schema(
+    "strategy",
+    {
+        "problem_type": _TEXT,
+        "approach": _TEXT,
+        "steps": {"type": "array", "items": _TEXT},
+        "when_to_use": _TEXT,
     },
 )
+SCORES_SCHEMA = _schema("scores", dict.fromkeys(("faithful", "general", "actionable", "leak_free"), _SCORE))
 
 
 @dataclass(slots=True)
 class Extraction:
     """What a run of `extract_strategies` did, problem by problem.
 
-    `earlier`: finished by a run before; `kept`, `leaking` (every candidate leaks), `failed` (nothing usable came) and
-    `unsolved` (no correct solution) are how the others ended; `unfinished`: left for the next run. `wrong_solutions`
-    had another answer than the gold one, `no_solution` none at all; `cut` solutions were longer than what is shown.
+    `earlier`: finished by a run before; `active` (has a strategy now), `leaking` (every candidate leaks), `failed`
+    (nothing usable came) and `unsolved` (no correct solution) are how the others ended; `unfinished`: left for the next
+    run. `wrong_solutions` had another answer than the gold one, `no_solution` counts problems without any; `cut`
+    solutions were longer than what is shown.
     """
 
     problems: int
     earlier: int = 0
-    kept: int = 0
+    active: int = 0
     leaking: int = 0
     failed: int = 0
     unsolved: int = 0
@@ -175,7 +93,7 @@ class Extraction:
 
     @property
     def done(self) -> int:
-        return self.earlier + self.kept + self.leaking + self.failed + self.unsolved
+        return self.earlier + self.active + self.leaking + self.failed + self.unsolved
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -193,9 +111,22 @@ async def extract_strategies(
 ) -> Extraction:
     """Extract strategies of problems into a bank, as many at a time as `model.concurrency`.
 
-    `solve`: where a problem has no correct solution, the strong model is asked for one, up to `candidates` times.
-    Ends early, with `stopped` set, where the budget is spent. Raises EndpointFailed where the endpoint is of no use;
-    ValueError for no candidates, problems none of which has a solution (without `solve`), a bank that is not writable.
+    Args:
+        problems: The problems, with solutions where they are known.
+        bank: Where strategies, replies and outcomes are stored.
+        model: The strong model; its cache should be the bank.
+        verifier: Judges the solutions.
+        candidates: Strategies to write per problem.
+        solve: Ask the strong model for a solution where there is no correct one, up to `candidates` times.
+        on_progress: Told the report after every problem.
+
+    Returns:
+        The report; `stopped` says why a run ended early because its budget is spent.
+
+    Raises:
+        InputError: No candidates, or no problem with a solution (without `solve`).
+        EndpointError: The endpoint is of no use.
+        BankError: The bank cannot be written.
     """
     if candidates < 1:
         raise InputError(f"candidates must be at least 1, got {candidates}")
@@ -217,10 +148,60 @@ async def extract_strategies(
     workers = [asyncio.create_task(work()) for _ in range(min(model.concurrency, len(problems)))]
     try:
         await all_or_first_error(workers)
-    except BudgetSpent as reason:
+    except BudgetError as reason:
         run.report.stopped = str(reason)
     run.report.unfinished = len(problems) - run.report.done
     return run.report
+
+
+def run_extraction(
+    problems: Sequence[Problem],
+    bank: Path,
+    *,
+    candidates: int,
+    solve: bool,
+    on_progress: Callable[[Extraction, EndpointUsage], None],
+    **endpoint: Any,
+) -> dict[str, Any]:
+    """Run `extract_strategies` into the bank at a path, which is made if it does not exist.
+
+    Args:
+        problems: The problems, with solutions where they are known.
+        bank: The bank's file.
+        candidates: Strategies to write per problem.
+        solve: Ask for a solution where there is no correct one.
+        on_progress: Told the report, and what was sent and got, after every problem.
+        endpoint: The fields of `StrongModel`, beside `cache`.
+
+    Returns:
+        The report and what it took, as a JSON object.
+
+    Raises:
+        EndpointError: The endpoint is of no use; what is finished is in the bank.
+    """
+    started = time.monotonic()
+
+    async def run(opened: StrategyBank) -> dict[str, Any]:
+        async with StrongModel(cache=opened, **endpoint) as model:
+            with Verifier() as verifier:
+                report = await extract_strategies(
+                    problems,
+                    opened,
+                    model,
+                    verifier,
+                    candidates=candidates,
+                    solve=solve,
+                    on_progress=lambda report: on_progress(report, model.usage),
+                )
+            seconds = round(time.monotonic() - started, 3)
+            return {**report.to_json(), **asdict(model.usage), "tokens": model.usage.tokens, "seconds": seconds}
+
+    with StrategyBank(bank) as opened:
+        try:
+            return asyncio.run(run(opened))
+        except EndpointError as failure:
+            held = f"{bank} has strategies for {counted(len(opened), 'problem')}"
+            raise EndpointError(f"{failure}; {held}, nothing is lost") from None
 
 
 class _Run:
@@ -235,7 +216,7 @@ class _Run:
         solve: bool,
         report: Extraction,
     ) -> None:
-        self.ledger = Ledger(bank)
+        self.bank = bank
         self.model = model
         self.verifier = verifier
         self.candidates = candidates
@@ -245,70 +226,77 @@ class _Run:
     async def problem(self, problem: Problem) -> None:
         """Bring one problem to its outcome, unless it has come to one or a request fails that may yet succeed."""
         key = self._key(problem)
-        if self.ledger.is_done(problem.id, key):
+        if self.bank.is_extracted(problem.id, key):
             self.report.earlier += 1
             return
         try:
             outcome = await self._extract(problem, key)
-        except RequestFailed as failure:
+        except RequestError as failure:
             if not failure.final:
                 return
             outcome = "failed"
-            self.ledger.record(problem, key, outcome, message=str(failure))
+            self.bank.record_outcome(problem, key, outcome, message=str(failure))
         setattr(self.report, outcome, getattr(self.report, outcome) + 1)
 
     async def _extract(self, problem: Problem, key: str) -> Outcome:
         solution = await self._solution(problem)
         if solution is None:
-            self.ledger.record(problem, key, "unsolved")
+            self.bank.record_outcome(problem, key, "unsolved")
             return "unsolved"
         problem = replace(problem, solution=solution)
         shown = cut_solution(solution)
         self.report.cut += shown != solution
-        replies = await ask(
+        replies = await ask_until_usable(
             self.model,
             extract_prompt(problem.problem, shown),
             self.candidates,
-            sampling=CANDIDATE_SAMPLING,
-            schema=SCHEMA,
-            read=lambda text: read_answer(text, StrategyAnswer),
+            options=CANDIDATE_OPTIONS,
+            schema=STRATEGY_SCHEMA,
+            read=lambda text: read_object(text, WrittenStrategy),
         )
         self.report.unusable_answers += replies.unusable
         if not replies.usable:
-            self.ledger.record(problem, key, "failed", message=replies.error, raw=replies.raw)
+            self.bank.record_outcome(problem, key, "failed", message=replies.error, raw=replies.raw)
             return "failed"
-        # Two answers may say the same; the second is no candidate of its own.
+        # Two replies may say the same; the second is no candidate of its own.
         written = {strategy.id: strategy for strategy in (self._strategy(problem, usable) for usable in replies.usable)}
+        # The gate works in a thread while the strong model ranks.
         checked, *rankings = await all_or_first_error(
             [
-                asyncio.to_thread(self._checked, problem, list(written.values())),
+                asyncio.to_thread(_check_for_leaks, problem, list(written.values())),
                 *(self._rank(problem, shown, strategy) for strategy in written.values()),
             ]
         )
-        strategies = [_ranked(strategy, ranking) for strategy, ranking in zip(checked, rankings, strict=True)]
-        kept = best(strategies)
-        outcome: Outcome = "kept" if kept else "leaking"
-        self.ledger.record(problem, key, outcome, candidates=strategies, kept=kept)
+        strategies = [_add_scores(strategy, ranking) for strategy, ranking in zip(checked, rankings, strict=True)]
+        active = choose_best(strategies)
+        outcome: Outcome = "active" if active else "leaking"
+        self.bank.record_outcome(problem, key, outcome, candidates=strategies, active=active)
         self.report.candidates += len(strategies)
         self.report.leaking_candidates += sum(bool(strategy.leaks) for strategy in strategies)
         self.report.unranked_candidates += sum(strategy.scores is None for strategy in strategies)
         return outcome
 
-    def _checked(self, problem: Problem, strategies: Sequence[Strategy]) -> list[Strategy]:
-        return [replace(s, leaks=tuple(find_leaks(s, problem, verifier=self.verifier))) for s in strategies]
-
-    async def _rank(self, problem: Problem, shown: str, strategy: Strategy) -> Usable[Scores] | None:
+    async def _rank(self, problem: Problem, shown: str, strategy: Strategy) -> UsableReply[Scores] | None:
+        """The strong model's scores of a strategy; None where it gave none that can be used, or refuses to."""
         try:
-            return await rank(self.model, problem.problem, shown, strategy)
-        except RequestFailed as failure:
+            replies = await ask_until_usable(
+                self.model,
+                rank_prompt(problem.problem, shown, strategy),
+                1,
+                options=RANK_OPTIONS,
+                schema=SCORES_SCHEMA,
+                read=lambda text: Scores(**read_object(text, WrittenScores).model_dump()),
+            )
+        except RequestError as failure:
             if failure.final:
                 return None
             raise
+        return replies.usable[0] if replies.usable else None
 
     async def _solution(self, problem: Problem) -> str | None:
         """A solution whose answer is correct: the problem's own or, if allowed, the strong model's."""
         if problem.solution:
-            solution = plain_solution(problem.solution)
+            solution = clean_solution(problem.solution)
             if await self._is_correct(solution, problem):
                 return solution
             self.report.wrong_solutions += 1
@@ -317,8 +305,8 @@ class _Run:
         if self.solve:
             prompt = autonomous_prompt(problem.problem)
             for draw in range(self.candidates):
-                (answer,) = await self.model.sample(prompt, 1, sampling=SOLVE_SAMPLING, draw=draw)
-                solution = plain_solution(answer.text)
+                (reply,) = await self.model.sample(prompt, 1, options=SOLVE_OPTIONS, draw=draw)
+                solution = clean_solution(reply.text)
                 if solution and await self._is_correct(solution, problem):
                     return solution
         return None
@@ -327,8 +315,8 @@ class _Run:
         verdict = await asyncio.to_thread(self.verifier.verify, solution, problem)
         return verdict.correct
 
-    def _strategy(self, problem: Problem, usable: Usable[StrategyAnswer]) -> Strategy:
-        written, answer = usable.value, usable.answer
+    def _strategy(self, problem: Problem, usable: UsableReply[WrittenStrategy]) -> Strategy:
+        written, reply = usable.value, usable.reply
         return Strategy(
             problem_id=problem.id,
             problem_type=written.problem_type,
@@ -337,11 +325,11 @@ class _Run:
             when_to_use=written.when_to_use,
             strong_model=self.model.model,
             prompt_version=EXTRACT_VERSION,
-            sampling=asdict(CANDIDATE_SAMPLING),
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            cost=answer.cost,
-            created=now(),
+            sampling=asdict(CANDIDATE_OPTIONS),
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            cost=reply.cost,
+            created=current_time(),
         )
 
     def _key(self, problem: Problem) -> str:
@@ -351,27 +339,65 @@ class _Run:
             self.model.model,
             self.candidates,
             self.solve,
-            [asdict(CANDIDATE_SAMPLING), asdict(SOLVE_SAMPLING)],
+            [asdict(CANDIDATE_OPTIONS), asdict(SOLVE_OPTIONS)],
             [EXTRACT_VERSION, RANK_VERSION, GATE_VERSION],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _ranked(strategy: Strategy, ranking: Usable[Scores] | None) -> Strategy:
+def choose_best(strategies: Sequence[Strategy]) -> Strategy | None:
+    """The strategy with the highest total among those without a leak, without a floor; the first of equals.
+
+    One that could not be ranked comes after all that could.
+    """
+    clean = [strategy for strategy in strategies if strategy.leaks == ()]
+    return max(clean, key=lambda strategy: strategy.scores.total if strategy.scores else 0, default=None)
+
+
+def _check_for_leaks(problem: Problem, strategies: Sequence[Strategy]) -> list[Strategy]:
+    return [replace(strategy, leaks=tuple(find_leaks(strategy, problem))) for strategy in strategies]
+
+
+def _add_scores(strategy: Strategy, ranking: UsableReply[Scores] | None) -> Strategy:
     """The strategy with its scores, and with what they cost."""
     if ranking is None:
         return strategy
-    answer = ranking.answer
+    reply = ranking.reply
     return replace(
         strategy,
         scores=ranking.value,
-        prompt_tokens=(strategy.prompt_tokens or 0) + answer.prompt_tokens,
-        completion_tokens=(strategy.completion_tokens or 0) + answer.completion_tokens,
-        cost=None if answer.cost is None else (strategy.cost or 0.0) + answer.cost,
+        prompt_tokens=(strategy.prompt_tokens or 0) + reply.prompt_tokens,
+        completion_tokens=(strategy.completion_tokens or 0) + reply.completion_tokens,
+        cost=None if reply.cost is None else (strategy.cost or 0.0) + reply.cost,
     )
 
 
-def plain_solution(solution: str) -> str:
+def read_own_solutions(problems: Sequence[Problem], run: Path) -> list[Problem]:
+    """The problems with a correct completion of the policy as `solution`, None where the run has none.
+
+    The last autonomous completion is taken; where none was correct, the last guided one.
+
+    Raises:
+        InputError: No rollouts, or a row that is none; the message names the file and row.
+    """
+    files = sorted((run / "rollouts").glob("*.jsonl"))
+    if not files:
+        raise InputError(f"{run}: no rollouts in it; --from-run wants the directory of a training run")
+    wanted = {problem.id for problem in problems}
+    found: dict[str, tuple[bool, str]] = {}
+    for file in files:
+        for number, row in read_rows(file):
+            try:
+                id_, autonomous = row["problem_id"], row["group"] == "autonomous"
+                correct, completion = row["verdict"] == "correct", row["completion"]
+            except KeyError as error:
+                raise InputError(f"{file}, row {number}: not a rollout (no {error})") from None
+            if correct and id_ in wanted and (autonomous or not found.get(id_, (False, ""))[0]):
+                found[id_] = (autonomous, completion)
+    return [replace(problem, solution=found[problem.id][1] if problem.id in found else None) for problem in problems]
+
+
+def clean_solution(solution: str) -> str:
     """A solution without the reasoning before it, where something follows, and without GSM8K's calculator marks."""
     return without_calculator_marks(without_reasoning(solution).strip() or solution.strip())
 

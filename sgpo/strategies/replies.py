@@ -1,16 +1,20 @@
-"""Reads the JSON object that a model was asked for out of what it wrote.
+"""The strong model's replies: asked for so many at a time, never paid for twice, and read with suspicion.
 
-Reasoning blocks, code fences, prose around it, LaTeX whose backslashes were not escaped: all normal. What is cut off
-or no such object is an error that says so, to be asked again.
+Reasoning blocks, code fences, prose around a JSON object, LaTeX whose backslashes were not escaped: all normal. A reply
+that is cut off, or holds no such object, is asked for again, with the reason.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic import (
     AfterValidator,
@@ -23,10 +27,14 @@ from pydantic import (
     model_validator,
 )
 
-from sgpo.errors import InputError
+from sgpo.endpoint import ChatEndpoint, Reply
+from sgpo.prompts import ask_again_prompt
 from sgpo.strategies.strategy import steps_from_text
 
-MAX_CHARS = 200_000  # of an answer without its reasoning; a strategy has a few thousand
+T = TypeVar("T")
+
+TIMES_ASKED = 3  # for a usable reply
+MAX_CHARS = 200_000  # of a reply without its reasoning; a strategy has a few thousand
 MAX_BRACES = 50  # at which an object is looked for
 
 _REASONING_TAGS = ("think", "thinking", "reasoning")
@@ -36,8 +44,154 @@ _LATEX = {"\f": "\\f", "\b": "\\b", "\t": "\\t", "\r": "\\r"}
 _SWALLOWED = re.compile(r"[\f\b\t\r](?=[A-Za-z])")
 
 
-class UnusableAnswerError(Exception):
-    """The answer holds no object of the kind that was asked for."""
+class UnusableReplyError(Exception):
+    """The reply holds no object of the kind that was asked for."""
+
+
+# ------------------------------------------------------------------------------------------------ asking for replies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How replies are drawn. `max_tokens` bounds each of them."""
+
+    temperature: float
+    top_p: float = 1.0
+    max_tokens: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JSONSchema:
+    """The JSON schema that a reply shall follow."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+    def response_format(self) -> dict[str, Any]:
+        return {"type": "json_schema", "json_schema": {"name": self.name, "strict": True, "schema": dict(self.schema)}}
+
+
+class ReplyCache(Protocol):
+    """Where replies are stored, so that nothing is paid for twice (`StrategyBank` is one)."""
+
+    def replies(self, key: str) -> list[Reply] | None: ...
+    def store_replies(self, key: str, model: str, replies: Sequence[Reply]) -> None: ...
+
+
+@dataclass(kw_only=True)
+class StrongModel(ChatEndpoint):
+    """A strong model behind an endpoint, whose replies are found in `cache` where they are."""
+
+    cache: ReplyCache
+
+    async def __aenter__(self) -> StrongModel:
+        await super().__aenter__()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        return self
+
+    async def sample(
+        self, prompt: str, n: int, *, options: ChatOptions, schema: JSONSchema | None = None, draw: int = 0
+    ) -> list[Reply]:
+        """`n` replies to a prompt, from the cache where they are; asks again where a server gives fewer at once.
+
+        `draw` numbers the first of them: the same number is the same reply, another number a fresh one. A reply may be
+        empty.
+
+        Raises:
+            RequestError: This request came to nothing.
+            EndpointError: The whole run has to end; BudgetError where its budget is spent.
+        """
+        replies = await self._ask(prompt, n, draw=draw, options=options, schema=schema)
+        if len(replies) < n:
+            # A server that ignores `n`: the others one by one, all at once.
+            draws = range(draw + len(replies), draw + n)
+            more = await all_or_first_error(
+                [self._ask(prompt, 1, draw=draw, options=options, schema=schema) for draw in draws]
+            )
+            replies = replies + [reply for given in more for reply in given]
+        return replies[:n]
+
+    async def _ask(
+        self, prompt: str, n: int, *, draw: int, options: ChatOptions, schema: JSONSchema | None
+    ) -> list[Reply]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "n": n,
+            **asdict(options),
+        }
+        if schema:
+            body["response_format"] = schema.response_format()
+        # What an earlier run was answered is found by this hash: change nothing that goes into it.
+        key = hashlib.sha256(json.dumps([body, draw], sort_keys=True).encode()).hexdigest()
+        # Two tasks that ask the same at the same time: the second waits and finds the first one's replies.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            known = self.cache.replies(key)
+            if known is not None:
+                self.usage.cached += 1
+                return known
+            replies, _ = await self.send(body)
+            self.cache.store_replies(key, self.model, replies)
+            return replies
+
+
+async def all_or_first_error(calls: Sequence[Any]) -> list[Any]:
+    """The results of all; where one fails, the others are finished first: what was paid for is stored."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)
+
+
+@dataclass(frozen=True, slots=True)
+class UsableReply(Generic[T]):
+    """What a reply says, and the reply."""
+
+    value: T
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class AskedReplies(Generic[T]):
+    """The replies that can be used; and how many could not, why the last of them could not, and its text."""
+
+    usable: list[UsableReply[T]]
+    unusable: int
+    error: str | None
+    raw: str | None
+
+
+async def ask_until_usable(
+    model: StrongModel,
+    prompt: str,
+    n: int,
+    *,
+    options: ChatOptions,
+    schema: JSONSchema | None,
+    read: Callable[[str], T],
+) -> AskedReplies[T]:
+    """Up to `n` usable replies. `read` raises UnusableReplyError for others, which are asked for again, saying why.
+
+    Raises what `StrongModel.sample` raises.
+    """
+    usable: list[UsableReply[T]] = []
+    unusable, error, raw = 0, None, None
+    question = prompt
+    for time in range(TIMES_ASKED):
+        missing = n - len(usable)
+        for reply in await model.sample(question, missing, options=options, schema=schema, draw=time * n):
+            try:
+                usable.append(UsableReply(read(reply.text), reply))
+            except UnusableReplyError as failure:
+                unusable, error, raw = unusable + 1, str(failure), reply.text
+        if len(usable) >= n:
+            break
+        question = ask_again_prompt(prompt, error or "it was empty")
+    return AskedReplies(usable, unusable, error, raw)
+
+
+# --------------------------------------------------------------------------------------------------- reading a reply
 
 
 def _steps(value: Any) -> Any:
@@ -59,13 +213,13 @@ def _one_line(value: Any) -> Any:
 def _is_text(value: str) -> str:
     """What a server forces into JSON may still be noise: broken UTF-8, control characters, points of no character."""
     if "\ufffd" in value or any(unicodedata.category(character) in ("Cc", "Cn", "Co") for character in value):
-        raise InputError("it holds what is no text")
+        raise ValueError("it holds what is no text")
     return value
 
 
 def _says_something(value: str) -> str:
     if not any(character.isalpha() for character in value):
-        raise InputError(f"{value!r} says nothing")
+        raise ValueError(f"{value!r} says nothing")
     return value
 
 
@@ -74,7 +228,7 @@ Text = Annotated[Line, AfterValidator(_says_something)]
 Score = Annotated[int, Field(ge=1, le=5)]
 
 
-class ModelAnswer(BaseModel):
+class WrittenObject(BaseModel):
     """An object as a model writes it: the case of its keys, and blanks in them, do not matter."""
 
     @model_validator(mode="before")
@@ -83,7 +237,7 @@ class ModelAnswer(BaseModel):
         return {re.sub(r"[\s-]+", "_", key.strip().lower()): item for key, item in value.items()}
 
 
-class StrategyAnswer(ModelAnswer):
+class WrittenStrategy(WrittenObject):
     """A strategy as a model writes it."""
 
     problem_type: Text
@@ -92,7 +246,7 @@ class StrategyAnswer(ModelAnswer):
     when_to_use: Line = ""
 
 
-class ScoresAnswer(ModelAnswer):
+class WrittenScores(WrittenObject):
     """A ranking as a model writes it."""
 
     faithful: Score
@@ -101,16 +255,20 @@ class ScoresAnswer(ModelAnswer):
     leak_free: Score
 
 
-M = TypeVar("M", bound=ModelAnswer)
+M = TypeVar("M", bound=WrittenObject)
 
 
-def read_answer(text: str, kind: type[M]) -> M:
-    """The first object in a model's answer that is one of `kind`. Raises UnusableAnswerError that says why not."""
+def read_object(text: str, kind: type[M]) -> M:
+    """The first object in a model's reply that is one of `kind`.
+
+    Raises:
+        UnusableReplyError: There is none; the message says why.
+    """
     text = without_reasoning(text)
     if not text.strip():
-        raise UnusableAnswerError("it was empty")
+        raise UnusableReplyError("it was empty")
     if len(text) > MAX_CHARS:
-        raise UnusableAnswerError("it was far too long")
+        raise UnusableReplyError("it was far too long")
     wrong = "it held no JSON object" if "{" not in text else "its JSON object was broken or cut off"
     for value in _objects(text):
         try:
@@ -118,7 +276,7 @@ def read_answer(text: str, kind: type[M]) -> M:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             wrong = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    raise UnusableAnswerError(wrong)
+    raise UnusableReplyError(wrong)
 
 
 def without_reasoning(text: str) -> str:
@@ -140,12 +298,12 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            value = _mended(decoder, text[start:])
-        yield from _inner_objects(_cleaned(value), depth=3)
+            value = _with_escapes_fixed(decoder, text[start:])
+        yield from _inner_objects(_clean(value), depth=3)
         start = text.find("{", end)
 
 
-def _mended(decoder: json.JSONDecoder, text: str) -> Any:
+def _with_escapes_fixed(decoder: json.JSONDecoder, text: str) -> Any:
     """The object at the start of a text whose backslashes were not escaped, as in LaTeX; None where it is not that."""
     try:
         return decoder.raw_decode(_ESCAPE.sub(lambda match: match.group(0) if match.group(1) else r"\\", text))[0]
@@ -163,12 +321,12 @@ def _inner_objects(value: Any, *, depth: int) -> Iterator[dict[str, Any]]:
             yield from _inner_objects(item, depth=depth - 1)
 
 
-def _cleaned(value: Any) -> Any:
+def _clean(value: Any) -> Any:
     if isinstance(value, str):
         value = _SWALLOWED.sub(lambda match: _LATEX[match.group(0)], value)
         return value.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be stored
     if isinstance(value, list):
-        return [_cleaned(item) for item in value]
+        return [_clean(item) for item in value]
     if isinstance(value, dict):
-        return {str(_cleaned(key)): _cleaned(item) for key, item in value.items()}
+        return {str(_clean(key)): _clean(item) for key, item in value.items()}
     return value

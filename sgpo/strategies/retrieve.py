@@ -28,7 +28,7 @@ BLOCK = 512  # rows that are compared with all others at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class RetrievedStrategy:
     """A strategy of another problem, and how similar it is to what was looked for (cosine, 0 to 1)."""
 
     strategy: Strategy
@@ -59,7 +59,7 @@ class Retriever:
         self._described = _unit(self._encode(described))
         self._methods = method_vectors(self._strategies, embed=embed)
 
-    def find(self, problem: str, *, problem_id: str) -> Match | None:
+    def find(self, problem: str, *, problem_id: str) -> RetrievedStrategy | None:
         """The preferred strategy of the group that is most similar to a problem's text; None where none is similar.
 
         Strategies of `problem_id` itself are not considered.
@@ -76,7 +76,7 @@ class Retriever:
             (i for i in others if i == nearest or alike[i] >= SAME_GROUP),
             key=lambda i: (self._preference.get(self._strategies[i].id, 0.0), similarity[i]),
         )
-        return Match(self._strategies[best], float(similarity[best]))
+        return RetrievedStrategy(self._strategies[best], float(similarity[best]))
 
 
 def group_numbers(strategies: Sequence[Strategy], *, embed: Embed | None = None) -> list[int]:

@@ -1,15 +1,18 @@
-"""The bank's file: its tables, their version, and how it is opened."""
+"""The bank's file: its tables, their version, how it is opened, and how rows become records."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sgpo.errors import BankError
+from sgpo.strategies.strategy import FIELDS, Leak, Scores, Strategy
 
 # Entry i takes a bank from version i to i + 1. Never change one that was released: append.
 MIGRATIONS = (
@@ -76,8 +79,15 @@ MIGRATIONS = (
     );
     CREATE INDEX run_effects_by_strategy ON run_effects (strategy_id);
     """,
+    """
+    DROP INDEX kept_strategies;
+    ALTER TABLE strategies RENAME COLUMN kept TO active;
+    CREATE UNIQUE INDEX active_strategies ON strategies (problem_id) WHERE active;
+    UPDATE outcomes SET outcome = 'active' WHERE outcome = 'kept';
+    """,
 )
 
+_JSON_COLUMNS = ("steps", "scores", "leaks", "sampling")
 APPLICATION_ID = 0x5347504F  # "SGPO", in the header of every bank
 BUSY_SECONDS = 60.0
 
@@ -85,7 +95,7 @@ BUSY_SECONDS = 60.0
 def open_bank_file(path: Path, *, create: bool, read_only: bool = False) -> sqlite3.Connection:
     """Open a bank's database, making or migrating its tables. Raises BankError as `StrategyBank` says."""
     _check_place(path, create)
-    db = None
+    db, version = None, len(MIGRATIONS)
     try:
         if read_only:
             db = sqlite3.connect(_read_only_address(path), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
@@ -109,8 +119,11 @@ def open_bank_file(path: Path, *, create: bool, read_only: bool = False) -> sqli
     except sqlite3.Error as error:
         if db:
             db.close()
-        raise BankError(f"{path}: {explain(error)}") from None
-    except ValueError:
+        reason = explain(error)
+        if version < len(MIGRATIONS) and reason.startswith("cannot be written"):
+            reason = f"its schema version {version} is older, opening migrates it, but it {reason}; copy it there"
+        raise BankError(f"{path}: {reason}") from None
+    except BankError:
         if db:
             db.close()
         raise
@@ -196,3 +209,31 @@ def _check_version(db: sqlite3.Connection, path: Path, create: bool) -> int:
             f"upgrade sgpo to read it"
         )
     return int(version)
+
+
+def read_dicts(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+    """The rows of a query by the names of their columns."""
+    names = [column[0] for column in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor)
+
+
+def row_of(strategy: Strategy) -> dict[str, Any]:
+    """A strategy as the columns of its table, without `active`."""
+    values = {name: getattr(strategy, name) for name in FIELDS}
+    as_json = strategy.to_json()
+    for name in _JSON_COLUMNS:
+        value = as_json.get(name)
+        values[name] = None if value is None else json.dumps(value, ensure_ascii=False)
+    return values
+
+
+def strategy_of(row: Mapping[str, Any]) -> Strategy:
+    """The strategy that the columns of its table hold."""
+    values = {name: row[name] for name in FIELDS}
+    values |= {name: json.loads(row[name]) for name in _JSON_COLUMNS if row[name] is not None}
+    values["steps"] = tuple(values["steps"])
+    if values["scores"] is not None:
+        values["scores"] = Scores(**values["scores"])
+    if values["leaks"] is not None:
+        values["leaks"] = tuple(Leak(**leak) for leak in values["leaks"])
+    return Strategy(**values)

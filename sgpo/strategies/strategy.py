@@ -7,7 +7,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +74,8 @@ class Strategy:
     measured effect. `leaks` is None until a gate has looked, then what it found; `reviewed` is when a person accepted
     it. The rest says where it came from.
 
-    Raises InputError for a field that is missing or of the wrong type.
+    Raises:
+        InputError: A field that is missing or of the wrong type.
     """
 
     problem_id: str
@@ -125,11 +127,18 @@ FIELDS = tuple(f.name for f in fields(Strategy))
 REQUIRED_FIELDS = ("problem_id", "problem_type", "approach", "steps")
 
 
+def current_time() -> str:
+    """The time as it stands in a bank: ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def strategy_from_json(row: Mapping[str, Any], *, also: Iterable[str] = ()) -> Strategy:
     """The strategy that a JSON object holds. `steps` is a list of texts, or one text with a step per line.
 
-    Fields beyond a strategy's and those in `also` are left aside, as in problem files. Raises InputError: a field that
-    is missing, of the wrong type, or all but named like a known one.
+    Fields beyond a strategy's and those in `also` are left aside, as in problem files.
+
+    Raises:
+        InputError: A field that is missing, of the wrong type, or all but named like a known one.
     """
     for name in REQUIRED_FIELDS:
         if row.get(name) is None:
@@ -164,11 +173,52 @@ def steps_from_text(text: str) -> list[str]:
     return [step for line in text.splitlines() if (step := _NUMBERING.sub("", line).strip())]
 
 
-def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]:
-    """The strategies of a JSON Lines file, with whether each is kept and what was measured of it, if the file says.
+def editable_text(strategy: Strategy) -> str:
+    """The part of a strategy that a person edits, as JSON."""
+    written = {name: getattr(strategy, name) for name in ("problem_type", "approach", "steps", "when_to_use")}
+    return json.dumps(written, ensure_ascii=False, indent=2) + "\n"
 
-    Raises InputError that names the file and row: no such file, no rows, not JSON, a field that is missing or wrong,
-    two strategies with one id or two kept for one problem.
+
+def apply_edit(strategy: Strategy, text: str) -> Strategy:
+    """The strategy that a person made of another one's `editable_text`.
+
+    It is a new one, accepted, without the scores and leaks of the old one; or the old one where nothing was changed.
+
+    Raises:
+        InputError: The text is no strategy.
+    """
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"line {error.lineno} of the edited text: not JSON ({error.msg}); nothing was changed"
+        ) from None
+    if not isinstance(row, dict):
+        raise InputError("the edited text is no JSON object; nothing was changed")
+    written = strategy_from_json({**row, "problem_id": strategy.problem_id})
+    if written.text == strategy.text:
+        return strategy
+    moment = current_time()
+    return replace(
+        strategy,
+        id="",
+        problem_type=written.problem_type,
+        approach=written.approach,
+        steps=written.steps,
+        when_to_use=written.when_to_use,
+        scores=None,
+        leaks=None,
+        created=moment,
+        reviewed=moment,
+    )
+
+
+def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]:
+    """The strategies of a JSON Lines file, with whether each is active and what was measured of it, if the file says.
+
+    Raises:
+        InputError: No such file, no rows, not JSON, a field that is missing or wrong, two strategies with one id or two
+            active ones for one problem; the message names the file and row.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -182,17 +232,17 @@ def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]
         if not line.strip():
             continue
         try:
-            strategy, kept, effect = _read_row(line)
+            strategy, active, effect = _read_row(line)
         except ValueError as error:
             raise InputError(f"{path}, row {number}: {error}; nothing was imported") from None
-        for key in [("strategy id", strategy.id)] + [("kept strategy for problem", strategy.problem_id)] * kept:
+        for key in [("strategy id", strategy.id)] + [("active strategy for problem", strategy.problem_id)] * active:
             if key in seen:
                 raise InputError(
                     f"{path}, row {number}: a second {key[0]} {key[1]!r}, the first is in row {seen[key]}; "
                     f"nothing was imported"
                 )
             seen[key] = number
-        rows.append((strategy, kept, effect))
+        rows.append((strategy, active, effect))
     if not rows:
         raise InputError(f"{path}: no strategies in it; expected one JSON object per line")
     return rows
@@ -205,11 +255,13 @@ def _read_row(line: str) -> tuple[Strategy, bool, Effect | None]:
         raise InputError(f"not JSON ({error.msg})") from None
     if not isinstance(row, dict):
         raise InputError("not a JSON object")
-    kept, effect = row.get("kept", True), row.get("effect")
-    if not isinstance(kept, bool):
-        raise InputError("'kept' must be true or false")
-    strategy = strategy_from_json(row, also=("kept", "effect"))
-    return strategy, kept, None if effect is None else effect_from_json(effect)
+    if "kept" in row:
+        raise InputError("the field 'kept' is called 'active' now; rename it in the file")
+    active, effect = row.get("active", True), row.get("effect")
+    if not isinstance(active, bool):
+        raise InputError("'active' must be true or false")
+    strategy = strategy_from_json(row, also=("active", "effect"))
+    return strategy, active, None if effect is None else effect_from_json(effect)
 
 
 _OPTIONAL_TYPES: dict[str, type | tuple[type, ...]] = {

@@ -1,7 +1,8 @@
-"""Alarms: signs in the metrics that a run goes wrong, each with its threshold here and in docs/alarms.md.
+"""Alarms: signs in the metrics that a run goes wrong. Thresholds stand here and in docs/alarms.md.
 
-An alarm compares the last `WINDOW` rows of metrics.jsonl with the first ones, or with a fixed limit. It warns, and
-marks `alarms.jsonl`, when it begins to hold, and again only after it had ceased to. It never stops a run.
+An alarm compares the last `ROWS` rows of metrics.jsonl with the first ones, or with a fixed limit. When it begins to
+hold, it warns and adds a row to `alarms.jsonl`, and it does so again only once it has ceased to hold. No alarm stops a
+run.
 """
 
 from __future__ import annotations
@@ -18,21 +19,30 @@ from sgpo.training.run_directory import RunDirectory
 
 logger = logging.getLogger("sgpo")
 
-WINDOW = 10  # rows
-ENTROPY_SHARE = 0.2
-LENGTH_SHARE = 0.5
-DISTINCT_SHARE = 0.5
+ROWS = 10  # that a mean is taken over
+# Fractions of the mean over the first rows.
+ENTROPY_FRACTION = 0.2
+LENGTH_FRACTION = 0.5
+DISTINCT_FRACTION = 0.5
 DISTINCT_PASS_GAIN = 0.1
-MENTION_SHARE = 0.05
-VERDICT_SHARE = 0.5
+# Fractions of completions, and of verdicts.
+MENTION_FRACTION = 0.05
+VERDICT_FRACTION = 0.5
 LOGPROB_DIFFERENCE = 0.05  # nats; the tests' model on a CPU: 2e-7 in float32, 1e-3 in bfloat16
 
 Row = Mapping[str, Any]
 
+_MENTION = re.compile(
+    r"\b(?:the|this|that|your)\s+(?:given|provided|suggested|above|described)\s+strategy\b"
+    r"|\b(?:according\s+to|as|following|follow|using|applying|by|per|from)\s+the\s+strategy\b"
+    r"|\bthe\s+strategy\s+(?:above|given|provided|described|says|said|suggests|tells|states|describes|asks)\b",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """`value` is what was found, `threshold` what it went past."""
+    """A sign that a run goes wrong: `value` has passed `threshold`."""
 
     kind: str
     message: str
@@ -41,48 +51,48 @@ class Alarm:
 
 
 def raised_alarms(rows: Sequence[Row]) -> list[Alarm]:
-    """The alarms that hold at the last of a run's training rows (of `metrics.jsonl`, in order)."""
-    checks = _CHECKS if len(rows) >= WINDOW else (_logprob_difference,)
+    """Find the alarms that hold at the last of a run's training rows (of `metrics.jsonl`, in order)."""
+    checks = _CHECKS if len(rows) >= ROWS else (_logprob_difference,)
     found = (check(rows) for check in checks)
     return [alarm for alarm in found if alarm is not None]
 
 
 def _entropy(rows: Sequence[Row]) -> Alarm | None:
     return _fallen(
-        rows, "entropy", ENTROPY_SHARE, "the policy collapses; lower the learning rate, or check that kl_clip is set"
+        rows, "entropy", ENTROPY_FRACTION, "the policy collapses; lower the learning rate, or check that kl_clip is set"
     )
 
 
 def _completion_length(rows: Sequence[Row]) -> Alarm | None:
     message = "the policy drops its reasoning; look at completions, and at what targets look like"
-    return _fallen(rows, "completion_length/autonomous", LENGTH_SHARE, message)
+    return _fallen(rows, "completion_length/autonomous", LENGTH_FRACTION, message)
 
 
 def _distinct_answers(rows: Sequence[Row]) -> Alarm | None:
-    """Fewer answers are right where more of them pass: only a fall without that is an alarm."""
-    before, now = (_mean(part, "pass_rate/autonomous") or 0.0 for part in (rows[:WINDOW], rows[-WINDOW:]))
+    """Answers also grow alike when more of them are right: only a fall without more passes is an alarm."""
+    before, now = (_mean(part, "pass_rate/autonomous") or 0.0 for part in (rows[:ROWS], rows[-ROWS:]))
     if now - before > DISTINCT_PASS_GAIN:
         return None
     message = "completions of a problem grow alike, but no better; lower the learning rate, or raise num_autonomous"
-    return _fallen(rows, "distinct_answers", DISTINCT_SHARE, message)
+    return _fallen(rows, "distinct_answers", DISTINCT_FRACTION, message)
 
 
 def _no_gradient(rows: Sequence[Row]) -> Alarm | None:
     keys = ("loss", "groups/with_gradient", "targets/share")
-    if any(row.get(key) for row in rows[-WINDOW:] for key in keys):
+    if any(row.get(key) for row in rows[-ROWS:] for key in keys):
         return None
     message = (
-        f"no group had a gradient in {WINDOW} rows: all fail or all pass; choose other problems, or read a completion"
+        f"no group had a gradient in {ROWS} rows: all fail or all pass; choose other problems, or read a completion"
     )
     return Alarm("no_gradient", message, 0.0, 0.0)
 
 
 def _strategy_mentions(rows: Sequence[Row]) -> Alarm | None:
-    share = _mean(rows[-WINDOW:], "strategy_mentions")
-    if share is None or share <= MENTION_SHARE:
+    fraction = _mean(rows[-ROWS:], "strategy_mentions")
+    if fraction is None or fraction <= MENTION_FRACTION:
         return None
-    message = f"{share:.0%} of autonomous completions speak of a strategy that they were not given"
-    return Alarm("strategy_mentions", message, share, MENTION_SHARE)
+    message = f"{fraction:.0%} of autonomous completions speak of a strategy that they were not given"
+    return Alarm("strategy_mentions", message, fraction, MENTION_FRACTION)
 
 
 def _unparsed(rows: Sequence[Row]) -> Alarm | None:
@@ -94,7 +104,7 @@ def _timeout(rows: Sequence[Row]) -> Alarm | None:
 
 
 def _logprob_difference(rows: Sequence[Row]) -> Alarm | None:
-    """One row is enough: nothing of what follows a wrong importance ratio can be trusted."""
+    """One row is enough: nothing that follows from a wrong importance ratio can be trusted."""
     value = rows[-1].get("logprob_difference/mean", 0.0) if rows else 0.0
     if value <= LOGPROB_DIFFERENCE:
         return None
@@ -104,24 +114,24 @@ def _logprob_difference(rows: Sequence[Row]) -> Alarm | None:
     return Alarm("logprob_difference", message, value, LOGPROB_DIFFERENCE)
 
 
-def _verdicts(rows: Sequence[Row], kind: str, mend: str) -> Alarm | None:
+def _verdicts(rows: Sequence[Row], kind: str, fix: str) -> Alarm | None:
     counts = [
-        row.get(f"verdicts/{name}", 0) for row in rows[-WINDOW:] for name in ("correct", "wrong", "unparsed", "timeout")
+        row.get(f"verdicts/{name}", 0) for row in rows[-ROWS:] for name in ("correct", "wrong", "unparsed", "timeout")
     ]
     total = sum(counts)
-    share = sum(row.get(f"verdicts/{kind}", 0) for row in rows[-WINDOW:]) / total if total else 0.0
-    if share <= VERDICT_SHARE:
+    fraction = sum(row.get(f"verdicts/{kind}", 0) for row in rows[-ROWS:]) / total if total else 0.0
+    if fraction <= VERDICT_FRACTION:
         return None
-    return Alarm(f"mostly_{kind}", f"{share:.0%} of verdicts are `{kind}`: {mend}", share, VERDICT_SHARE)
+    return Alarm(f"mostly_{kind}", f"{fraction:.0%} of verdicts are `{kind}`: {fix}", fraction, VERDICT_FRACTION)
 
 
-def _fallen(rows: Sequence[Row], key: str, share: float, what: str) -> Alarm | None:
-    """The mean of the last rows lies below a share of that of the first ones; the two have no row in common."""
-    before, now = _mean(rows[:WINDOW], key), _mean(rows[-WINDOW:], key)
-    if len(rows) < 2 * WINDOW or before is None or now is None or now >= share * before:
+def _fallen(rows: Sequence[Row], key: str, fraction: float, what: str) -> Alarm | None:
+    """The mean over the last rows lies below a fraction of that over the first ones; the two share no row."""
+    before, now = _mean(rows[:ROWS], key), _mean(rows[-ROWS:], key)
+    if len(rows) < 2 * ROWS or before is None or now is None or now >= fraction * before:
         return None
-    message = f"{key} fell from {before:.3g} in the first {WINDOW} rows to {now:.3g}: {what}"
-    return Alarm(key.partition("/")[0], message, now, share * before)
+    message = f"{key} fell from {before:.3g} in the first {ROWS} rows to {now:.3g}: {what}"
+    return Alarm(key.partition("/")[0], message, now, fraction * before)
 
 
 def _mean(rows: Sequence[Row], key: str) -> float | None:
@@ -140,13 +150,6 @@ _CHECKS: tuple[Callable[[Sequence[Row]], Alarm | None], ...] = (
     _logprob_difference,
 )
 
-_MENTION = re.compile(
-    r"\b(?:the|this|that|your)\s+(?:given|provided|suggested|above|described)\s+strategy\b"
-    r"|\b(?:according\s+to|as|following|follow|using|applying|by|per|from)\s+the\s+strategy\b"
-    r"|\bthe\s+strategy\s+(?:above|given|provided|described|says|said|suggests|tells|states|describes|asks)\b",
-    re.IGNORECASE,
-)
-
 
 def mentions_strategy(completion: str) -> bool:
     """Whether a text refers to a strategy that it was given: "following the strategy", not "my strategy"."""
@@ -154,7 +157,7 @@ def mentions_strategy(completion: str) -> bool:
 
 
 class AlarmWatcher(TrainerCallback):
-    """Looks at every logged row; warns of what begins to hold, and adds it to `alarms.jsonl`."""
+    """Looks at every logged row; warns of each alarm that begins to hold, and adds it to `alarms.jsonl`."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run

@@ -1,4 +1,4 @@
-"""What a person sees of a run as it goes: the rows of metrics.jsonl and a progress bar."""
+"""Callbacks that show a run as it goes: the rows of metrics.jsonl and a progress bar."""
 
 from __future__ import annotations
 

@@ -1,20 +1,36 @@
-"""Every option of training."""
+"""Every option of training: its default, range, meaning and reader, declared at its field."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.prompts import prompt_style
-from sgpo.rollouts.engines import EngineName
+from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
+from sgpo.training.options import (
+    NOT_NULL,
+    SUPPORTED,
+    Condition,
+    check_ranges,
+    declarations,
+    option,
+    options_table,
+    refuse_old_names,
+    unread_options,
+)
 
 NO_TOKEN = "a hub token (hub_token) would be written into the run's files; give it in the environment, as HF_TOKEN"
+WRITTEN_FOR_A_TOKEN = "<HUB_TOKEN>"  # what TrainingArguments writes in its place, if there is none too
+
+_VLLM: dict[str, Condition] = {"engine": ("vllm",)}
+_COLOCATED: dict[str, Condition] = {**_VLLM, "vllm_mode": ("colocate",)}
+_CLIPPED: dict[str, Condition] = {"distill_loss": ("forward_kl", "reverse_kl")}
+_ADAPTIVE: dict[str, Condition] = {"distill_weight": ("adaptive",)}
 
 
 @dataclass
@@ -24,250 +40,337 @@ class SGPOConfig(TrainingArguments):
     `per_device_train_batch_size` counts PROBLEMS, where TRL counts completions: with `num_autonomous=8` and
     `num_guided=4`, a batch of 16 problems samples 192 completions. `output_dir` is the run directory.
 
-    Raises InputError for an option out of its range.
+    Raises:
+        InputError: An option is out of its range, has another name now, or would not be read: it differs from its
+            default and belongs to another algorithm, engine or loss.
     """
 
-    # Defaults that differ from TrainingArguments.
-    output_dir: str = field(default="runs/sgpo", metadata={"help": "The run directory."})
-    learning_rate: float = field(default=1e-6, metadata={"help": "Peak learning rate of AdamW."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning-rate schedule."})
-    logging_steps: float = field(default=1, metadata={"help": "Steps between two rows of metrics.jsonl."})
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Problems are records, not tensors."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Problems are records, not columns."})
-    hub_strategy: Literal["end"] = field(
-        default="end",
-        metadata={"help": "`push_to_hub` uploads the final model, once it is trained, and no checkpoint."},
+    # Defaults that differ from those of TrainingArguments.
+    output_dir: str = option("runs/sgpo", "The run directory.")
+    learning_rate: float = option(1e-6, "Peak learning rate of AdamW.", source="TRL's GRPOConfig")
+    lr_scheduler_type: str = option("constant", "Learning-rate schedule.")
+    logging_steps: float = option(1, "Steps between two rows of metrics.jsonl.")
+    dataloader_pin_memory: bool = option(False, "Problems are records, not tensors.")
+    remove_unused_columns: bool = option(False, "Problems are records, not columns.")
+    hub_strategy: Literal["end"] = option(
+        "end", "`push_to_hub` uploads the final model, once it is trained, and no checkpoint."
     )
 
-    # What to sample.
-    algorithm: str = field(default="sgpo", metadata={"help": "A name in sgpo.algorithms."})
-    num_autonomous: int = field(default=8, metadata={"help": "Completions per problem from the plain prompt (G1)."})
-    num_guided: int = field(
-        default=4,
-        metadata={"help": "Completions per problem from the guided prompt (G2), where the algorithm samples any."},
+    # What is sampled.
+    algorithm: str = option("sgpo", "The algorithm, a name in sgpo.algorithms.", source="[baselines](baselines.md)")
+    num_autonomous: int = option(
+        8,
+        "Completions per problem from the autonomous prompt (G1).",
+        source="the paper, G1",
+        at_least=2,
+        why=": a group of one has no advantage",
     )
-    num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of rollouts."})
-    dynamic_sampling: int = field(
-        default=0,
-        metadata={
-            "help": "At most so many rounds in which other problems replace groups without a gradient; their "
-            "completions count (DAPO, arXiv 2503.14476, section 3.2)."
-        },
+    num_guided: int = option(
+        4,
+        "Completions per problem from the guided prompt (G2). An algorithm without a guided group ignores it.",
+        source="the paper, G2",
+        at_least=0,
+        never_refused=True,
     )
-    max_prompt_length: int = field(
-        default=1024,
-        metadata={
-            "help": "Tokens. A problem whose plain prompt is longer is left out, one whose guided prompt alone is "
-            "longer is trained autonomously; both are counted. Nothing is ever cut."
-        },
+    num_iterations: int = option(
+        1, "Optimizer steps on each batch of rollouts.", source="GRPO (arXiv 2402.03300), mu", at_least=1
     )
-    max_completion_length: int = field(default=2048, metadata={"help": "Tokens, the end token included."})
-    mask_truncated_completions: bool = field(
-        default=False,
-        metadata={"help": "Leave completions cut off at the limit out of the policy loss (DAPO, arXiv 2503.14476)."},
+    dynamic_sampling: int = option(
+        0,
+        "Replace groups without a gradient by other problems, in at most this many rounds; their completions count.",
+        source="DAPO (arXiv 2503.14476), section 3.2",
+        at_least=0,
     )
-    temperature: float = field(default=1.0, metadata={"help": "Of sampling; all logits are divided by it."})
-    top_p: float = field(default=1.0, metadata={"help": "Must stay 1: a cut biases the importance ratio."})
-    strategies: Literal["own", "retrieved", "both"] = field(
-        default="own",
-        metadata={"help": "A problem's own strategy, one of another problem of its kind, or its own if it has one."},
+    max_prompt_length: int = option(
+        1024,
+        "Tokens of a prompt. A problem with a longer autonomous prompt is left out; one with a longer guided prompt is "
+        "trained without guidance. Both are counted, and nothing is ever cut.",
+        at_least=1,
     )
-    strategy_content: Literal["own", "other", "empty", "solution"] = field(
-        default="own",
-        metadata={
-            "help": "What the guided prompt shows: the problem's strategy; another problem's; the kind of problem "
-            "alone; or the solution (opsd, and ablations)."
-        },
+    max_completion_length: int = option(2048, "Tokens of a completion, the end token included.", at_least=1)
+    mask_truncated_completions: bool = option(
+        False,
+        "Leave completions that were cut off at the limit out of the loss.",
+        source="DAPO (arXiv 2503.14476), section 3.4",
     )
-    wrong_strategy_share: float = field(
-        default=0.0, metadata={"help": "Share of the problems that are given another problem's strategy."}
+    temperature: float = option(
+        1.0,
+        "Temperature of sampling; all logits of the loss are divided by it.",
+        source="TRL",
+        above=0,
+        must="be positive in training",
     )
-    prompt_style: str = field(default="math", metadata={"help": "A style in sgpo.prompts."})
-    engine: EngineName = field(
-        default="hf", metadata={"help": "What generates: the model itself, or vLLM (pip install 'sgpo[vllm]')."}
+    top_p: float = option(
+        1.0,
+        "Must stay 1: a cut biases the importance ratio.",
+        source="[method](method.md)",
+        at_least=1,
+        at_most=1,
+        must="be 1 in training",
+        why=": tokens outside the cut would bias the importance ratio",
     )
-    generation_batch_size: int = field(default=256, metadata={"help": "Completions that are generated at a time."})
+    strategies: Literal["own", "retrieved", "both"] = option(
+        "own",
+        "Which strategy guides a problem: its own, one of another problem of its kind, or its own if it has one.",
+        part="guided prompts",
+        only_with={"strategy_content": ("own", "other", "empty")},
+    )
+    strategy_content: Literal["own", "other", "empty", "solution"] = option(
+        "own",
+        "What the guided prompt shows: the problem's strategy; another problem's; the kind of problem alone; or the "
+        "solution (`opsd`, and ablations).",
+        source="ours: ablations",
+        part="guided prompts",
+    )
+    wrong_strategy_fraction: float = option(
+        0.0,
+        "Fraction of the problems that are given another problem's strategy.",
+        source="ours: ablations",
+        at_least=0,
+        at_most=1,
+        part="guided prompts",
+    )
+    prompt_style: str = option(
+        "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
+    )
+    engine: EngineName = option(
+        "hf", "What generates: the model itself, or vLLM (pip install 'sgpo[vllm]').", source="ours, TRL"
+    )
+    generation_batch_size: int = option(256, "Completions that are generated at a time.", at_least=1)
 
     # Engine vllm; names as in TRL's GRPOConfig.
-    vllm_mode: Literal["colocate", "server"] = field(
-        default="colocate",
-        metadata={"help": "In the training processes, or on GPUs of its own behind an address (`vllm serve`)."},
+    vllm_mode: Literal["colocate", "server"] = option(
+        "colocate",
+        "Where vLLM runs: in the training processes, or on GPUs of its own behind an address (`vllm serve`).",
+        source="TRL",
+        only_with=_VLLM,
     )
-    vllm_server_base_url: str = field(default="http://localhost:8000", metadata={"help": "Where the server listens."})
-    vllm_gpu_memory_utilization: float = field(
-        default=0.3, metadata={"help": "The share of a GPU's memory that a colocated vLLM takes."}
+    vllm_server_base_url: str = option(
+        "http://localhost:8000",
+        "Address of the vLLM server.",
+        source="TRL",
+        only_with={**_VLLM, "vllm_mode": ("server",)},
     )
-    vllm_tensor_parallel_size: int = field(
-        default=1, metadata={"help": "GPUs that share one colocated copy of the model."}
+    vllm_gpu_memory_utilization: float = option(
+        0.3,
+        "Fraction of a GPU's memory that a colocated vLLM takes.",
+        source="TRL",
+        above=0,
+        at_most=1,
+        only_with=_COLOCATED,
     )
-    vllm_enable_sleep_mode: bool = field(
-        default=False, metadata={"help": "A colocated vLLM gives its memory back while the policy is trained."}
+    vllm_tensor_parallel_size: int = option(
+        1, "GPUs that hold one colocated copy of the model together.", source="TRL", at_least=1, only_with=_COLOCATED
     )
-    vllm_max_model_length: int | None = field(
-        default=None, metadata={"help": "Tokens of prompt and completion together; what the run needs, if not given."}
+    vllm_enable_sleep_mode: bool = option(
+        False,
+        "A colocated vLLM gives its memory back while the policy is trained.",
+        source="TRL",
+        only_with=_COLOCATED,
     )
-    vllm_importance_sampling_correction: bool = field(
-        default=True,
-        metadata={
-            "help": "Weigh each token by min(pi_trainer / pi_vllm, vllm_importance_sampling_clip_max) in the policy "
-            "loss (truncated importance sampling, Yao et al. 2025)."
-        },
+    vllm_max_model_length: int | None = option(
+        None,
+        "Tokens of prompt and completion together; null: as many as the run needs.",
+        source="TRL",
+        only_with=_COLOCATED,
     )
-    vllm_importance_sampling_clip_max: float = field(default=3.0, metadata={"help": "The cap on that weight; as TRL."})
-
-    max_tokens_per_batch: int = field(
-        default=16384,
-        metadata={
-            "help": "Tokens, padding included, of one forward and backward in training: what decides its memory. "
-            "Gradients do not depend on it."
-        },
+    vllm_importance_sampling_correction: bool = option(
+        True,
+        "Weigh each token of the policy gradient by min(pi_trainer / pi_vllm, vllm_importance_sampling_clip_max).",
+        source="TRL's mode `token_truncate`; Yao et al. 2025",
+        part="policy gradient",
+        only_with=_VLLM,
+    )
+    vllm_importance_sampling_clip_max: float = option(
+        3.0,
+        "Clip on that weight.",
+        source="TRL",
+        above=0,
+        part="policy gradient",
+        only_with={**_VLLM, "vllm_importance_sampling_correction": True},
     )
 
     # The loss.
-    clip_low: float = field(default=0.2, metadata={"help": "The importance ratio is clipped below 1 - clip_low."})
-    clip_high: float = field(default=0.28, metadata={"help": "The importance ratio is clipped above 1 + clip_high."})
-    scale_advantages: bool = field(
-        default=True, metadata={"help": "Divide advantages by the group's std; Dr. GRPO does not (arXiv 2503.20783)."}
+    max_tokens_per_batch: int = option(
+        16384,
+        "Tokens, padding included, of one forward and backward: this decides the memory of training. Gradients do not "
+        "depend on it.",
+        at_least=1,
     )
-    loss_mean: Literal["token", "sequence"] = field(
-        default="token",
-        metadata={
-            "help": "The policy loss is the mean over all tokens (DAPO, arXiv 2503.14476), or over completions of the "
-            "mean over their tokens (GRPO, arXiv 2402.03300)."
-        },
+    clip_low: float = option(
+        0.2,
+        "The importance ratio is clipped below 1 - clip_low.",
+        source="the paper, DAPO",
+        at_least=0,
+        part="policy gradient",
     )
-    kl_clip: float | None = field(default=1.0, metadata={"help": "Cap on the divergence of a token; null for none."})
-    kl_clip_mode: Literal["scale", "clamp"] = field(
-        default="scale", metadata={"help": "`scale` keeps a capped token's gradient, `clamp` drops it."}
+    clip_high: float = option(
+        0.28,
+        "The importance ratio is clipped above 1 + clip_high.",
+        source="the paper, DAPO",
+        at_least=0,
+        part="policy gradient",
     )
-    distill_loss: Literal["forward_kl", "reverse_kl", "sft", "capped_sft"] = field(
-        default="forward_kl",
-        metadata={
-            "help": "What pulls along the target; `sft` is its cross-entropy, uncapped, `capped_sft` with the cap of "
-            "the divergence on each token's."
-        },
+    scale_advantages: bool = option(
+        True,
+        "Divide advantages by the group's standard deviation.",
+        source="GRPO (arXiv 2402.03300); off: Dr. GRPO (arXiv 2503.20783)",
     )
-    target_sft_coef: float = field(
-        default=0.0, metadata={"help": "Factor of the target's cross-entropy, uncapped, beside its divergence."}
+    loss_mean: Literal["token", "sequence"] = option(
+        "token",
+        "The policy loss is the mean over all tokens, or over completions of the mean over their tokens.",
+        source="DAPO (arXiv 2503.14476); GRPO (arXiv 2402.03300)",
+        part="policy gradient",
     )
-    distill_token_share: float = field(
-        default=1.0,
-        metadata={"help": "Distil only this share of a target's tokens, those with the largest divergence."},
+    kl_clip: float | None = option(
+        1.0,
+        "Clip on the divergence of a token; null: no clip.",
+        source="the paper, delta",
+        above=0,
+        must="be positive (or null for no clip)",
+        part="divergence",
+        only_with=_CLIPPED,
     )
-    guide_decay: float = field(
-        default=0.0,
-        metadata={
-            "help": "The guided branch is taken from a moving average of the weights with this decay per step; 0: from "
-            "the current ones."
-        },
+    kl_clip_mode: Literal["scale", "clamp"] = option(
+        "scale",
+        "`scale` keeps a clipped token's gradient, `clamp` drops it.",
+        source="[deviations](deviations.md)",
+        part="divergence",
+        only_with={**_CLIPPED, "kl_clip": NOT_NULL},
     )
-    num_distill_targets: int = field(
-        default=1, metadata={"help": "Targets of a problem, at most; they share its weight."}
+    distill_loss: Literal["forward_kl", "reverse_kl", "sft"] = option(
+        "forward_kl",
+        "What pulls along the target: a divergence, or with `sft` the target's cross-entropy, without the clip.",
+        source="the paper; others are its ablations",
+        part="divergence",
     )
-    target_candidates: Literal["guided", "all"] = field(
-        default="guided",
-        metadata={"help": "Targets come from the guided completions, or from those without the strategy too."},
+    target_sft_coef: float = option(
+        0.0,
+        "Factor of the target's cross-entropy, without the clip, beside its divergence.",
+        source="ours; [what it does](results/conclusions.md)",
+        at_least=0,
+        part="divergence",
     )
-    target_selection: Literal["likelihood", "random"] = field(
-        default="likelihood", metadata={"help": "Which correct guided completion is the target."}
+    target_selection: Literal["likelihood", "random"] = option(
+        "likelihood",
+        "Which correct guided completion is the target: the one the policy finds likeliest, or any.",
+        source="the paper; `random` is its ablation",
     )
-    distill_weight: Literal["adaptive", "constant"] = field(
-        default="adaptive", metadata={"help": "`constant` gives every target the weight distill_weight_base."}
+    distill_weight: Literal["adaptive", "constant"] = option(
+        "adaptive",
+        "Weight of a target: by the two pass rates of its problem, or distill_weight_base for every one.",
+        source="the paper; `constant` is its ablation",
     )
-    distill_weight_base: float = field(default=0.5, metadata={"help": "alpha_0."})
-    distill_weight_smoothing: float = field(default=0.1, metadata={"help": "gamma."})
-    distill_weight_max: float = field(default=0.8, metadata={"help": "alpha_max."})
-    num_targets: int = field(
-        default=4, metadata={"help": "Of `guided_sft`: correct guided completions per problem to imitate, at most."}
+    distill_weight_base: float = option(
+        0.5, "Factor of the gain that guidance brings (alpha_0).", source="the paper, alpha_0", at_least=0
     )
-    off_policy_shaping: float = field(
-        default=0.1, metadata={"help": "Of `luffy`: gamma of f(pi) = pi / (pi + gamma) on the solution's tokens."}
+    distill_weight_smoothing: float = option(
+        0.1,
+        "Added to the autonomous pass rate in the weight's denominator (gamma).",
+        source="the paper, gamma; [deviations](deviations.md)",
+        above=0,
+        only_with=_ADAPTIVE,
     )
-    imitation_threshold: float = field(
-        default=0.0, metadata={"help": "Of `hpt`: a pass rate not above it has the solution imitated (gamma)."}
+    distill_weight_max: float = option(
+        0.8, "Largest weight of a target (alpha_max).", source="the paper, alpha_max", at_least=0, only_with=_ADAPTIVE
     )
-    policy_coef: float = field(default=1.0, metadata={"help": "Factor of the policy gradient."})
-    distill_coef: float = field(default=1.0, metadata={"help": "Factor of the distillation."})
+    num_targets: int = option(
+        4,
+        "`guided_sft` only: imitate at most this many correct guided completions per problem.",
+        source="[baselines](baselines.md)",
+        at_least=1,
+    )
+    off_policy_shaping: float = option(
+        0.1,
+        "`luffy` only: shape the solution's tokens by f(pi) = pi / (pi + this value) (gamma).",
+        source="LUFFY (arXiv 2504.14945)",
+        above=0,
+    )
+    imitation_threshold: float = option(
+        0.0,
+        "`hpt` only: imitate the solution of problems whose pass rate is at most this value (gamma).",
+        source="HPT (arXiv 2509.04419)",
+        at_least=0,
+    )
+    policy_coef: float = option(
+        1.0, "Factor of the policy gradient.", source="the paper: a plain sum", part="policy gradient"
+    )
+    distill_coef: float = option(1.0, "Factor of the distillation.", source="the paper: a plain sum", part="divergence")
 
     # The model and its verifier.
-    model_init_kwargs: dict[str, Any] | None = field(
-        default=None,
-        metadata={
-            "help": "Of from_pretrained, for a model given by its name: `attn_implementation`, or `dtype` of weights "
-            "that stay frozen below adapters."
-        },
+    model_init_kwargs: dict[str, Any] | None = option(
+        None,
+        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` of weights "
+        "that stay frozen below adapters.",
+        source="TRL",
     )
-    chat_template_kwargs: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "Variables of the chat template, such as `enable_thinking`; they are saved with the model."},
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None,
+        "Variables of the chat template, such as `enable_thinking`; they are saved with the model.",
+        source="TRL",
     )
-    system_prompt: str | None = field(
-        default=None, metadata={"help": "What the chat begins with; it is saved with the model, in its chat template."}
+    system_prompt: str | None = option(
+        None, "First message of the chat; it is saved with the model, in its chat template."
     )
-    pad_token: str | None = field(default=None, metadata={"help": "For a tokenizer without one (Llama 3)."})
-    verifier_workers: int = field(default=2, metadata={"help": "Processes that judge answers."})
-    verifier_policy: Literal["lenient", "strict"] = field(
-        default="lenient", metadata={"help": "`strict` wants the answer in a box, and exact values (docs/verifier.md)."}
+    pad_token: str | None = option(None, "Pad token for a tokenizer without one (Llama 3).")
+    verifier_workers: int = option(2, "Processes that judge answers.", at_least=1)
+    verifier_policy: Literal["lenient", "strict"] = option(
+        "lenient",
+        "`strict` wants the answer in a box, and exact values.",
+        source="[verifier](verifier.md)",
     )
-    verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds per answer."})
+    verifier_timeout: float = option(5.0, "Seconds that judging one answer may take.")
 
     # Evaluation during training: `eval_dataset` and TrainingArguments' eval_strategy, eval_steps, eval_on_start.
-    eval_samples: int = field(default=4, metadata={"help": "Completions per problem: the k of avg@k."})
-    eval_temperature: float = field(default=0.6, metadata={"help": "The paper's; 0 is greedy."})
-    eval_top_p: float = field(default=0.95, metadata={"help": "The paper's."})
-    eval_max_tokens: int | None = field(default=None, metadata={"help": "max_completion_length, if not given."})
+    eval_samples: int = option(
+        4,
+        "Completions per problem: the k of avg@k.",
+        source="the paper, for MATH500",
+        at_least=1,
+        read_by="the evaluation",
+    )
+    eval_temperature: float = option(
+        0.6, "Temperature of evaluations; 0 is greedy.", source="the paper", at_least=0, read_by="the evaluation"
+    )
+    eval_top_p: float = option(
+        0.95,
+        "Fraction of the probability that evaluations sample from.",
+        source="the paper",
+        above=0,
+        at_most=1,
+        read_by="the evaluation",
+    )
+    eval_max_tokens: int | None = option(
+        None, "Tokens of a completion; null: max_completion_length.", at_least=1, read_by="the evaluation"
+    )
+
+    def __new__(cls, *arguments: Any, **options: Any) -> SGPOConfig:
+        """Refuse old names first: the generated `__init__` would say no more than that they are unexpected."""
+        refuse_old_names(options)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, choices in _choices().items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.hub_token == WRITTEN_FOR_A_TOKEN:
+            self.hub_token: str | None = None  # the options of a run's config.json
         if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
             raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
         prompt_style(self.prompt_style)
-        for name, low in _AT_LEAST.items():
-            if not getattr(self, name) >= low:
-                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}{_WHY.get(name, '')}")
+        check_ranges(type(self), vars(self))
+        if unread := unread_options(type(self), vars(self)):
+            raise InputError(next(iter(unread.values())))
         if self.dynamic_sampling and self.num_iterations > 1:
             raise InputError(
                 f"dynamic_sampling={self.dynamic_sampling} needs num_iterations=1, got {self.num_iterations}: later "
                 "updates repeat the problems that it replaced"
             )
-        if self.top_p != 1.0:
+        if self.wrong_strategy_fraction and self.strategy_content != "own":
             raise InputError(
-                f"top_p must be 1 in training, got {self.top_p}: tokens outside the cut would bias the importance ratio"
-            )
-        if not self.temperature > 0:
-            raise InputError(f"temperature must be positive in training, got {self.temperature}")
-        if not 0 < self.eval_top_p <= 1:
-            raise InputError(f"eval_top_p must lie in (0, 1], got {self.eval_top_p}")
-        if self.kl_clip is not None and not self.kl_clip > 0:
-            raise InputError(f"kl_clip must be positive (or null for no cap), got {self.kl_clip}")
-        if not 0 < self.distill_token_share <= 1:
-            raise InputError(f"distill_token_share must lie in (0, 1], got {self.distill_token_share}")
-        if not 0 <= self.guide_decay < 1:
-            raise InputError(f"guide_decay must lie in [0, 1), got {self.guide_decay}")
-        if not self.distill_weight_smoothing > 0 or math.isnan(self.distill_weight_smoothing):
-            raise InputError(f"distill_weight_smoothing must be positive, got {self.distill_weight_smoothing}")
-        if not self.vllm_importance_sampling_clip_max > 0:
-            raise InputError(
-                f"vllm_importance_sampling_clip_max must be positive, got {self.vllm_importance_sampling_clip_max}"
-            )
-        if not 0 < self.vllm_gpu_memory_utilization <= 1:
-            raise InputError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}")
-        if not 0 <= self.wrong_strategy_share <= 1:
-            raise InputError(f"wrong_strategy_share must lie in [0, 1], got {self.wrong_strategy_share}")
-        if self.wrong_strategy_share and self.strategy_content != "own":
-            raise InputError(
-                f"wrong_strategy_share={self.wrong_strategy_share} needs strategy_content='own', got "
+                f"wrong_strategy_fraction={self.wrong_strategy_fraction} needs strategy_content='own', got "
                 f"{self.strategy_content!r}"
             )
-        if not self.off_policy_shaping > 0 or math.isnan(self.off_policy_shaping):
-            raise InputError(f"off_policy_shaping must be positive, got {self.off_policy_shaping}")
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
-        if self.eval_max_tokens < 1:
-            raise InputError(f"eval_max_tokens must be at least 1, got {self.eval_max_tokens}")
         super().__post_init__()
 
     def to_dict(self) -> dict[str, Any]:
@@ -275,10 +378,10 @@ class SGPOConfig(TrainingArguments):
         return {**super().to_dict(), "pad_token": self.pad_token}
 
     @property
-    def window(self) -> int:
+    def global_batch_size(self) -> int:
         """The problems of one optimizer step, all processes together."""
-        window: int = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-        return window
+        size: int = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return size
 
     def vllm_options(self, *, longest: int) -> VLLMOptions:
         """The options of engine vllm; `longest`: the tokens of the run's longest prompt and completion together."""
@@ -292,33 +395,27 @@ class SGPOConfig(TrainingArguments):
         )
 
 
-_AT_LEAST = {
-    "num_autonomous": 2,
-    "num_guided": 0,
-    "num_targets": 1,
-    "num_distill_targets": 1,
-    "target_sft_coef": 0.0,
-    "imitation_threshold": 0.0,
-    "num_iterations": 1,
-    "dynamic_sampling": 0,
-    "max_prompt_length": 1,
-    "max_completion_length": 1,
-    "generation_batch_size": 1,
-    "vllm_tensor_parallel_size": 1,
-    "max_tokens_per_batch": 1,
-    "clip_low": 0.0,
-    "clip_high": 0.0,
-    "distill_weight_base": 0.0,
-    "distill_weight_max": 0.0,
-    "eval_samples": 1,
-    "eval_temperature": 0.0,
-    "verifier_workers": 1,
+# The sections of docs/configuration.md, each by its first option.
+SECTIONS = {
+    "output_dir": "Changed defaults of TrainingArguments",
+    "algorithm": "What is sampled",
+    "vllm_mode": "Engine `vllm`",
+    "max_tokens_per_batch": "The loss",
+    "model_init_kwargs": "The model and its verifier",
+    "eval_samples": "Evaluation during training",
 }
-_WHY = {"num_autonomous": ": a group of one has no advantage"}
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
-    """The options that are a choice of words, read off their types."""
-    hints = get_type_hints(SGPOConfig)
-    arguments = {name: get_args(hints[name]) for name in SGPOConfig.__annotations__}
-    return {name: words for name, words in arguments.items() if words and all(isinstance(w, str) for w in words)}
+def configuration_tables() -> str:
+    """The tables of docs/configuration.md, in Markdown (`python -m sgpo.training.config` prints them)."""
+    sections: dict[str, list[str]] = {}
+    for name in declarations(SGPOConfig):
+        sections.setdefault(SECTIONS.get(name) or list(sections)[-1], []).append(name)
+    tables = [f"### {title}\n{options_table(SGPOConfig, names)}" for title, names in sections.items()]
+    rows = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in SUPPORTED.items()]
+    supported = "\n".join(["### Supported TrainingArguments", "| options | what for |", "|---|---|", *rows])
+    return "\n\n".join([*tables, supported]) + "\n"
+
+
+if __name__ == "__main__":
+    print(configuration_tables(), end="")

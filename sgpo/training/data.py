@@ -1,16 +1,7 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups without a gradient give way to other problems.
+"""From problems to batches: encoded prompts, their order, micro-batches by tokens, and dynamic sampling.
 
-A group that all fails or all passes has no advantage, so a batch with many of them has a small and noisy gradient. DAPO
-samples on until the batch is full; here that has a limit, and what was sampled in vain counts as completions too. A
-group has a signal where any of its training rows has a gradient: with SGPO a target is one, also where all fail alone.
-
-Batches by tokens instead of by rows: the memory of a forward follows the budget, not the longest group.
-
-What the trainer is fed: problems from lists and datasets, and their order.
-
-What a policy is shown when it is guided: a problem's strategy, or what an ablation puts in its place.
-
-Problems made ready for training: every prompt encoded once, what is too long left out and counted.
+`prepare_problems` encodes every prompt once; `GlobalBatchSampler` orders the problems; `token_batches` splits training
+rows so that a forward fits in memory; `replace_groups_without_gradient` is dynamic sampling.
 """
 
 from __future__ import annotations
@@ -38,53 +29,25 @@ from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
 
-# A batch ends where rows get shorter than this part of its longest: on a CPU padding costs more than another forward
-# (docs/results/performance.md), and a large batch on a GPU has enough to do in any case.
-LEAST_FILLED = 0.75
+# A batch takes only rows at least this fraction as long as its longest. On a CPU padding costs more than another
+# forward (docs/results/performance.md), and on a GPU a large batch is busy enough in any case.
+MIN_LENGTH_FRACTION = 0.75
+
+Content = Literal["own", "other", "empty", "solution"]
+Collect = Callable[[Sequence[Problem]], tuple[list[RolloutGroup], list[TrainingRow]]]
+
+logger = logging.getLogger("sgpo")
 
 
-def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """The rows' indices in batches whose padded size, rows x the longest of them, is at most `max_tokens`.
-
-    A row longer than that is a batch of its own. Rows of like length share a batch, so at most a quarter of it is
-    padding; the longest come first, so that what does not fit in memory fails at once.
-    """
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[batches[-1][0]] if batches else 0
-        if batches and (len(batches[-1]) + 1) * longest <= max_tokens and lengths[i] >= LEAST_FILLED * longest:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
-
-
-class WindowSampler(Sampler[int]):
-    """The order of problems: whole windows of one optimizer step's problems, each as often as it is trained on.
-
-    The order of an epoch follows from the seed and the epoch alone, so a resumed run goes on where it was. Problems
-    that do not fill a last window wait for the next epoch's order.
-    """
-
-    def __init__(
-        self, problems: int, window: int, *, repeats: int, seed: int, epoch: Callable[[], float | None]
-    ) -> None:
-        self.problems, self.window, self.repeats, self.seed, self.epoch = problems, window, repeats, seed, epoch
-
-    def __len__(self) -> int:
-        return self.problems // self.window * self.window * self.repeats
-
-    def __iter__(self) -> Iterator[int]:
-        epoch = math.floor((self.epoch() or 0.0) + 1e-6)
-        order = list(range(self.problems))
-        random.Random(seed_of(self.seed, "order", epoch)).shuffle(order)
-        for start in range(0, len(order) - self.window + 1, self.window):
-            for _ in range(self.repeats):
-                yield from order[start : start + self.window]
+# -- problems
 
 
 def as_problems(dataset: Any, name: str) -> list[Problem]:
-    """The problems of a list or datasets.Dataset. Raises InputError for a bad row or an id that occurs twice."""
+    """Read the problems of a list or a datasets.Dataset; `name` is what messages call it.
+
+    Raises:
+        InputError: a row is no problem, or an id occurs twice.
+    """
     if dataset is None:
         return []
     problems = [
@@ -99,7 +62,11 @@ def as_problems(dataset: Any, name: str) -> list[Problem]:
 
 
 def evaluation_sets(dataset: Any) -> dict[str, list[Problem]]:
-    """Evaluation sets by name; a single one is called `eval`. Raises InputError for an empty one."""
+    """Read evaluation sets by name; a single one is called `eval`.
+
+    Raises:
+        InputError: a set is empty, or as `as_problems`.
+    """
     if dataset is None:
         return {}
     named = dataset if isinstance(dataset, Mapping) else {"eval": dataset}
@@ -109,95 +76,16 @@ def evaluation_sets(dataset: Any) -> dict[str, list[Problem]]:
     return sets
 
 
-Content = Literal["own", "other", "empty", "solution"]
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """A guided prompt, and the strategy in it (None: it holds none)."""
-
-    prompt: str
-    strategy: Strategy | None
-
-
-@dataclass(frozen=True, slots=True)
-class _KindAlone:
-    """A strategy that says no more than what kind of problem it is for."""
-
-    problem_type: str
-    approach: str = ""
-    steps: tuple[str, ...] = ()
-
-
-def guidance_for(
-    problems: Sequence[Problem],
-    bank: StrategyBank | None,
-    *,
-    use: Literal["own", "retrieved", "both"],
-    content: Content,
-    wrong_share: float,
-    style: str,
-    seed: int,
-) -> dict[str, Guidance]:
-    """The guidance of every problem that has one, by id.
-
-    `content`: the problem's `own` strategy; that of some `other` problem; its own with the kind of problem alone in it
-    (`empty`); or the `solution` in the strategy's place. With `own`, a `wrong_share` of the problems, chosen at random,
-    is given another problem's strategy for the whole run.
-
-    Raises InputError where another problem's strategy is asked for and all of them say the same.
-    """
-    if content == "solution":
-        return {
-            problem.id: Guidance(solution_guided_prompt(problem.problem, problem.solution, style=style), None)
-            for problem in problems
-            if problem.solution is not None
-        }
-    found = {problem.id: bank.for_problem(problem, use=use) for problem in problems} if bank is not None else {}
-    strategies = {id_: strategy for id_, strategy in found.items() if strategy is not None}
-    if content == "empty":
-        return {
-            problem.id: Guidance(
-                guided_prompt(problem.problem, _KindAlone(strategies[problem.id].problem_type), style=style), None
-            )
-            for problem in problems
-            if problem.id in strategies
-        }
-    wrong = set(strategies) if content == "other" else _wrong_ids(strategies, wrong_share, seed)
-    shown = {id_: _other(id_, strategies, seed) if id_ in wrong else s for id_, s in strategies.items()}
-    return {
-        problem.id: Guidance(guided_prompt(problem.problem, shown[problem.id], style=style), shown[problem.id])
-        for problem in problems
-        if problem.id in shown
-    }
-
-
-def _wrong_ids(strategies: Mapping[str, Strategy], share: float, seed: int) -> set[str]:
-    """Those with the smallest random numbers: a larger share contains a smaller one."""
-    order = sorted(strategies, key=lambda id_: seed_of(seed, "wrong strategy", id_))
-    return set(order[: round(share * len(order))])
-
-
-def _other(id_: str, strategies: Mapping[str, Strategy], seed: int) -> Strategy:
-    """Another problem's strategy, one that does not say the same."""
-    rng = random.Random(seed_of(seed, "other strategy", id_))
-    candidates = list(strategies.values())
-    rng.shuffle(candidates)
-    for candidate in candidates:
-        if candidate.text != strategies[id_].text:
-            return candidate
-    raise InputError(
-        f"no other strategy for problem {id_!r}: all {len(candidates)} say the same; leave strategy_content at 'own' "
-        "and wrong_strategy_share at 0"
-    )
-
-
-logger = logging.getLogger("sgpo")
+# -- encoded prompts
 
 
 @dataclass(slots=True)
 class Prepared:
-    """The problems to train on, the prompts of each by its id, the strategies in them by theirs, and counts."""
+    """Problems made ready for training.
+
+    `problems` are those to train on, `groups` their prompts by problem id, `strategies` the strategies that guided
+    prompts show by strategy id, `counts` how many problems were left out and why.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     groups: dict[str, RolloutGroup] = field(default_factory=dict)
@@ -213,9 +101,10 @@ def prepare_problems(
     bank: StrategyBank | None,
     algorithm: Algorithm,
 ) -> Prepared:
-    """Encode every prompt, and the solutions where `algorithm` needs them; leave out what is too long, and count it.
+    """Encode every prompt, and the solutions if `algorithm` needs them; leave out what is too long, and count it.
 
-    Raises InputError where nothing is left.
+    Raises:
+        InputError: nothing is left.
     """
 
     def encode(text: str) -> PromptIds:
@@ -231,7 +120,7 @@ def prepare_problems(
             bank,
             use=args.strategies,
             content=args.strategy_content,
-            wrong_share=args.wrong_strategy_share,
+            wrong_fraction=args.wrong_strategy_fraction,
             style=args.prompt_style,
             seed=args.seed,
         )
@@ -241,6 +130,7 @@ def prepare_problems(
     if algorithm.needs.solutions:
         counts["without_solution"] = 0
     for problem in problems:
+        # The autonomous prompt decides whether the problem is trained on at all.
         prompt = encode(autonomous_prompt(problem.problem, style=args.prompt_style))
         if len(prompt.ids) > args.max_prompt_length:
             counts["too_long"] += 1
@@ -251,6 +141,7 @@ def prepare_problems(
         if algorithm.needs.solutions:
             group.solution_ids = _solution_ids(problem, tokenizer, args.max_completion_length)
             counts["without_solution"] += group.solution_ids is None
+        # A problem without a guided prompt that fits is trained autonomously.
         if not guides:
             continue
         shown = guidance.get(problem.id)
@@ -266,9 +157,16 @@ def prepare_problems(
             counts["retrieved"] += shown.strategy.problem_id != problem.id
             group.strategy_id = shown.strategy.id
             prepared.strategies[shown.strategy.id] = shown.strategy
-    if problems and not prepared.problems:
+    _check_prepared(prepared, args, bank)
+    return prepared
+
+
+def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None) -> None:
+    """Warn of problems that are left out or not guided. Raises InputError if nothing is left to train on."""
+    counts = prepared.counts
+    if counts["problems"] and not prepared.problems:
         raise InputError(
-            f"the prompts of all {counted(len(problems), 'problem')} are longer than "
+            f"the prompts of all {counted(counts['problems'], 'problem')} are longer than "
             f"max_prompt_length={args.max_prompt_length}; raise it"
         )
     if prepared.problems and counts.get("without_solution") == len(prepared.problems):
@@ -292,7 +190,14 @@ def prepare_problems(
             "be those of the problem file (such as %r)",
             *(bank.path, its, prepared.problems[0].id),
         )
-    return prepared
+
+
+def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
+    """The strong model's solution with the end token; None if it is missing or longer than a completion may be."""
+    if problem.solution is None:
+        return None
+    ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id] if len(ids) < max_length else None
 
 
 def longest_sequence(
@@ -308,58 +213,212 @@ def longest_sequence(
     return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])
 
 
-def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
-    """The strong model's solution with the end token; None where there is none, or it is longer than a completion."""
-    if problem.solution is None:
-        return None
-    ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id] if len(ids) < max_length else None
+# -- what guided prompts show
 
 
-Collect = Callable[[Sequence[Problem]], tuple[list[RolloutGroup], list[TrainingRow]]]
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """A guided prompt, and the strategy in it (None: it shows no strategy)."""
+
+    prompt: str
+    strategy: Strategy | None
+
+
+@dataclass(frozen=True, slots=True)
+class _KindAlone:
+    """A strategy that says no more than what kind of problem it is for."""
+
+    problem_type: str
+    approach: str = ""
+    steps: tuple[str, ...] = ()
+
+
+def guidance_for(
+    problems: Sequence[Problem],
+    bank: StrategyBank | None,
+    *,
+    use: Literal["own", "retrieved", "both"],
+    content: Content,
+    wrong_fraction: float,
+    style: str,
+    seed: int,
+) -> dict[str, Guidance]:
+    """Choose what the guided prompt of each problem shows.
+
+    Args:
+        problems: The problems.
+        bank: The strategies.
+        use: Which strategy of the bank is a problem's: its own, a retrieved one, or its own if it has one.
+        content: The guided prompt shows that strategy (`own`); that of some `other` problem; its kind of problem alone
+            (`empty`); or the `solution` in its place.
+        wrong_fraction: With `own`, this fraction of the problems, chosen at random, is given another problem's strategy
+            for the whole run.
+        style: The prompt style.
+        seed: Decides which problems and which other strategies.
+
+    Returns:
+        The guidance by problem id; a problem without any is left out.
+
+    Raises:
+        InputError: another problem's strategy is asked for, and all of them say the same.
+    """
+    if content == "solution":
+        return {
+            problem.id: Guidance(solution_guided_prompt(problem.problem, problem.solution, style=style), None)
+            for problem in problems
+            if problem.solution is not None
+        }
+    found = {problem.id: bank.for_problem(problem, use=use) for problem in problems} if bank is not None else {}
+    strategies = {id_: strategy for id_, strategy in found.items() if strategy is not None}
+    if content == "empty":
+        return {
+            problem.id: Guidance(
+                guided_prompt(problem.problem, _KindAlone(strategies[problem.id].problem_type), style=style), None
+            )
+            for problem in problems
+            if problem.id in strategies
+        }
+    wrong = set(strategies) if content == "other" else _wrong_ids(strategies, wrong_fraction, seed)
+    shown = {id_: _other(id_, strategies, seed) if id_ in wrong else s for id_, s in strategies.items()}
+    return {
+        problem.id: Guidance(guided_prompt(problem.problem, shown[problem.id], style=style), shown[problem.id])
+        for problem in problems
+        if problem.id in shown
+    }
+
+
+def _wrong_ids(strategies: Mapping[str, Strategy], fraction: float, seed: int) -> set[str]:
+    """The problems with the smallest random numbers: a larger fraction contains a smaller one."""
+    order = sorted(strategies, key=lambda id_: seed_of(seed, "wrong strategy", id_))
+    return set(order[: round(fraction * len(order))])
+
+
+def _other(id_: str, strategies: Mapping[str, Strategy], seed: int) -> Strategy:
+    """Another problem's strategy, one that does not say the same."""
+    rng = random.Random(seed_of(seed, "other strategy", id_))
+    candidates = list(strategies.values())
+    rng.shuffle(candidates)
+    for candidate in candidates:
+        if candidate.text != strategies[id_].text:
+            return candidate
+    raise InputError(
+        f"no other strategy for problem {id_!r}: all {len(candidates)} say the same; leave strategy_content at 'own' "
+        "and wrong_strategy_fraction at 0"
+    )
+
+
+# -- order and micro-batches
+
+
+class GlobalBatchSampler(Sampler[int]):
+    """The order of problems: whole global batches, each as often as it is trained on (`repeats`).
+
+    The order of an epoch follows from the seed and the epoch alone, so a resumed run continues it. Problems that do not
+    fill a last global batch wait for the next epoch's order.
+    """
+
+    def __init__(
+        self, problems: int, global_batch: int, *, repeats: int, seed: int, epoch: Callable[[], float | None]
+    ) -> None:
+        self.problems, self.global_batch, self.repeats = problems, global_batch, repeats
+        self.seed, self.epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return self.problems // self.global_batch * self.global_batch * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        # The Trainer counts epochs in fractions of one: rounding must not turn the end of one into its beginning.
+        epoch = math.floor((self.epoch() or 0.0) + 1e-6)
+        order = list(range(self.problems))
+        random.Random(seed_of(self.seed, "order", epoch)).shuffle(order)
+        for start in range(0, len(order) - self.global_batch + 1, self.global_batch):
+            for _ in range(self.repeats):
+                yield from order[start : start + self.global_batch]
+
+
+def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Split rows into batches by tokens: the memory of a forward follows the budget, not the longest group.
+
+    Rows of like length come together, so at most a quarter of a batch is padding. The longest come first, so that what
+    does not fit in memory fails at once.
+
+    Args:
+        lengths: The tokens of each row.
+        max_tokens: The largest padded size of a batch, rows x the longest of them. A longer row is a batch of its own.
+
+    Returns:
+        The indices of each batch's rows.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[batches[-1][0]] if batches else 0
+        fits = bool(batches) and (len(batches[-1]) + 1) * longest <= max_tokens
+        if fits and lengths[i] >= MIN_LENGTH_FRACTION * longest:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+# -- dynamic sampling
 
 
 def reserve_problems(problems: Sequence[Problem], batch_ids: set[str], *, seed: int, step: int) -> Iterator[Problem]:
-    """All problems that are not in the batch, in an order that follows from seed and step: a resumed run, and every
-    process of a run, draws the same."""
+    """Yield the problems outside the batch, in an order that follows from seed and step.
+
+    A resumed run, and every process of a run, draws the same.
+    """
     others = [problem for problem in problems if problem.id not in batch_ids]
     random.Random(seed_of(seed, "reserve", step)).shuffle(others)
     return iter(others)
 
 
-def replace_without_signal(
+def replace_groups_without_gradient(
     groups: list[RolloutGroup],
     rows: list[TrainingRow],
     reserve: Iterator[Problem],
     collect: Collect,
     *,
     rounds: int,
-    share: Callable[[int], tuple[int, int]],
+    offset_and_total: Callable[[int], tuple[int, int]],
 ) -> tuple[list[RolloutGroup], list[TrainingRow], list[RolloutGroup]]:
-    """Replace groups without a signal, in at most `rounds` rounds; what is left over stays.
+    """Replace groups without a gradient by groups of other problems (DAPO, arXiv 2503.14476, section 3.2).
 
-    `collect` samples problems and returns their groups and training rows. `share` turns the number of groups that this
-    process wants to replace into those that the processes before it want, and all of them: each draws its own part of
-    the reserve, and all run as many rounds as the one that needs most. The problems that are sampled do not depend on
-    the number of processes; which of the groups without a signal stay does.
+    A group that all fails or all passes has no advantage, so a batch with many of them has a small and noisy gradient.
+    DAPO samples until the batch is full; here the number of rounds is limited, and a group that finds no replacement
+    stays. A group has a gradient if any of its training rows has one: with SGPO a target is enough, even if the whole
+    autonomous group fails.
 
-    Returns the batch's groups and rows, and every group that was sampled beyond the first ones.
+    Args:
+        groups: The groups of this process's problems.
+        rows: Their training rows.
+        reserve: The problems to draw from; the same in all processes.
+        collect: Samples problems and returns their groups and training rows.
+        rounds: The most rounds of sampling.
+        offset_and_total: Turns the number of groups that this process wants to replace into the number that the
+            processes before it want, and the number that all want. Each process draws its own part of the reserve, and
+            all run as many rounds as the one that needs most. Which problems are sampled does not depend on the number
+            of processes; which of the groups without a gradient stay does.
+
+    Returns:
+        The batch's groups and rows, and every group that was sampled beyond the first ones.
     """
     groups, extra = list(groups), []
     for _ in range(rounds):
-        silent = sorted(set(range(len(groups))) - _with_signal(rows))
-        before, everyone = share(len(silent))
-        drawn = list(islice(reserve, everyone))
+        places = sorted(set(range(len(groups))) - _with_gradient(rows))
+        offset, total = offset_and_total(len(places))
+        drawn = list(islice(reserve, total))
         if not drawn:
             break
-        fresh, fresh_rows = collect(drawn[before : before + len(silent)])
+        fresh, fresh_rows = collect(drawn[offset : offset + len(places)])
         extra += fresh
-        for place, number in zip(silent, sorted(_with_signal(fresh_rows)), strict=False):
+        # Fresh groups with a gradient take the first places; the other places wait for the next round.
+        for place, number in zip(places, sorted(_with_gradient(fresh_rows)), strict=False):
             groups[place] = fresh[number]
             rows = [row for row in rows if row.problem_index != place]
             rows += [replace(row, problem_index=place) for row in fresh_rows if row.problem_index == number]
     return groups, rows, extra
 
 
-def _with_signal(rows: Sequence[TrainingRow]) -> set[int]:
-    return {row.problem_index for row in rows if row.pulls}
+def _with_gradient(rows: Sequence[TrainingRow]) -> set[int]:
+    return {row.problem_index for row in rows if row.has_gradient}

@@ -1,4 +1,4 @@
-"""Processes: which launches are refused, in what type they compute, and how they part (docs/distributed.md)."""
+"""Several processes: which launches are refused, how counts are combined, how processes end (docs/distributed.md)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ import os
 import time
 from collections.abc import Mapping
 
+import torch
 import torch.distributed
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.training.config import SGPOConfig
 
-# What `accelerate launch` sets, without the ranks that it or torchrun give to processes that know of each other.
+# What `accelerate launch` sets for every process. Processes that know of each other have WORLD_SIZE too.
 _LAUNCHED_FOR_SEVERAL = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"}
 
 
 def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Raises InputError for a launch that would not do what it says."""
+    """Check that the launch does what it says.
+
+    Args:
+        args: The options of training.
+        environment: What the launcher has set.
+
+    Raises:
+        InputError: accelerate would start one process, or train whole copies, or the engine or algorithm cannot run on
+            sharded weights; the message names the fix.
+    """
     if args.world_size == 1 and environment.keys() >= _LAUNCHED_FOR_SEVERAL and "WORLD_SIZE" not in environment:
         raise InputError(
             "started for several processes, but this is the only one (accelerate launch starts one on a CPU, whatever "
@@ -36,11 +47,9 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
             "sharded training (FSDP, DeepSpeed) needs GPUs: on a CPU accelerate would train whole copies and not say "
             "so; start without it"
         )
-    if args.guide_decay:
-        raise InputError("guide_decay averages whole weights: not with sharded training (FSDP, DeepSpeed)")
     if args.engine == "hf":
         raise InputError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
-    if algorithm_class(args.algorithm).needs.initial_guide:
+    if algorithm_class(args.algorithm).needs.frozen_guided_model:
         raise InputError(
             f"sharded training (FSDP, DeepSpeed) has no whole copy of the initial weights, which algorithm "
             f"{args.algorithm} is guided by; train it in whole copies (DDP)"
@@ -51,15 +60,31 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
 
 
 def compute_dtype(accelerator: Accelerator) -> torch.dtype | None:
-    """The type of the arithmetic in mixed precision; None where it is the weights' own."""
+    """The type of the arithmetic in mixed precision; None if it is that of the weights."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
-def part_quietly() -> None:
-    """At the interpreter's exit: leave the process group, once its threads have come to rest.
+def sum_over_processes(accelerator: Accelerator, count: int) -> int:
+    """Add up the counts of all processes."""
+    return int(accelerator.reduce(torch.tensor(int(count), device=accelerator.device)))
 
-    The threads of gloo drop the tensors of a collective after whoever waited for it goes on, and need the interpreter
-    for that; one that asks for it while the interpreter shuts down aborts the process, which had done its work.
+
+def max_over_processes(accelerator: Accelerator, count: int) -> int:
+    """Find the largest count of any process."""
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+
+
+def offset_and_total(accelerator: Accelerator, count: int) -> tuple[int, int]:
+    """Add up the counts of the processes before this one, and those of all processes."""
+    counts = gather_object([count])
+    return sum(counts[: accelerator.process_index]), sum(counts)
+
+
+def part_quietly() -> None:
+    """Leave the process group at the interpreter's exit, once its threads have come to rest.
+
+    Threads of gloo drop the tensors of a collective only after its caller has continued, and need the interpreter for
+    that. A thread that asks for it while the interpreter shuts down aborts a process that has done its work.
     """
     atexit.unregister(_leave)
     atexit.register(_leave)

@@ -1,4 +1,8 @@
-"""Evaluation during training: completions sampled from plain prompts, judged and scored."""
+"""Evaluation during training, by the one loop of `sgpo.evaluation`.
+
+It is written when it is whole: after a resume the weights of a step may be others than before, so completions of an
+evaluation that a kill cut off are not reused.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,13 @@ from transformers import TrainerControl
 from transformers.trainer_utils import speed_metrics
 
 from sgpo.errors import InputError
-from sgpo.evaluation.evaluate import evaluate
+from sgpo.evaluation.evaluate import EngineSource, evaluate
 from sgpo.io import write_json, write_jsonl
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Engine, Sampling
 from sgpo.rollouts.groups import RewardFunction
+from sgpo.training.checkpoints import ResumableTrainer
 from sgpo.training.data import evaluation_sets
-from sgpo.training.resume import ResumableTrainer
 from sgpo.verifier import Verifier
 
 
@@ -35,10 +39,19 @@ class EvaluatingTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """avg@k, pass@k and maj@k on each evaluation set, sampled from plain prompts (`eval_samples`, ...).
+        """Evaluate on each set of problems with autonomous prompts, and write `eval/NAME-step-N.json` and `.jsonl`.
 
-        Writes `eval/NAME-step-N.json` and the completions. Returns `eval_avg@4` and so on (`eval_NAME_avg@4` with
-        several sets), which `metric_for_best_model` and early stopping may name.
+        Args:
+            eval_dataset: A list of problems, or several by name; the trainer's own if not given.
+            ignore_keys: Not used.
+            metric_key_prefix: First word of the metrics' names.
+
+        Returns:
+            avg@k, pass@k and maj@k: `eval_avg@4` and so on (`eval_NAME_avg@4` with several sets), which
+            `metric_for_best_model` and early stopping may name.
+
+        Raises:
+            InputError: There is nothing to evaluate on.
         """
         sets = self.eval_problems if eval_dataset is None else evaluation_sets(eval_dataset)
         if not sets:
@@ -53,28 +66,28 @@ class EvaluatingTrainer(ResumableTrainer):
                     metrics[f"{prefix}_{key}"] = value["mean"]
         count = sum(len(problems) for problems in sets.values())
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=count * self.args.eval_samples))
-        self.log(metrics | {f"{metric_key_prefix}_completions": self.in_hand.completions})
+        self.log(metrics | {f"{metric_key_prefix}_completions": self.pending.completions})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _evaluate_set(self, name: str, problems: Sequence[Problem]) -> dict[str, Any]:
         args = self.args
         self.engine.sync_weights(self.accelerator.unwrap_model(self.model))
-        evaluation = evaluate(
+        result = evaluate(
             problems,
-            self.engine,
-            self.processing_class,
+            EngineSource(self.engine, self.processing_class),
             self.verifier,
             Sampling(max_tokens=args.eval_max_tokens, temperature=args.eval_temperature, top_p=args.eval_top_p),
             samples=args.eval_samples,
             style=args.prompt_style,
             seed=args.seed,
-            share=(args.process_index, args.world_size),
+            rank=args.process_index,
+            world_size=args.world_size,
             gather=gather_object,
         )
         if self.is_world_process_zero():
             step = self.state.global_step
             path = self.run.path / "eval" / f"{name}-step-{step:06d}.json"
-            write_jsonl(path.with_suffix(".jsonl"), evaluation.rows)
-            write_json(path, evaluation.to_json(name=name, step=step, completions=self.in_hand.completions))
-        return evaluation.scores
+            write_jsonl(path.with_suffix(".jsonl"), result.rows)
+            write_json(path, result.to_json(name=name, step=step, completions=self.pending.completions))
+        return result.scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,74 +27,76 @@ from sgpo.verifier import Verifier
 logger = logging.getLogger("sgpo")
 
 Stage = Literal["warmup", "rl", "all"]
+SPLIT = "split.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The problems of the warm-up, and those of reinforcement."""
+
+    warmup: list[Problem]
+    rl: list[Problem]
 
 
 def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, model_given: bool = False) -> Path:
-    """Run a recipe's warm-up, its reinforcement, or both; returns the directory of the model that came out.
+    """Run a recipe's warm-up, its reinforcement, or both.
 
-    The warm-up takes its share of the problems, reinforcement the rest; `split.json` keeps which is which. Everything
-    that can be refused is refused before anything is written. With `model_given`, `--stage rl` trains the recipe's
-    model even where the run has a warm-up of its own. Raises InputError.
+    The warm-up takes its fraction of the problems, reinforcement the rest; `split.json` keeps which is which.
+    Everything that can be refused is refused before anything is written.
+
+    Args:
+        recipe: A recipe as `load_recipe` returns it.
+        stage: What to run.
+        resume: Resume the run of the recipe's directory from its last checkpoint.
+        model_given: The user named the model: `--stage rl` trains it even where the run has a warm-up of its own.
+
+    Returns:
+        The directory of the model that came out.
+
+    Raises:
+        InputError: The recipe, its data and its directory do not fit.
     """
     run = RunDirectory(recipe.out)
-    if not resume:
-        run.check_unused()
-    elif not any(path.exists() for path in (run.config_file, run.warm_model, run.path / "split.json")):
-        raise InputError(f"{run.path}: no run to continue here; check --out, or start it without --resume")
-    if stage == "warmup" and recipe.warmup is None:
-        raise InputError("--stage warmup: this recipe has no 'warmup' section")
+    _check_stage(run, recipe, stage, resume=resume)
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     check_launch(args)
     if resume:
-        _check_continuation(run, recipe, args)
+        _check_resumed_options(run, recipe, args)
     _check_evaluation(recipe, args)
     part_quietly()
+
+    # All data is read before the first stage writes anything.
     problems = recipe.problems.load()
     # Named as its file, so that runs of other recipes on the same file can be compared.
     evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
     bank = StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
-    model = recipe.model
-    if recipe.warmup is not None:
-        warm, rest = _split(run, problems, recipe, seed=args.seed)
-        if stage in ("warmup", "all"):
-            if run.warm_model.exists() and not resume:
-                raise InputError(
-                    f"{run.path}: holds a warm-up already; go on with --stage rl or --resume, or choose another place"
-                )
-            if not run.warm_model.exists():
-                _warm_up(run, warm, rest, recipe, args)
-            if stage == "warmup":
-                return run.warm_model
-        problems = rest
-        # A model that the user names for --stage rl is a warmed-up one of their own.
-        if not (stage == "rl" and model_given):
-            if not run.warm_model.exists():
-                raise InputError(
-                    f"{run.path}: no warm-up here for --stage rl to go on from; run --stage warmup first, or name a "
-                    "warmed-up model with --model"
-                )
-            model = str(run.warm_model)
-    trainer = SGPOTrainer(
-        model,
-        args,
-        problems,
-        evaluation,
-        processing_class=load_tokenizer(model, pad_token=args.pad_token),
-        bank=bank,
-        peft_config=_peft_config(recipe),
-    )
-    if resume:
-        check_continuation(run, trainer.describe())
-    if args.process_index == 0:
-        if recipe.warmup is not None:
-            _write_split(run, warm, rest)
-        if resume or not run.recipe_file.exists():
-            write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
-    trainer.train(resume_from_checkpoint=resume)
-    return run.final_model
+
+    if recipe.warmup is None:
+        return _reinforce(run, recipe, args, recipe.model, problems, evaluation, bank, resume=resume)
+    split = _split(run, problems, recipe, seed=args.seed)
+    if stage in ("warmup", "all"):
+        _warm_up(run, split, recipe, args, resume=resume)
+    if stage == "warmup":
+        return run.warm_model
+    # A model that the user names for --stage rl is a warmed-up one of their own.
+    model = recipe.model if stage == "rl" and model_given else _warm_model(run)
+    return _reinforce(run, recipe, args, model, split.rl, evaluation, bank, resume=resume, split=split)
 
 
-def _check_continuation(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
+# -- what is refused before anything is loaded
+
+
+def _check_stage(run: RunDirectory, recipe: Recipe, stage: Stage, *, resume: bool) -> None:
+    """Raises InputError for a directory that is taken, or empty where a run is to be resumed; for no warm-up."""
+    if not resume:
+        run.check_unused()
+    elif not any(path.exists() for path in (run.config_file, run.warm_model, run.path / SPLIT)):
+        raise InputError(f"{run.path}: no run to continue here; check --out, or start it without --resume")
+    if stage == "warmup" and recipe.warmup is None:
+        raise InputError("--stage warmup: this recipe has no 'warmup' section")
+
+
+def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
     check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
     if run.recipe_file.exists():
@@ -115,14 +118,15 @@ def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
         )
 
 
-def _split(
-    run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: int
-) -> tuple[list[Problem], list[Problem]]:
-    """The problems of the warm-up and the rest: those of the run's `split.json`, or a new split."""
+# -- the warm-up
+
+
+def _split(run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: int) -> _Split:
+    """The problems of both stages: those of the run's `split.json`, or a new split."""
     assert recipe.warmup is not None
-    file = run.path / "split.json"
+    file = run.path / SPLIT
     if not file.exists():
-        return split_problems(problems, recipe.warmup.share, seed=seed)
+        return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed))
     ids = {name: set(values) for name, values in read_json(file).items()}
     known = {problem.id for problem in problems}
     if missing := (ids["warmup"] | ids["rl"]) ^ known:
@@ -130,28 +134,53 @@ def _split(
             f"{file}: made from other problems ({counted(len(missing), 'id')} in one of the two only, such as "
             f"{min(missing)!r}); give the same problem file, or choose another directory"
         )
-    return [p for p in problems if p.id in ids["warmup"]], [p for p in problems if p.id in ids["rl"]]
+    return _Split([p for p in problems if p.id in ids["warmup"]], [p for p in problems if p.id in ids["rl"]])
 
 
-def _warm_up(run: RunDirectory, problems: list[Problem], rest: list[Problem], recipe: Recipe, args: SGPOConfig) -> None:
+def _write_split(run: RunDirectory, split: _Split) -> None:
+    ids = {"warmup": [problem.id for problem in split.warmup], "rl": [problem.id for problem in split.rl]}
+    write_json(run.path / SPLIT, ids)
+
+
+def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig, *, resume: bool) -> None:
+    """Fine-tune the recipe's model on solutions, unless a resumed run has done so.
+
+    Raises InputError for a directory with a warm-up that is not to be resumed.
+    """
+    if run.warm_model.exists():
+        if resume:
+            return
+        raise InputError(
+            f"{run.path}: holds a warm-up already; resume with --stage rl or --resume, or choose another place"
+        )
     assert recipe.warmup is not None
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
     shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
     rows, counts = solution_rows(
-        problems,
+        split.warmup,
         tokenizer,
         style=args.prompt_style,
         max_length=options.get("max_length"),
-        wrong=_wrong_solutions(problems, args),
+        wrong=_wrong_solutions(split.warmup, args),
     )
     model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
     if args.process_index == 0:
-        _write_split(run, problems, rest)
+        _write_split(run, split)
         lora = recipe.lora.model_dump() if recipe.lora is not None else None
         record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
         write_json(run.path / "warmup.json", record)
     run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe))
+
+
+def _warm_model(run: RunDirectory) -> str:
+    """The warmed-up model that reinforcement begins with. Raises InputError where there is none."""
+    if not run.warm_model.exists():
+        raise InputError(
+            f"{run.path}: no warm-up here for --stage rl to begin with; run --stage warmup first, or name a "
+            "warmed-up model with --model"
+        )
+    return str(run.warm_model)
 
 
 def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
@@ -165,9 +194,40 @@ def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
     return found[0]
 
 
-def _write_split(run: RunDirectory, warm: list[Problem], rest: list[Problem]) -> None:
-    ids = {"warmup": [problem.id for problem in warm], "rl": [problem.id for problem in rest]}
-    write_json(run.path / "split.json", ids)
+# -- reinforcement
+
+
+def _reinforce(
+    run: RunDirectory,
+    recipe: Recipe,
+    args: SGPOConfig,
+    model: str,
+    problems: list[Problem],
+    evaluation: dict[str, list[Problem]] | None,
+    bank: StrategyBank | None,
+    *,
+    resume: bool,
+    split: _Split | None = None,
+) -> Path:
+    """Train a model on problems, and keep the recipe in the run directory."""
+    trainer = SGPOTrainer(
+        model,
+        args,
+        problems,
+        evaluation,
+        processing_class=load_tokenizer(model, pad_token=args.pad_token),
+        bank=bank,
+        peft_config=_peft_config(recipe),
+    )
+    if resume:
+        check_continuation(run, trainer.describe())
+    if args.process_index == 0:
+        if split is not None:
+            _write_split(run, split)
+        if resume or not run.recipe_file.exists():
+            write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+    trainer.train(resume_from_checkpoint=resume)
+    return run.final_model
 
 
 def _peft_config(recipe: Recipe) -> Any:

@@ -2,19 +2,23 @@
 
 Policy gradient and cross-entropy are sums over their tokens, divided by that component's tokens in the global batch
 (with `loss_mean="sequence"` the policy gradient is a sum of means over each completion, divided by their number); the
-divergence is `(1/P) sum_q w_q (1/T_q) sum_t cap(KL_t)` over all P problems of the global batch, where a problem
-without a target counts 0; with `target_sft_coef` the target's cross-entropy is added to `cap(KL_t)`. So the sum over
-micro-batches, however the batch is split, is the loss of one pass.
+divergence is `(1/P) sum_q w_q (1/T_q) sum_t clip(KL_t)` over all P problems of the global batch, where a problem
+without a target counts 0; with `target_sft_coef` the target's cross-entropy is added to `clip(KL_t)`. So the sum over
+micro-batches, however the batch is split, is the loss of one pass. Shape suffixes: `sgpo/objective/__init__.py`; `_N`
+is all completion tokens of a micro-batch, row after row.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -24,13 +28,13 @@ from sgpo.rollouts.forward import Predictions, Predictor, predicted_divergence, 
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Averages
 
-# What another model than the trained one predicts of completions (token ids) after prompts, without gradient.
-Guide = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Predictions]
+# The guided branch at frozen weights: predictions of completions (token ids) after guided prompts, without gradient.
+FrozenGuided = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Predictions]
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the components are divided by: counts over the global batch, all processes together."""
+    """The divisors of the components: counts over the global batch, all processes together."""
 
     problems: int = 0
     policy_sequences: int = 0
@@ -39,7 +43,7 @@ class Totals:
 
     @classmethod
     def of(cls, rows: Sequence[TrainingRow], *, problems: int) -> Totals:
-        """The totals of these rows."""
+        """Count the tokens and sequences of these rows."""
         return cls(
             problems=problems,
             policy_sequences=sum(row.advantage is not None for row in rows),
@@ -55,21 +59,32 @@ def batch_loss(
     totals: Totals,
     options: SGPOConfig,
     averages: Averages,
-    guide: Guide | None = None,
+    frozen_guided: FrozenGuided | None = None,
 ) -> Tensor:
-    """The part of the global loss that falls on these rows: one forward with gradient over all of them.
+    """Compute the part of the global loss that falls on these rows, by one forward with gradient over all of them.
 
-    `guide` is the guided branch of the divergence where it is not `model` itself. What the metrics need is added to
-    `averages`, and each target learns its tokens' divergences.
+    Args:
+        model: The policy, as wrapped for several processes.
+        predictor: Runs it.
+        rows: The training rows; each target gets its tokens' divergences.
+        totals: The divisors.
+        options: The options of training.
+        averages: Gets the metrics.
+        frozen_guided: The guided branch of the divergence, if it is not the policy itself.
+
+    Returns:
+        A scalar.
     """
+    # The forward: log-probabilities of all completion tokens, of all rows, whatever component a row is in.
     predictions = predictor(model, [row.prompt.ids for row in rows], [row.completion_ids for row in rows])
     device = predictions.states.device
     ids_N = torch.tensor([token for row in rows for token in row.completion_ids], device=device)
     logprobs_N = token_logprobs(predictions, ids_N, temperature=options.temperature)
     logprobs = logprobs_N.split([len(row.completion_ids) for row in rows])
-    averages.add_sum("trained_tokens", sum(len(row.completion_ids) for row in rows if row.pulls))
+    averages.add_sum("trained_tokens", sum(len(row.completion_ids) for row in rows if row.has_gradient))
 
-    loss = logprobs_N.sum() * 0.0  # a batch in which no component has a part still gives every process a gradient
+    # The components. A batch in which no component has a part still gives every process a gradient, of zeros.
+    loss = logprobs_N.sum() * 0.0
     policy = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.advantage is not None]
     if on_policy := [(row, values) for row, values in policy if row.shaping is None]:
         loss = loss + options.policy_coef * _policy_component(on_policy, totals, options, averages)
@@ -83,18 +98,20 @@ def batch_loss(
         loss = loss + component
     if any(row.target is not None for row in rows):
         loss = loss + options.distill_coef * _distillation_component(
-            model, predictor, rows, predictions, logprobs, totals, options, averages, guide
+            model, predictor, rows, predictions, logprobs, totals, options, averages, frozen_guided
         )
-    elif options.world_size > 1 and guide is None:
-        predictor.run_along(model)  # where the others run their guided branch
+    elif options.world_size > 1 and frozen_guided is None:
+        predictor.dummy_forward(model)  # while other processes run their guided branch
     return loss
 
 
 def _policy_component(
     rows: Sequence[tuple[TrainingRow, Tensor]], totals: Totals, options: SGPOConfig, averages: Averages
 ) -> Tensor:
+    """The clipped policy gradient of the autonomous completions."""
+    # Pad the rows. On the first update after sampling the policy is the one that sampled: its own log-probabilities are
+    # the old ones.
     logprobs_BT = pad_sequence([values for _, values in rows], batch_first=True)
-    # On the first update after sampling the policy is the one that sampled: its own log-probabilities are the old ones.
     old_logprobs_BT = pad_sequence(
         [values.detach() if row.old_logprobs is None else row.old_logprobs.to(values) for row, values in rows],
         batch_first=True,
@@ -102,6 +119,7 @@ def _policy_component(
     lengths_B1 = torch.tensor([[len(row.completion_ids)] for row, _ in rows], device=logprobs_BT.device)
     mask_BT = torch.arange(logprobs_BT.shape[1], device=logprobs_BT.device) < lengths_B1
     advantages_B = torch.tensor([row.advantage for row, _ in rows], device=logprobs_BT.device)
+    # How far the engine's log-probabilities are from the trainer's: an alarm watches this.
     sampling_logprobs_BT = _sampling_logprobs(rows)
     differences_N = (old_logprobs_BT - sampling_logprobs_BT)[mask_BT].abs()
     if len(differences_N := differences_N[~differences_N.isnan()]):
@@ -117,6 +135,7 @@ def _policy_component(
         loss_mean=options.loss_mean,
         importance_BT=_importance_weights(old_logprobs_BT, sampling_logprobs_BT, mask_BT, options, averages),
     )
+    # From the mean over these rows to their part of the mean over the global batch.
     if options.loss_mean == "token":
         component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
     else:
@@ -125,12 +144,12 @@ def _policy_component(
     with torch.no_grad():
         ratio_N = (logprobs_BT - old_logprobs_BT)[mask_BT].exp()
         clipped_N = (ratio_N < 1 - options.clip_low) | (ratio_N > 1 + options.clip_high)
-        averages.add_all("clipped_share", clipped_N.float())
+        averages.add_all("clipped_fraction", clipped_N.float())
     return component
 
 
 def _sampling_logprobs(rows: Sequence[tuple[TrainingRow, Tensor]]) -> Tensor:
-    """What the engine gave for each token (`sampling_logprobs_BT`); NaN where it gave nothing."""
+    """The engine's log-probability of each token (`sampling_logprobs_BT`); NaN where it gave none."""
     parts = [
         torch.full_like(values, torch.nan)
         if row.sampling_logprobs is None
@@ -147,7 +166,7 @@ def _importance_weights(
     options: SGPOConfig,
     averages: Averages,
 ) -> Tensor | None:
-    """The weights of tokens that vLLM sampled; None where the trainer's own model samples."""
+    """The weights of tokens that vLLM sampled; None if the trainer's own model samples."""
     if options.engine != "vllm" or not options.vllm_importance_sampling_correction:
         return None
     weights_BT = importance_weights(
@@ -160,6 +179,7 @@ def _importance_weights(
 def _off_policy_component(
     rows: Sequence[tuple[TrainingRow, Tensor]], totals: Totals, options: SGPOConfig, averages: Averages
 ) -> Tensor:
+    """The shaped policy gradient of completions that the policy did not sample (LUFFY)."""
     parts = []
     for row, values_T in rows:
         assert row.shaping is not None
@@ -181,12 +201,16 @@ def _distillation_component(
     totals: Totals,
     options: SGPOConfig,
     averages: Averages,
-    guide: Guide | None,
+    frozen_guided: FrozenGuided | None,
 ) -> Tensor:
+    """The clipped divergence of the targets from the guided branch."""
+    # The guided branch reads the same completions after the guided prompts, without gradient.
     targets = [(i, row.target) for i, row in enumerate(rows) if row.target is not None]
     prompts, completions = [t.guided_prompt.ids for _, t in targets], [rows[i].completion_ids for i, _ in targets]
     with torch.no_grad():
-        guided = predictor(model, prompts, completions) if guide is None else guide(prompts, completions)
+        branch = partial(predictor, model) if frozen_guided is None else frozen_guided
+        guided = branch(prompts, completions)
+    # The unguided branch is the forward with gradient: take the tokens of the targets out of it.
     is_target_N = torch.tensor(
         [row.target is not None for row in rows for _ in row.completion_ids], device=predictions.states.device
     )
@@ -195,32 +219,74 @@ def _distillation_component(
         guided,
         direction="reverse" if options.distill_loss == "reverse_kl" else "forward",
         temperature=options.temperature,
-        one_head=guide is None,
+        one_head=frozen_guided is None,
     ).split([len(rows[i].completion_ids) for i, _ in targets])
     component = logprobs[0].new_zeros(())
     for (i, target), divergence_T in zip(targets, divergences, strict=True):
-        capped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-        pull = _pull(divergence_T.detach(), capped_T, logprobs[i], options)
-        component = component + target.weight * pull / totals.problems
+        clipped_T = clip_divergence(divergence_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
+        component = component + target.weight * _target_loss(clipped_T, logprobs[i], options) / totals.problems
         target.divergences = divergence_T.detach().tolist()
         averages.add_all("divergence/mean", divergence_T)
-        averages.add_all("divergence/capped_mean", capped_T)
+        averages.add_all("divergence/clipped_mean", clipped_T)
         if options.kl_clip is not None:
-            averages.add_all("divergence/capped_share", (divergence_T > options.kl_clip).float())
+            averages.add_all("divergence/clipped_fraction", (divergence_T > options.kl_clip).float())
     averages.add_sum("loss/distill", component)
     return component
 
 
-def _pull(divergence_T: Tensor, capped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
-    """What pulls along a target, a scalar: the mean of its tokens' capped divergences, or in ablations of the
-    cross-entropy in their place; over a part of them where `distill_token_share` says so; and `target_sft_coef` times
-    the cross-entropy beside it."""
-    pull_T = capped_T
-    if options.distill_loss == "sft":
-        pull_T = -logprobs_T
-    elif options.distill_loss == "capped_sft":
-        pull_T = clip_divergence(-logprobs_T, kl_clip=options.kl_clip, mode=options.kl_clip_mode)
-    if options.distill_token_share < 1:
-        kept = math.ceil(options.distill_token_share * len(pull_T))
-        pull_T = pull_T[divergence_T.topk(kept).indices]
-    return pull_T.mean() - options.target_sft_coef * logprobs_T.mean()
+def _target_loss(clipped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> Tensor:
+    """The loss of one target before its weight, a scalar.
+
+    It is the mean of its tokens' clipped divergences, or of their cross-entropy in its place (`distill_loss=sft`), plus
+    `target_sft_coef` times the cross-entropy.
+    """
+    loss_T = -logprobs_T if options.distill_loss == "sft" else clipped_T
+    return loss_T.mean() - options.target_sft_coef * logprobs_T.mean()
+
+
+# -- the guided branch at frozen weights: the weights that training starts from (OPSD)
+
+
+def frozen_guided_branch(model: Any, predictor: Predictor, accelerator: Accelerator) -> FrozenGuided:
+    """Freeze the model as it is now, for the guided branch; call it before any update.
+
+    Below adapters that change nothing yet lie the initial weights, so such a model is run without its adapters. Any
+    other model is copied.
+
+    Args:
+        model: The policy.
+        predictor: The policy's.
+        accelerator: Gives the precision that training runs in.
+    """
+    if hasattr(model, "disable_adapter") and _adapters_add_nothing(model):
+        return _branch(model, predictor, accelerator, within=model.disable_adapter)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return _branch(frozen, Predictor(frozen, pad_id=predictor.pad_id, dtype=predictor.dtype), accelerator)
+
+
+def _branch(
+    model: Any,
+    predictor: Predictor,
+    accelerator: Accelerator,
+    *,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> FrozenGuided:
+    """Run `model` in the precision that training runs in, `within` a context of its own."""
+
+    def predict(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Predictions:
+        with accelerator.autocast(), within():
+            return predictor(model, prompts, completions)
+
+    return predict
+
+
+@torch.no_grad()
+def _adapters_add_nothing(model: Any) -> bool:
+    """Compare the model with and without adapters on one short input.
+
+    Adapters that are trained already, or drawn from the weights (PiSSA), do add something.
+    """
+    input_ids = torch.arange(4, device=model.device).unsqueeze(0)
+    with model.disable_adapter():
+        without = model(input_ids=input_ids, use_cache=False).logits
+    return torch.allclose(model(input_ids=input_ids, use_cache=False).logits, without, rtol=1e-5, atol=1e-5)

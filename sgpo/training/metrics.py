@@ -1,16 +1,16 @@
-"""The rows of a run directory's `rollouts/` and `targets/` (docs/run-directory.md).
+"""Metrics of a step, the rows of `rollouts/` and `targets/`, and the effects of strategies over a whole run.
 
-Metrics of a step: averages that add up over micro-batches and processes, and what a batch of rollouts shows.
-
-docs/metrics.md explains every key.
+docs/metrics.md explains every key of a metric, docs/run-directory.md every row.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -20,15 +20,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.algorithms import TrainingRow
+from sgpo.errors import BankError
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import mentions_strategy
+
+logger = logging.getLogger("sgpo")
 
 
 class Averages:
-    """Means as (sum, count) pairs, so that parts of a batch add up; plain sums; and largest values.
+    """Means as (sum, count) pairs, so that micro-batches and processes add up; plain sums; and largest values.
 
-    A mean over nothing is left out: a step without a target has no divergence, not a divergence of 0. The components
-    of the loss are sums over the parts of a step, and means over the `steps`, as the Trainer's own `loss` is.
+    A mean over nothing is left out: a step without a target has no divergence, not a divergence of 0. Components of the
+    loss are sums over the micro-batches of a step and means over the `steps`, as the Trainer's own `loss` is.
     """
 
     def __init__(self) -> None:
@@ -38,12 +42,12 @@ class Averages:
         self.largest: dict[str, float] = {}
 
     def add_all(self, name: str, values: Tensor) -> None:
-        """Take in every element of `values`."""
+        """Add every element of `values` to a mean."""
         values = values.detach()
         self.add(name, float(values.double().sum()), values.numel())
 
     def add(self, name: str, total: float, count: float = 1.0) -> None:
-        """Take in `count` values whose sum is `total`."""
+        """Add `count` values, whose sum is `total`, to a mean."""
         old_total, old_count = self.means.get(name, (0.0, 0.0))
         self.means[name] = (old_total + total, old_count + count)
 
@@ -52,7 +56,7 @@ class Averages:
         self.sums[name] = self.sums.get(name, 0.0) + float(value.detach() if isinstance(value, Tensor) else value)
 
     def add_largest(self, name: str, value: float) -> None:
-        """Take in a value of which the largest is kept."""
+        """Keep the largest of the values given so far."""
         self.largest[name] = max(value, self.largest.get(name, value))
 
     @contextmanager
@@ -65,19 +69,19 @@ class Averages:
             self.add_sum(f"time/{phase}", perf_counter() - start)
 
     def gathered(self, accelerator: Accelerator) -> Averages:
-        """These and those of all other processes together; seconds are the mean over processes."""
+        """Gather the averages of all processes; seconds are the mean over processes."""
         if accelerator.num_processes == 1:
             return self
         everyone = Averages()
         everyone.steps = self.steps
         for averages in gather_object([self]):
-            everyone.take_in(averages)
+            everyone.merge(averages)
         for name in everyone.sums:
             if name.startswith("time/"):
                 everyone.sums[name] /= accelerator.num_processes
         return everyone
 
-    def take_in(self, other: Averages) -> None:
+    def merge(self, other: Averages) -> None:
         """Add the means, sums and largest values of another process."""
         for name, (total, count) in other.means.items():
             self.add(name, total, count)
@@ -98,10 +102,15 @@ class Averages:
 def add_rollout_metrics(
     averages: Averages, groups: Sequence[RolloutGroup], rows: Sequence[TrainingRow], *, guided: bool
 ) -> None:
-    """What the sampled groups and the algorithm's choice of rows show; `guided`: whether it guides at all.
+    """Add what the sampled groups and the algorithm's choice of rows show.
 
-    `groups` are all that were sampled, also those that dynamic sampling left out of the batch.
+    Args:
+        averages: Where to add it.
+        groups: All groups that were sampled, also those that dynamic sampling left out of the batch.
+        rows: The training rows.
+        guided: Whether the algorithm samples guided groups at all.
     """
+    # What the two groups of a problem have in common.
     for name in ("autonomous", "guided"):
         for group in groups:
             rollouts: list[Rollout] = getattr(group, name)
@@ -113,6 +122,7 @@ def add_rollout_metrics(
             averages.add(f"truncated/{name}", sum(r.truncated for r in rollouts), len(rollouts))
             for rollout in rollouts:
                 averages.add_sum("tokens", len(rollout.completion_ids))
+    # What the autonomous groups alone show.
     for group in groups:
         passes = [r.correct for r in group.autonomous if not math.isnan(r.reward)]
         rewards = {r.reward for r in group.autonomous if not math.isnan(r.reward)}
@@ -121,14 +131,14 @@ def add_rollout_metrics(
             averages.add("groups/all_pass", float(all(passes)))
             averages.add("groups/with_gradient", float(len(rewards) > 1))
         # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
-        logprobs = [
-            v for rollout in group.autonomous for v in rollout.logprobs if not math.isnan(v)
-        ]  # vLLM may lack some
+        # vLLM may lack some.
+        logprobs = [v for rollout in group.autonomous for v in rollout.logprobs if not math.isnan(v)]
         averages.add("entropy", -sum(logprobs), len(logprobs))
         mentions = sum(mentions_strategy(rollout.completion) for rollout in group.autonomous)
         averages.add("strategy_mentions", mentions, len(group.autonomous))
         if group.autonomous:
             averages.add("distinct_answers", len({_answer(r) for r in group.autonomous}))
+    # What the algorithm made of the groups.
     targets = [row.target for row in rows if row.target is not None]
     averages.add("targets/share", len({row.problem_index for row in rows if row.target is not None}), len(groups))
     if guided:
@@ -146,7 +156,7 @@ def _answer(rollout: Rollout) -> str:
 
 
 def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
-    """One object per sampled completion."""
+    """Make the rows of `rollouts/`: one object per sampled completion."""
     return [
         {
             "step": step,
@@ -176,7 +186,7 @@ def target_records(
     *,
     kl_clip: float | None,
 ) -> list[dict[str, Any]]:
-    """One object per distillation target, with the divergence of each of its tokens."""
+    """Make the rows of `targets/`: one object per distillation target, with the divergence of each of its tokens."""
     return [
         {
             "step": step,
@@ -196,5 +206,39 @@ def target_records(
 
 
 def _or_null(value: float | None) -> float | None:
-    """JSON has no NaN, which stands for what was not judged."""
+    """JSON has no NaN, which stands for a completion or a group that was not judged."""
     return None if value is None or math.isnan(value) else value
+
+
+def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[str, str]) -> dict[str, list[int]]:
+    """Count what each strategy did in a run.
+
+    Autonomous completions of a problem count for its strategy, as what it is compared with. A completion without a
+    reward (a time-out) counts nowhere.
+
+    Args:
+        rows: The rows of `rollouts/`.
+        strategy_ids: The strategy of each problem, by problem id.
+
+    Returns:
+        For each strategy: guided passes, guided completions, autonomous passes, autonomous completions.
+    """
+    effects: dict[str, list[int]] = {}
+    for row in rows:
+        strategy_id = strategy_ids.get(row["problem_id"])
+        if strategy_id is None or row["reward"] is None:
+            continue
+        counts = effects.setdefault(strategy_id, [0, 0, 0, 0])
+        place = 0 if row["group"] == "guided" else 2
+        counts[place] += row["reward"] > 0.5
+        counts[place + 1] += 1
+    return effects
+
+
+def record_effects(bank: Path, run: str, effects: Mapping[str, Sequence[int]]) -> None:
+    """Write the effects of a run into its bank, which must be writable only here; warn if it is not."""
+    try:
+        with StrategyBank(bank, create=False) as writable:
+            writable.record_run(run, effects)
+    except BankError as error:
+        logger.warning("the bank was not told what its strategies did in this run: %s", error)

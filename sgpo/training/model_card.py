@@ -1,17 +1,21 @@
-"""The model card of a trained model: what a reader of the model alone needs to know, from its run's own files.
+"""The model card of a trained model, and its upload to the hub.
 
-Names and answers come from users' files and models: everything is escaped, for Markdown and for the HTML within it.
+The card says what a reader of the model alone needs to know, from its run's own files. Names and answers come from
+users' files and models: everything is escaped, for Markdown and for the HTML within it.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from sgpo.io import counted, read_json
 from sgpo.training.config import SGPOConfig
@@ -30,15 +34,15 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def write_model_card(run: RunDirectory) -> Path:
-    """Write the card of a run's final model, `checkpoints/final/README.md`, in place of any that is there."""
+    """Write the card of a run's final model, `checkpoints/final/README.md`, over any that is there."""
     path = run.final_model / "README.md"
     path.write_text(model_card(run), encoding="utf-8", errors="replace")
     return path
 
 
 def model_card(run: RunDirectory) -> str:
-    """The card as Markdown: recipe, data, metrics, commit, and how to cite."""
-    config = read_json(run.config_file)
+    """Write the card as Markdown: recipe, data, metrics, commit, and how to cite."""
+    config = run.read_config()
     warmup = run.path / "warmup.json"
     base = str(read_json(warmup)["model"] if warmup.exists() else config["model"])
     parts = [
@@ -151,3 +155,28 @@ def _fenced(text: str, language: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def upload_model(folder: Path, repository: str | None, **options: Any) -> Any:
+    """Upload a trained model and its card.
+
+    Args:
+        folder: The model.
+        repository: The repository's id.
+        options: More of `HfApi.upload_folder`'s.
+
+    Raises:
+        OSError: the hub refuses or cannot be reached; the message says how to upload by hand.
+    """
+    with hub_errors(f"{folder}: trained and saved, but not uploaded", fix=f"hf upload {repository} {folder}"):
+        api: Any = HfApi()  # its overloads want `run_as_future` as a literal
+        return api.upload_folder(repo_id=repository, folder_path=folder, **options)
+
+
+@contextmanager
+def hub_errors(what: str, *, fix: str) -> Iterator[None]:
+    """Turn an error of the hub or the network into an OSError of one line: what happened, why, and the fix."""
+    try:
+        yield
+    except (OSError, HTTPError) as error:
+        raise OSError(f"{what} ({error}); {fix}") from error

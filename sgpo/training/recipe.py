@@ -1,19 +1,24 @@
-"""Recipes: one file per run a person would start, in YAML or TOML, checked before anything is loaded."""
+"""Recipes: one YAML file per run a person would start, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import difflib
-import tomllib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
+from sgpo.training.config import NO_TOKEN, SGPOConfig
+from sgpo.training.options import OTHER_NAMES, refuse_old_names, unread_options
+
+logger = logging.getLogger("sgpo")
 
 
 class _Section(BaseModel):
@@ -35,12 +40,12 @@ class ProblemSource(_Section):
 
 
 class WarmupSection(BaseModel):
-    """Supervised fine-tuning on `solution` before reinforcement: the share of the problems that it takes, its epochs,
-    and any option of TRL's SFTConfig beside them."""
+    """Supervised fine-tuning on `solution` before reinforcement: the fraction of the problems that it takes, its
+    epochs, and any option of TRL's SFTConfig beside them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    share: float = Field(default=1 / 3, gt=0, lt=1)
+    fraction: float = Field(default=1 / 3, gt=0, lt=1)
     epochs: float = Field(default=10, gt=0)
 
     @property
@@ -73,49 +78,49 @@ class Recipe(_Section):
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None) -> Recipe:
-    """Read a recipe and apply `key=value` settings: `train.learning_rate=1e-6`, or short `learning_rate=1e-6`.
+    """Read a recipe and apply settings.
 
-    `problems` is a problem file in place of the recipe's source; it has our own field names.
+    A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key. Where
+    it changes the algorithm or the engine, lines of the other recipe that are no longer read are left out; where a
+    setting does, lines of the recipe are, and one warning names them.
 
-    A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key.
+    A path in `extends` that begins with `sgpo:` is one inside the installed package.
 
-    Raises InputError that names the file, the key, and the nearest right one: no such file, no YAML or TOML, an unknown
-    key, a value of a wrong type.
+    Args:
+        path: The recipe, a YAML file.
+        settings: `key=value` each: `train.learning_rate=1e-6`, or short `learning_rate=1e-6`.
+        problems: A problem file in place of the recipe's source; it has our own field names.
+
+    Raises:
+        InputError: One line that names the file, the key, and the nearest right one: no such file, no YAML, an unknown
+            key or one of an earlier release, a value of a wrong type, an option that nothing would read.
     """
     path = Path(path)
-    content = _read(path)
+    files = _read(path)
+    content: dict[str, Any] = {}
+    layers = []
+    for file in files:
+        content = _laid_over(content, file)
+        layers.append(_Layer(_section(file, "train"), _section(content, "train")))
     if problems is not None:
         content["problems"] = str(problems)
     for setting in settings:
         _apply(content, setting)
-    if isinstance(content.get("problems"), str):
-        content["problems"] = {"source": content["problems"]}
-    if isinstance(content.get("evaluation"), str):
-        content["evaluation"] = {"source": content["evaluation"]}
+    layers.append(_Layer(_set_options(settings, content), _section(content, "train")))
+    for name in ("problems", "evaluation"):
+        if isinstance(content.get(name), str):
+            content[name] = {"source": content[name]}
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from None
-    from sgpo.training.config import SGPOConfig
-
-    train = check_options(SGPOConfig, recipe.train, where=f"{path}, train")
-    warmup = recipe.warmup
-    if warmup is not None:
-        from trl import SFTConfig
-
-        own = list(WarmupSection.model_fields)
-        sft = check_options(SFTConfig, warmup.model_extra or {}, where=f"{path}, warmup", also=own)
-        if sft.get("push_to_hub"):
-            raise InputError(
-                f"{path}, warmup: push_to_hub is an option of train; the model of the whole run is uploaded"
-            )
-        warmup = WarmupSection(share=warmup.share, epochs=warmup.epochs, **sft)
-    lora = recipe.lora
-    if lora is not None:
-        from peft import LoraConfig
-
-        lora = LoraSection(**check_options(LoraConfig, lora.model_dump(), where=f"{path}, lora"))
-    return recipe.model_copy(update={"train": train, "warmup": warmup, "lora": lora})
+    return recipe.model_copy(
+        update={
+            "train": _check_train(recipe, path, layers),
+            "warmup": _check_warmup(recipe, path),
+            "lora": _check_lora(recipe, path),
+        }
+    )
 
 
 def check_options(
@@ -123,8 +128,10 @@ def check_options(
 ) -> dict[str, Any]:
     """Options of a dataclass of options, each of its declared type (`1e-6`, which YAML reads as text, is a number).
 
-    Raises InputError for an unknown option, with the nearest right one (of those in `also` too), or a value of a wrong
-    type.
+    Those that the installed release of transformers or TRL calls otherwise get that name.
+
+    Raises:
+        InputError: An unknown option, with the nearest right one (of those in `also` too), or a value of a wrong type.
     """
     hints = get_type_hints(config)
     known = [field.name for field in fields(config) if field.init]
@@ -133,9 +140,9 @@ def check_options(
         if name == "output_dir":
             raise InputError(f"{where}: output_dir is the recipe's 'out'")
         if name == "hub_token":
-            from sgpo.training.config import NO_TOKEN
-
             raise InputError(f"{where}: {NO_TOKEN}")
+        if name not in known and OTHER_NAMES.get(name) in known:
+            name = OTHER_NAMES[name]
         if name not in known:
             hint = _nearest(name, [*also, *known]) or f"; the options are those of {config.__name__}"
             raise InputError(f"{where}: unknown option {name!r}{hint}")
@@ -150,27 +157,91 @@ def check_options(
     return checked
 
 
-def _read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of a recipe file, laid over that of the recipe which it extends."""
+# -- the sections
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A file of the chain of recipes, or the settings: the options of `train` that it names, and all of them once it
+    is laid over the layers below."""
+
+    own: Mapping[str, Any]
+    so_far: Mapping[str, Any]
+
+
+def _check_train(recipe: Recipe, path: Path, layers: Sequence[_Layer]) -> dict[str, Any]:
+    refuse_old_names(recipe.train, where=f"{path}, train: ")
+    train = check_options(SGPOConfig, recipe.train, where=f"{path}, train")
+    algorithm_class(train.get("algorithm", "sgpo"))
+    return _without_unread(train, path, layers)
+
+
+def _without_unread(train: dict[str, Any], path: Path, layers: Sequence[_Layer]) -> dict[str, Any]:
+    """The options without those that nothing reads because a higher layer changed what they belong to.
+
+    Raises InputError for one that was unread where it was written: the layer that names it is wrong itself.
+    """
+    left_out = []
+    for name, why in unread_options(SGPOConfig, train).items():
+        place = max(number for number, layer in enumerate(layers) if name in layer.own)
+        if name in unread_options(SGPOConfig, layers[place].so_far):
+            raise InputError(f"{path}, train: {why}")
+        # A recipe that extends another one means what it changes; a setting may not know what it takes away.
+        if name not in unread_options(SGPOConfig, layers[-2].so_far):
+            left_out.append(why.removesuffix("; leave it out"))
+        train.pop(name)
+    if left_out:
+        logger.warning("%s: left out, as nothing reads it now: %s", path, " | ".join(left_out))
+    return train
+
+
+def _check_warmup(recipe: Recipe, path: Path) -> WarmupSection | None:
+    if recipe.warmup is None:
+        return None
+    from trl import SFTConfig
+
+    where = f"{path}, warmup"
+    options = recipe.warmup.model_extra or {}
+    refuse_old_names(options, where=f"{where}: ", section="warmup.")
+    sft = check_options(SFTConfig, options, where=where, also=list(WarmupSection.model_fields))
+    if sft.get("push_to_hub"):
+        raise InputError(f"{where}: push_to_hub is an option of train; the model of the whole run is uploaded")
+    return WarmupSection(fraction=recipe.warmup.fraction, epochs=recipe.warmup.epochs, **sft)
+
+
+def _check_lora(recipe: Recipe, path: Path) -> LoraSection | None:
+    if recipe.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraSection(**check_options(LoraConfig, recipe.lora.model_dump(), where=f"{path}, lora"))
+
+
+# -- files and settings
+
+
+def _read(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The content of a recipe file, after that of the recipes which it extends."""
     if not path.is_file():
         raise InputError(f"{path}: no such recipe; the shipped ones lie in recipes/")
+    if path.suffix == ".toml":
+        raise InputError(f"{path}: recipes are YAML files; rewrite it as {path.with_suffix('.yaml').name}")
     if path.resolve() in chain:
         raise InputError(f"{path}: extends itself, by way of {' and '.join(p.name for p in chain)}")
     try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: not a readable {'TOML' if path.suffix == '.toml' else 'YAML'} file: {error}"
-        ) from None
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable YAML file: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
     base = content.pop("extends", None)
     if base is None:
-        return content
+        return [content]
     if not isinstance(base, str):
         raise InputError(f"{path}: extends={base!r}: expected the path of another recipe")
-    return _laid_over(_read(path.parent / base, (*chain, path.resolve())), content)
+    packaged = base.startswith("sgpo:")
+    extended = Path(__file__).parents[1] / base.removeprefix("sgpo:") if packaged else path.parent / base
+    return [*_read(extended, (*chain, path.resolve())), content]
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +252,14 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
+def _section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A copy of a section; empty where it is no section, which the schema refuses."""
+    section = content.get(name)
+    return dict(section) if isinstance(section, dict) else {}
+
+
 def _apply(content: dict[str, Any], setting: str) -> None:
+    """Change one key of a recipe's content."""
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise InputError(f"--set {setting}: expected key=value, such as --set learning_rate=1e-6")
@@ -189,9 +267,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"--set {key}: its value is no YAML; put text in quotes") from None
-    names = key.split(".")
-    if len(names) == 1 and key not in Recipe.model_fields:
-        names = ["train", key]
+    names = _path_of(key)
     section: Any = content
     for name in names[:-1]:
         if isinstance(section.get(name), str) and name in ("problems", "evaluation"):
@@ -200,6 +276,22 @@ def _apply(content: dict[str, Any], setting: str) -> None:
         if not isinstance(section, dict):
             raise InputError(f"--set {setting}: {name!r} holds no options")
     section[names[-1]] = value
+
+
+def _path_of(key: str) -> list[str]:
+    """The keys from the recipe's top down to what a setting changes; a bare option is one of `train`."""
+    names = key.split(".")
+    return ["train", key] if len(names) == 1 and key not in Recipe.model_fields else names
+
+
+def _set_options(settings: Sequence[str], content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `train` that settings name, with their values."""
+    train = _section(content, "train")
+    paths = [_path_of(setting.partition("=")[0]) for setting in settings]
+    if ["train"] in paths:
+        return train
+    named = {names[1] for names in paths if names[0] == "train"}
+    return {name: value for name, value in train.items() if name in named}
 
 
 def _explain(error: ValidationError) -> str:

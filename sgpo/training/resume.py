@@ -1,41 +1,30 @@
-"""A `transformers.Trainer` that keeps its checkpoints in a run directory and goes on from them exactly.
+"""What a resumed run starts from: which options may change, and the pending state of a checkpoint.
 
-With which options a run may go on: other ones for how it is run and recorded, the same for what is learnt.
-
-What a process has in hand between two optimizer steps, as a checkpoint keeps it.
-
-Model, optimizer, schedule and random states are the Trainer's part of a checkpoint; this is ours: the rollouts that
-more updates will use, and what was measured since the last row of metrics.
+A resumed run may change how it is computed and recorded, not what is learnt. Model, optimizer, schedule and random
+states are the Trainer's part of a checkpoint; `PendingState` is ours.
 """
 
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
-from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from sgpo.algorithms import Target, TrainingRow
 from sgpo.errors import RunDirectoryError
-from sgpo.io import read_json, write_json
+from sgpo.io import write_json
 from sgpo.rollouts.groups import PromptIds
 from sgpo.training.loss import Totals
 from sgpo.training.metrics import Averages
-from sgpo.training.run_directory import RunDirectory, check_checkpoint, checkpoint_step, provenance
+from sgpo.training.run_directory import RENAMED_METRICS, RunDirectory, provenance
 
 Changes = dict[str, tuple[Any, Any]]  # name of an option: its value until now, and from now on
 
+# Options that say how a run is recorded.
 _RECORDING = """
 output_dir run_name project report_to trackio_space_id trackio_bucket_id trackio_static_space_id strategies.path
 push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
@@ -44,7 +33,7 @@ save_strategy save_steps save_total_limit save_only_model save_on_each_node enab
 load_best_model_at_end metric_for_best_model greater_is_better eval_strategy eval_steps eval_delay eval_on_start
 do_train do_eval do_predict resume_from_checkpoint debug skip_memory_metrics
 """
-# The size of a batch is `problems.per_step`, however it is divided.
+# Options that say how a run is computed. The global batch must stay, however it is divided.
 _RUNNING = """
 per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size eval_accumulation_steps
 max_tokens_per_batch generation_batch_size verifier_workers use_cpu
@@ -61,17 +50,34 @@ LENGTH = frozenset({"max_steps", "num_train_epochs"})
 MAY_CHANGE = LENGTH.union(_RECORDING.split(), _RUNNING.split())
 SCHEDULES_OF_NO_LENGTH = ("constant", "constant_with_warmup")
 NESTED = {"args": "", "problems": "problems.", "strategies": "strategies.", "prompts": "prompts."}
+# Options of 0.1 that are gone, with their defaults.
+GONE = {"distill_token_share": 1.0, "target_candidates": "guided", "num_distill_targets": 1, "guide_decay": 0.0}
+
+# A process's pending state in a checkpoint, and its name in 0.1.
+_PENDING_FILE, _PENDING_FILE_OF_0_1 = "pending-{}.pt", "in-hand-{}.pt"
+
+
+# -- which options may change
 
 
 def check_continuation(run: RunDirectory, now: Mapping[str, Any]) -> Changes:
-    """What differs from the run's `config.json` in a description of the run, or in the parts of one.
+    """Compare a description of the run, or parts of one, with the run's `config.json`.
 
-    Raises RunDirectoryError for what changes what is learnt; the number of steps does where the learning rate depends
-    on it.
+    Returns:
+        The options that change.
+
+    Raises:
+        RunDirectoryError: an option changes what is learnt; so does the number of steps if the learning rate depends on
+            it.
     """
     if not run.config_file.exists():
         return {}
-    changes = changed_options(read_json(run.config_file), now)
+    begun = run.read_config()
+    gone = {name: begun.get("args", {}).get(name, default) for name, default in GONE.items()}
+    if used := {name: value for name, value in gone.items() if value != GONE[name]}:
+        what = ", ".join(f"{name}={value!r}" for name, value in used.items())
+        raise RunDirectoryError(f"{run.path}: the run began with {what}, which is gone; resume it with sgpo 0.1")
+    changes = changed_options(begun, now)
     schedule = str(now.get("args", {}).get("lr_scheduler_type", "constant"))
     allowed = MAY_CHANGE if schedule in SCHEDULES_OF_NO_LENGTH else MAY_CHANGE - LENGTH
     refuse_changes(run, {name: values for name, values in changes.items() if name not in allowed})
@@ -79,19 +85,19 @@ def check_continuation(run: RunDirectory, now: Mapping[str, Any]) -> Changes:
 
 
 def refuse_changes(run: RunDirectory, changes: Changes) -> None:
-    """Raises RunDirectoryError where there is any."""
+    """Raise RunDirectoryError if there are any changes."""
     if changes:
         what = ", ".join(f"{name}={old!r} (now {new!r})" for name, (old, new) in changes.items())
         raise RunDirectoryError(
-            f"{run.path}: the run began with {what}, and another value would change what is learnt; go on with the old "
-            "one, or start a run in another directory"
+            f"{run.path}: the run began with {what}, and another value would change what is learnt; resume it with the "
+            "old one, or start a run in another directory"
         )
 
 
 def changed_options(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """What differs between two descriptions of a run, as far as both say it.
+    """Compare two descriptions of a run, as far as both name an option.
 
-    A model is compared by its name alone: a run on its own warm-up may have been moved.
+    Models are compared by the last part of their path: a run on its own warm-up may have been moved.
     """
     now = json.loads(json.dumps(now, default=str))
     changes: Changes = {}
@@ -106,10 +112,10 @@ def changed_options(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Changes
 
 
 def record_changes(run: RunDirectory, changes: Changes, now: Mapping[str, Any], *, step: int) -> None:
-    """Bring the options in `config.json` up to date, and add to its `changes` what is other from after `step` on."""
+    """Update the options in `config.json`, and add to its `changes` what differs after `step`."""
     if not changes:
         return
-    config = read_json(run.config_file)
+    config = run.read_config()
     since = provenance()
     entry = {
         "step": step,
@@ -121,14 +127,19 @@ def record_changes(run: RunDirectory, changes: Changes, now: Mapping[str, Any], 
     write_json(run.config_file, {**config, **{key: now[key] for key in NESTED}, "changes": history})
 
 
+# -- the pending state
+
+
 @dataclass(slots=True)
-class InHand:
-    """`rows` are the training rows in use: those of the batch `problem_ids`, in which `group_ids` are sampled (others
-    where dynamic sampling replaced some); their `problem_index` points into both.
+class PendingState:
+    """What a process holds between two optimizer steps: pending rollouts, and sums for the next row of metrics.
+
+    `rows` are the training rows in use. They are of the batch `problem_ids`, in which the groups `group_ids` were
+    sampled (other problems if dynamic sampling replaced some); `problem_index` of a row points into both. `totals` are
+    the divisors of their loss. `averages` are the metrics since the last row.
 
     `loss` is the sum of the losses since step `logged_step`, `total_loss` that of the steps before, both as the Trainer
-    has them; `completions` how many training has sampled so far, all processes together. `average`: the moving average
-    of the weights, where the guided branch is taken from one.
+    has them; `completions` counts what training has sampled so far, all processes together.
     """
 
     problem_ids: list[str] = field(default_factory=list)
@@ -140,10 +151,9 @@ class InHand:
     loss: float = 0.0
     total_loss: float = 0.0
     logged_step: int = 0
-    average: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def narrow_to(self, problem_ids: list[str]) -> bool:
-        """Keep the rows of this part of the batch, and point them there; False where one of these is not in hand."""
+        """Keep the rows of this part of the batch, and point them there; False if a problem of it is not pending."""
         if not set(problem_ids) <= set(self.problem_ids):
             return False
         places = [self.problem_ids.index(id_) for id_ in problem_ids]
@@ -155,40 +165,43 @@ class InHand:
         return True
 
 
-def save_in_hand(checkpoint: Path, in_hand: InHand, *, process: int) -> None:
-    """Write what a process has in hand into a checkpoint."""
-    fields = {name: getattr(in_hand, name) for name in InHand.__slots__}
-    rows = [asdict(row) for row in in_hand.rows]
-    fields |= {"rows": rows, "totals": asdict(in_hand.totals), "averages": vars(in_hand.averages)}
+def save_pending(checkpoint: Path, pending: PendingState, *, rank: int) -> None:
+    """Write a process's pending state into a checkpoint."""
+    fields = {name: getattr(pending, name) for name in PendingState.__slots__}
+    rows = [asdict(row) for row in pending.rows]
+    fields |= {"rows": rows, "totals": asdict(pending.totals), "averages": vars(pending.averages)}
     checkpoint.mkdir(parents=True, exist_ok=True)
-    torch.save(fields, _file(checkpoint, process))
+    torch.save(fields, checkpoint / _PENDING_FILE.format(rank))
 
 
-def load_in_hand(checkpoint: Path, *, process: int, processes: int) -> InHand:
-    """What a process takes up from a checkpoint: its own, or where other processes wrote it, everyone's.
+def load_pending(checkpoint: Path, *, rank: int, world_size: int) -> PendingState:
+    """Read a process's pending state: its own, or the merged state of all if their number has changed.
 
-    Raises RunDirectoryError for a checkpoint without any.
+    Raises:
+        RunDirectoryError: the checkpoint holds no pending state.
     """
-    saved = len(list(checkpoint.glob("in-hand-*.pt")))
+    name = _PENDING_FILE_OF_0_1 if (checkpoint / _PENDING_FILE_OF_0_1.format(0)).exists() else _PENDING_FILE
+    saved = len(list(checkpoint.glob(name.format("*"))))
     if not saved:
-        raise RunDirectoryError(f"{checkpoint}: nothing in it says how the run stood (no in-hand-0.pt)")
-    if saved == processes:
-        return _read(_file(checkpoint, process))
-    everyone = [_read(_file(checkpoint, other)) for other in range(saved)]
+        raise RunDirectoryError(f"{checkpoint}: nothing in it says how the run stood (no {name.format(0)})")
+    if saved == world_size:
+        return _read_pending(checkpoint / name.format(rank))
+    everyone = [_read_pending(checkpoint / name.format(other)) for other in range(saved)]
     # Means and sums are added up over processes when they are logged: the first takes them all, the others none.
-    return _together(everyone, with_averages=process == 0)
+    return _merge_pending(everyone, with_averages=rank == 0)
 
 
-def _file(checkpoint: Path, process: int) -> Path:
-    return checkpoint / f"in-hand-{process}.pt"
-
-
-def _read(file: Path) -> InHand:
-    fields: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+def _read_pending(file: Path) -> PendingState:
+    saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    fields = {name: saved[name] for name in PendingState.__slots__}
     averages = Averages()
-    vars(averages).update(fields["averages"])
+    for name, values in fields["averages"].items():
+        renamed = (
+            {RENAMED_METRICS.get(key, key): v for key, v in values.items()} if isinstance(values, dict) else values
+        )
+        setattr(averages, name, renamed)
     rows = [_row(row) for row in fields["rows"]]
-    return InHand(**fields | {"rows": rows, "totals": Totals(**fields["totals"]), "averages": averages})
+    return PendingState(**fields | {"rows": rows, "totals": Totals(**fields["totals"]), "averages": averages})
 
 
 def _row(fields: dict[str, Any]) -> TrainingRow:
@@ -198,188 +211,17 @@ def _row(fields: dict[str, Any]) -> TrainingRow:
     return TrainingRow(**{**fields, "prompt": PromptIds(**fields["prompt"]), "target": target})
 
 
-def _together(parts: Sequence[InHand], *, with_averages: bool) -> InHand:
+def _merge_pending(parts: Sequence[PendingState], *, with_averages: bool) -> PendingState:
     first = parts[0]
-    together = InHand(
-        totals=first.totals, completions=first.completions, logged_step=first.logged_step, average=first.average
-    )
-    together.averages.steps = parts[0].averages.steps
+    merged = PendingState(totals=first.totals, completions=first.completions, logged_step=first.logged_step)
+    merged.averages.steps = first.averages.steps
     for part in parts:
-        start = len(together.problem_ids)
-        together.rows += [replace(row, problem_index=start + row.problem_index) for row in part.rows]
-        together.problem_ids += part.problem_ids
-        together.group_ids += part.group_ids
-        together.loss += part.loss / len(parts)  # the Trainer logs the mean over processes
-        together.total_loss += part.total_loss / len(parts)
+        start = len(merged.problem_ids)
+        merged.rows += [replace(row, problem_index=start + row.problem_index) for row in part.rows]
+        merged.problem_ids += part.problem_ids
+        merged.group_ids += part.group_ids
+        merged.loss += part.loss / len(parts)  # the Trainer logs the mean over processes
+        merged.total_loss += part.total_loss / len(parts)
         if with_averages:
-            together.averages.take_in(part.averages)
-    return together
-
-
-class ResumableTrainer(Trainer):
-    """What of a run outlives a process: checkpoints that are whole or absent, and all that the next step depends on.
-
-    A subclass has its `run`, keeps what it has in hand between two steps in `in_hand`, and says how a run begins.
-    """
-
-    run: RunDirectory
-    _saving = False
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.in_hand = InHand()
-        self.add_callback(_GoOn(self))
-
-    @abstractmethod
-    def _begin_run(self) -> None:
-        """Write what a run directory starts with; called in process 0."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What `config.json` says of the run."""
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train, and leave the model in the run directory's `checkpoints/final`.
-
-        `resume_from_checkpoint`: a checkpoint, or True for the run's last one. What the run did after it is removed,
-        later checkpoints included, and done again. Raises RunDirectoryError where the run directory holds another run,
-        the checkpoint is none, or an option would change what is learnt; OSError where the disk is full or refuses.
-        """
-        checkpoint: Path | None = None
-        if resume_from_checkpoint:
-            # A run that was killed before its first checkpoint starts again from the beginning.
-            checkpoint = self.run.last_checkpoint() if resume_from_checkpoint is True else Path(resume_from_checkpoint)
-            description, step = self.describe(), -1
-            changes = check_continuation(self.run, description)
-            if checkpoint is not None:
-                check_checkpoint(checkpoint)
-                step = checkpoint_step(checkpoint)
-                self.in_hand = load_in_hand(checkpoint, process=self.args.process_index, processes=self.args.world_size)
-                self.args.eval_on_start = False  # it was done when the run started
-            self.accelerator.wait_for_everyone()  # no process looks for a checkpoint that another removes
-            if self.is_world_process_zero():
-                self.run.cut_after(step)
-                record_changes(self.run, changes, description, step=max(step, 0))
-        else:
-            self.run.check_unused()
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero() and not self.run.config_file.exists():
-            self._begin_run()
-        self.accelerator.wait_for_everyone()
-        output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
-        self.save_model()
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "train_loss" in logs:  # of the whole run, not of the steps since it was resumed
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
-        super().log(logs, start_time)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`. Uploads nothing."""
-        if output_dir is not None:
-            super().save_model(output_dir, _internal_call=True)
-            return
-        with self._whole(self.run.final_model) as beside:
-            super().save_model(str(beside), _internal_call=True)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository of `push_to_hub`. Raises OSError where the hub refuses or cannot be reached."""
-        with _hub("push_to_hub: no repository could be made", "log in with `hf auth login`, or train without it"):
-            super().init_hf_repo(token, private)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Upload the final model and its card to the repository `hub_model_id`, and nothing else of the run.
-
-        The Trainer's own would copy each checkpoint's files over those of the run directory, and upload all of it.
-        Raises OSError where the hub refuses or cannot be reached.
-        """
-        if not self.is_world_process_zero():
-            return None
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
-        final = self.run.final_model
-        with _hub(f"{final}: trained and saved, but not uploaded", f"hf upload {self.hub_model_id} {final}"):
-            api: Any = HfApi()  # its overloads want `run_as_future` as a literal
-            return api.upload_folder(
-                repo_id=self.hub_model_id,
-                folder_path=final,
-                commit_message=commit_message,
-                token=token,
-                revision=revision or self.args.hub_revision,
-                run_as_future=not blocking,
-            )
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
-        with self._whole(checkpoint) as beside:
-            in_hand = replace(
-                self.in_hand,
-                loss=self._tr_loss.item(),
-                total_loss=self._total_loss_scalar,
-                logged_step=self._globalstep_last_logged,
-            )
-            save_in_hand(beside, in_hand, process=self.args.process_index)
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save and self.state.best_model_checkpoint == str(beside):
-                self.state.best_model_checkpoint = str(checkpoint)
-                self.state.save_to_json(str(beside / TRAINER_STATE_NAME))
-        if self.args.should_save:
-            rotate_checkpoints(str(self.run.checkpoints), self.args.save_total_limit, self.state.best_model_checkpoint)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.run.unfinished if self._saving else self.run.checkpoints)
-
-    @contextmanager
-    def _whole(self, path: Path) -> Iterator[Path]:
-        """Where all processes write what appears at `path` once it is whole. Raises OSError where that fails."""
-        self._saving = True
-        try:
-            yield self.run.unfinished / path.name
-        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last, of no type of its own
-            self.run.drop_unfinished()
-            raise OSError(
-                f"{path}: cannot be written ({error}); the run is as it was, make room and resume it"
-            ) from error
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.run.finish(path)
-        self.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def _hub(what: str, mend: str) -> Iterator[None]:
-    """Raises OSError, in one line, for what the hub refuses or the network does."""
-    try:
-        yield
-    except (OSError, HTTPError) as error:
-        raise OSError(f"{what} ({error}); {mend}") from error
-
-
-class _GoOn(TrainerCallback):
-    """The Trainer forgets the losses since the last logged row; a resumed run takes them from its checkpoint. How often
-    to log, save and evaluate it takes from the checkpoint, though, where the options may have changed."""
-
-    def __init__(self, trainer: ResumableTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step:
-            state.compute_steps(args, state.max_steps)
-            in_hand = self.trainer.in_hand
-            self.trainer._tr_loss = torch.tensor(in_hand.loss, device=args.device)
-            self.trainer._total_loss_scalar = in_hand.total_loss
-            self.trainer._globalstep_last_logged = in_hand.logged_step
+            merged.averages.merge(part.averages)
+    return merged

@@ -1,4 +1,7 @@
-"""A run directory (docs/run-directory.md): written as things happen, so that a crash loses nothing that was shown."""
+"""The files of a run (docs/run-directory.md).
+
+They are written as things happen, so that a crash loses nothing that was shown.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,21 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sgpo.errors import RunDirectoryError
+from sgpo.errors import InputError, RunDirectoryError
 from sgpo.io import append_jsonl, read_json, write_json, write_jsonl
+
+# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
+RENAMED_METRICS = {
+    "clipped_share": "clipped_fraction",
+    "divergence/capped_mean": "divergence/clipped_mean",
+    "divergence/capped_share": "divergence/clipped_fraction",
+}
+RENAMED_COUNTS = {"per_step": "global_batch"}
+STAGING_OF_0_1 = ".unfinished"  # now `.staging`
 
 
 class RunDirectory:
-    """The files of one run. Several processes of a run share it; only the first writes."""
+    """The files of one run. All processes of a run share it; only the first writes."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -48,12 +60,16 @@ class RunDirectory:
         return self.checkpoints / "warmup"
 
     @property
-    def unfinished(self) -> Path:
-        """Where a checkpoint or model is until it is whole, and what is to be removed."""
-        return self.checkpoints / ".unfinished"
+    def staging(self) -> Path:
+        """Where a checkpoint or model is until it is whole, and from where old ones are removed."""
+        return self.checkpoints / ".staging"
 
     def check_unused(self) -> None:
-        """Raises RunDirectoryError where another run is already here: nothing is ever written over."""
+        """Check that no run is here yet: nothing is ever written over.
+
+        Raises:
+            RunDirectoryError: another run is here.
+        """
         if self.config_file.exists():
             raise RunDirectoryError(
                 f"{self.path}: holds a run already; choose another directory, continue that run with --resume, or "
@@ -64,17 +80,32 @@ class RunDirectory:
         """Write `config.json`, with an id of the run, versions, commit, command and time."""
         write_json(self.config_file, {"id": uuid4().hex, **config, **provenance()})
 
+    def read_config(self) -> dict[str, Any]:
+        """Read `config.json`; counts of a run that 0.1 made get their present names.
+
+        Raises:
+            RunDirectoryError: it is no JSON object.
+        """
+        try:
+            config = read_json(self.config_file)
+        except InputError as error:
+            raise RunDirectoryError(str(error)) from None
+        if not isinstance(config, dict):
+            raise RunDirectoryError(f"{self.config_file}: not the config of a run (a JSON {type(config).__name__})")
+        problems = {RENAMED_COUNTS.get(key, key): count for key, count in config.get("problems", {}).items()}
+        return config | {"problems": problems}
+
     @property
     def id(self) -> str:
-        """What tells the run from all others, wherever its directory is moved."""
-        return str(read_json(self.config_file)["id"])
+        """The run's own name, wherever its directory is moved."""
+        return str(self.read_config()["id"])
 
     def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
         """Add a row to `metrics.jsonl`, or to another such file."""
         append_jsonl(self.path / file, [row])
 
     def read_metrics(self, *, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
-        """All rows of `metrics.jsonl`, or of another such file; a half-written last one is left out."""
+        """All rows of `metrics.jsonl`, or of another such file, without a half-written last one."""
         rows = []
         path = self.path / file
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -89,31 +120,32 @@ class RunDirectory:
         return last_checkpoint(self.checkpoints)
 
     def cut_metrics(self, step: int, *, file: str = "metrics.jsonl") -> None:
-        """Drop the rows of steps after `step`, which will be made again, and the summary of a run that had ended."""
+        """Drop the rows of steps after `step`, which will be made again, and the summary that ended the run."""
         if (self.path / file).exists():
             rows = self.read_metrics(file=file)
             kept = [row for row in rows if row["step"] <= step and "train_runtime" not in row]
             write_jsonl(self.path / file, kept)
 
-    def finish(self, path: Path) -> None:
-        """Let what was written whole into `unfinished` appear at `path`, in place of what is there."""
+    def publish(self, path: Path) -> None:
+        """Move what is whole in `staging` to `path`, in place of what is there."""
         if path.exists():
-            path.rename(self.unfinished / "old")
-        (self.unfinished / path.name).rename(path)
-        self.drop_unfinished()
+            path.rename(self.staging / "old")
+        (self.staging / path.name).rename(path)
+        self.drop_staging()
 
-    def drop_unfinished(self) -> None:
+    def drop_staging(self) -> None:
         """Remove what is not whole."""
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        shutil.rmtree(self.staging, ignore_errors=True)
 
     def cut_after(self, step: int) -> None:
         """Drop everything that steps after `step` made, which will be made again, and what a kill left half-written."""
-        # Checkpoints first, and each at once: a kill in here leaves none that the rows do not reach.
-        self.unfinished.mkdir(parents=True, exist_ok=True)
+        # Checkpoints first, and each by one rename: a kill in here leaves no checkpoint later than the rows.
+        self.staging.mkdir(parents=True, exist_ok=True)
         for path in self.checkpoints.glob("checkpoint-*"):
             if not _is_whole(path) or checkpoint_step(path) > step:
-                path.rename(self.unfinished / path.name)
-        self.drop_unfinished()
+                path.rename(self.staging / path.name)
+        self.drop_staging()
+        shutil.rmtree(self.checkpoints / STAGING_OF_0_1, ignore_errors=True)
         self.cut_metrics(step)
         self.cut_metrics(step, file="alarms.jsonl")
         for kind in ("rollouts", "targets", "eval"):
@@ -148,7 +180,11 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The step of `checkpoint-50`. Raises RunDirectoryError for another name."""
+    """The step of `checkpoint-50`.
+
+    Raises:
+        RunDirectoryError: it has another name.
+    """
     number = checkpoint.name.removeprefix("checkpoint-")
     if not number.isdecimal():
         raise RunDirectoryError(f"{checkpoint}: no checkpoint of a run; expected a directory such as checkpoint-50")
@@ -156,7 +192,11 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def check_checkpoint(checkpoint: Path) -> None:
-    """Raises RunDirectoryError for what is no whole checkpoint."""
+    """Check that a checkpoint is whole.
+
+    Raises:
+        RunDirectoryError: it is not, or it is no checkpoint.
+    """
     checkpoint_step(checkpoint)
     if not _is_whole(checkpoint):
         raise RunDirectoryError(

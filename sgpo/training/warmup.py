@@ -26,8 +26,13 @@ Row = dict[str, list[int]]
 
 
 def wrong_solutions(problems: Sequence[Problem], verifier: Verifier) -> set[str]:
-    """The ids of the problems whose solution comes to another answer than theirs. One in which no answer is found, or
-    whose judgement ran out of time, is not known to be wrong."""
+    """Find the problems whose solution comes to another answer than theirs.
+
+    A solution without an answer, or one whose judgement ran out of time, is not known to be wrong.
+
+    Returns:
+        Their ids.
+    """
     solved = [(problem.solution, problem) for problem in problems if problem.solution is not None]
     verdicts = verifier.verify_many(solved)
     return {problem.id for (_, problem), verdict in zip(solved, verdicts, strict=True) if verdict.kind == "wrong"}
@@ -41,10 +46,20 @@ def solution_rows(
     max_length: int | None,
     wrong: Collection[str] = (),
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows of the warm-up, and what was left out: problems without a solution, with a wrong one (their ids are in
-    `wrong`), or longer than `max_length` tokens.
+    """Make the rows of the warm-up from the problems' solutions.
 
-    Raises InputError where nothing is left.
+    Args:
+        problems: The problems.
+        tokenizer: The policy's.
+        style: The prompt style.
+        max_length: The most tokens of a row; None is no limit.
+        wrong: The ids of problems whose solution is wrong.
+
+    Returns:
+        The rows, and how many problems there are and were left out, by reason.
+
+    Raises:
+        InputError: nothing is left.
     """
     counts = {"problems": len(problems), "without_solution": 0, "wrong_solution": 0, "too_long": 0}
     rows = []
@@ -72,7 +87,7 @@ def solution_rows(
 
 
 def tokenized_row(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """A row for SFTTrainer with the very prompt tokens that rollouts will see; only the completion is learnt."""
+    """Make a row for SFTTrainer, with the prompt tokens that rollouts will see; only the completion is learnt."""
     prompt_ids = encode_prompt(tokenizer, prompt)
     completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
@@ -87,19 +102,28 @@ def run_warmup(
     *,
     peft_config: Any = None,
 ) -> Path:
-    """Fine-tune `model` in place on the rows; `options` are SFTConfig's. Returns where the model was saved, whole: the
-    adapters of `peft_config` are merged into it.
+    """Fine-tune `model` in place on the rows, or resume an interrupted warm-up from its last checkpoint.
 
-    Raises InputError for adapters with sharded weights, which cannot be merged here.
+    Args:
+        model: The policy.
+        tokenizer: Its tokenizer, which is saved with it.
+        rows: As `tokenized_row` makes them.
+        options: Options of `SFTConfig`.
+        run: Gets the metrics, in `warmup.jsonl`, and the model.
+        peft_config: Adapters to train; they are merged into the saved model.
 
-    An interrupted warm-up continues from its last checkpoint. Its metrics go to the run's `warmup.jsonl`.
+    Returns:
+        Where the model was saved.
+
+    Raises:
+        InputError: adapters with sharded weights, which cannot be merged here.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     working = run.path / "warmup"
-    # SFTConfig's defaults are for large models on a GPU: they refuse to start on a CPU.
+    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
     defaults: dict[str, Any] = {
         "report_to": "none",
         "save_strategy": "epoch",
@@ -121,20 +145,22 @@ def run_warmup(
         raise InputError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    # Resume from the last checkpoint, if there is one, and drop the rows of metrics that come again.
     checkpoint = last_checkpoint(working)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    beside = run.checkpoints / ".warmup"
+    # Save the model whole, with its adapters merged, and let it appear under its name at once.
+    staging = run.staging / run.warm_model.name
     if peft_config is None:
-        trainer.save_model(str(beside))  # together: each process may hold a part of the weights alone
+        trainer.save_model(str(staging))  # all processes together: each may hold only a part of the weights
     elif trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
     if trainer.is_world_process_zero():
-        (beside / "training_args.bin").unlink(missing_ok=True)
-        os.replace(beside, run.warm_model)
+        (staging / "training_args.bin").unlink(missing_ok=True)
+        run.publish(run.warm_model)
         shutil.rmtree(working, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return run.warm_model

@@ -4,37 +4,45 @@ Statements are tried from the clearest to the vaguest, and the last of a kind co
 1. a box, `<answer>`, `#### 5` or "final answer is ...", whichever comes last;
 2. "answer is ...", "Answer: ...", "A: ...";
 3. a completion that is nothing but an answer, else the end of its last sentence.
-The strict policy takes the first alone. Reasoning (`<think>...</think>`) is never searched. All patterns are linear in
-the text.
+The strict policy takes the first alone. Thinking (`sgpo.reasoning`) is never searched. All patterns are linear in the
+text.
 """
 
 from __future__ import annotations
 
 import re
 
+from sgpo.reasoning import split_reasoning
 from sgpo.verifier.math.numbers import SMALL
 
 READ_LIMIT = 200_000  # characters at the end of a completion that are read; a 32k-token completion has about 120,000
 PHRASE_LIMIT = 1500  # an "answer is" further from the end is about something else
 
-_REASONING_ENDS = ("</think>", "</thinking>", "</reasoning>", "<|end_of_thought|>", "###Response")
-_REASONING_STARTS = ("<think>", "<thinking>", "<reasoning>", "<|begin_of_thought|>")
+# Where a model's turn ends, and what it says behind its answer.
 _TURN_ENDS = re.compile(r"<\|(?:im_end|im_start|eot_id|endoftext|end_of_text|start_header_id)\|>|</s>")
 _BOILERPLATE = re.compile(r"\s*I hope (?:it|this) is correct\.?|\s*Let me know if|\s*I hope this helps", re.IGNORECASE)
-_LINK = re.compile(r"\b(?:and|or)\b|[\s,]")
+
+# 1. Clear statements.
 _BOX = re.compile(r"\\f?boxed\s*")
 _TAG = re.compile(r"<answer>(.{0,2000}?)</answer>", re.DOTALL)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"final answer(?:[^.:\n$\\]{0,60}?\bis\b|[^\S\n]*\**[:=]|[^\w\n]{0,20}\n)[:\s]*", re.IGNORECASE)
+_BETWEEN_BOXES = re.compile(
+    r"[\s$,;.&:\\()\[\]*]|\b(?:and|or)\b|\\(?:text|quad|qquad|textbf)|\{\s*,?\s*(?:and|or)\s*,?\s*\}|和|或"
+)
+_LEAD_INSIDE = re.compile(
+    r"(?:\\text\w*\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*\}?\s*(?=[^\s}])", re.IGNORECASE
+)
+
+# 2. "The answer is", also in Chinese, French, Spanish and German.
 _ANSWER = re.compile(
     r"\banswer\b(?:[^.:\n$\\]{0,60}?\b(?:is|are|be)\b(?!\s+(?:worth|not|given|based|scored))|[^\S\n]*\**[:=])[:\s]*"
     r"|^[^\w\n]{0,20}answer[^\w\n]{0,20}\n|^[ \t]*A:[ \t]*"
     r"|(?:答案|réponse|respuesta|antwort)(?:[^\S\n]*(?:est|es|ist|是|为|：|:))*[:\s]*",
     re.IGNORECASE | re.MULTILINE,
 )
-_BETWEEN_BOXES = re.compile(
-    r"[\s$,;.&:\\()\[\]*]|\b(?:and|or)\b|\\(?:text|quad|qquad|textbf)|\{\s*,?\s*(?:and|or)\s*,?\s*\}|和|或"
-)
+
+# What an answer is written as: mathematics between delimiters, bold text, a number.
 _MATH = re.compile(
     r"(?<!\\)\$\$((?:[^$\\]|\\.){1,2000})\$\$|(?<!\\)\$((?:[^$\\\n]|\\.){1,1000})\$(?!\d)|\\\[(.{1,2000}?)\\\]|\\\((.{1,1000}?)\\\)"
     r"|\\begin\{(?:align|equation|gather)\*?\}(.{1,2000}?)\\end\{(?:align|equation|gather)\*?\}",
@@ -47,7 +55,9 @@ _NUMBER = re.compile(
     r"(?:\s?(?:%|\\%|percent\b|pct\b|°))?",
     re.ASCII,
 )
-# What a calculation comes to: `96` of "64 cats + 32 dogs = 96 animals".
+_LINK = re.compile(r"\b(?:and|or)\b|[\s,]")  # between the parts of one answer
+
+# 3. The last sentence. What a calculation in it comes to: `96` of "64 cats + 32 dogs = 96 animals".
 _RESULT = re.compile(r"=\s*([-−]?[$€£]?\s?\d[\d,]*+(?:\.\d++)?+%?+)(?!\s*[-−–+*×÷=]|\s*/\s*\d)")
 _OPERATION = re.compile(r"\d[^\d=]{0,40}(?:[-−–+*/×÷]|\bx\b)\s*[$€£]?\s?[\d(.]")
 _COMPUTED = re.compile(r"=\s*([-−]?\d[\d,]*(?:\.\d+)?)(?![\d\s]*[-+*/×·=−])")
@@ -59,16 +69,29 @@ _LEADING_WORDS = re.compile(
     r"^(?:[A-Za-z]+\s+){0,4}(?:[A-Za-z]+:|(?i:gets?|gives?|costs?|makes?|total|result|sum|value|answer))\s+(?:[—–:]\s*)?"
     r"(?=[-−\\$\d(])"
 )
-_LEAD_INSIDE = re.compile(
-    r"(?:\\text\w*\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*\}?\s*(?=[^\s}])", re.IGNORECASE
-)
 _VERB = re.compile(r"\b(?:is|are|equals)\b(?!\s+not\b)[:\s]*")
 _LEADS = re.compile(r"(?:\b(?:is|are|equals|be|get|gets|have|has|of)\b(?!\s+not\b)|[=≈:：为是])\s*", re.IGNORECASE)
 
+# What makes a text prose: verbs, ideographs, or more than three words that are not of mathematics.
+_VERBS = {
+    "is", "are", "equals", "be", "so", "thus", "therefore", "hence", "it", "there", "he", "she", "they", "we", "has",
+    "have", "had", "takes", "costs", "answer", "choose",
+}  # fmt: skip
+_IDEOGRAPH = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
+_NOT_PROSE = {"and", "or", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "percent", "pct", "exp", "theta"}
 
-def extract(completion: str, *, strict: bool = False) -> str | None:
-    """The answer's text, None where there is none."""
-    text = _own_turn(_after_reasoning(completion[-READ_LIMIT:]))
+
+def extract_answer(completion: str, *, strict: bool = False) -> str | None:
+    """Find the answer in a completion.
+
+    Args:
+        completion: what a model wrote, its thinking included or not.
+        strict: take clear statements only (1 above).
+
+    Returns:
+        The answer as the model wrote it; None where there is none.
+    """
+    text = _own_turn(split_reasoning(completion[-READ_LIMIT:])[1])
     if not text.strip():
         return None
     for find in (_clear_statement,) if strict else (_clear_statement, _answer_phrase, _ending):
@@ -84,35 +107,19 @@ def _without_lead(found: str) -> str:
 
 
 def gold_text(answer: str) -> str:
-    """The answer in a gold text, which is most often nothing else; a solution with a box or a statement will do."""
+    """Find the answer in a gold text, which is most often nothing else; it may be a solution with a statement."""
     return (
         _clear_statement(answer) or _answer_phrase(answer) or (_ending(answer) if _has_prose(answer) else "") or answer
     )
 
 
-def opened_reasoning(prompt: str) -> str:
-    """The tag in which a prompt ends if that opens reasoning, as some chat templates do (`<think>\\n`); else nothing.
-
-    A completion is to be judged behind it: alone it would not tell that all of it, or its beginning, is reasoning.
-    """
-    tag = next((tag for tag in _REASONING_STARTS if prompt.rstrip().endswith(tag)), None)
-    return prompt[prompt.rindex(tag) :] if tag else ""
-
-
 def last_box(text: str) -> str | None:
-    """The content of the last `\\boxed{}`; of several that "and", "or" or a comma link, all, as a list."""
+    r"""Find the content of the last `\boxed{}`; None where there is no box.
+
+    Boxes that "and", "or" or a comma link count as one, and give a list: `\boxed{7} and \boxed{-5}` is `7, -5`.
+    """
     found = _boxes(text)
     return found and found[1]
-
-
-def _after_reasoning(text: str) -> str:
-    for end in _REASONING_ENDS:
-        _, marker, after = text.rpartition(end)
-        if marker:
-            return after
-    # Cut off while it was still thinking: nothing was answered.
-    starts = [text.find(start) for start in _REASONING_STARTS if start in text]
-    return text[: min(starts)] if starts else text
 
 
 def _own_turn(text: str) -> str:
@@ -141,11 +148,12 @@ def _inner(text: str) -> str:
 def _boxes(text: str) -> tuple[int, str] | None:
     """Where the last box ends, and its content."""
     contents: list[str] = []
-    first, end = -1, -1
+    first, end = -1, -1  # where the boxes found so far begin, and where they end
+    # From the last box backwards, as long as what stands between two of them links them.
     for match in reversed(list(_BOX.finditer(text))[-12:]):
         box = _box_at(text, match.end())
         if box is None or (contents and box[0] > first):
-            continue  # the second: a box around the one that was found
+            continue  # cut off, or a box around the one that was found
         if contents and not _linked(text[box[0] : first]):
             break
         if not contents:
@@ -159,6 +167,7 @@ def _boxes(text: str) -> tuple[int, str] | None:
 def _box_at(text: str, start: int) -> tuple[int, str] | None:
     """Where the box whose argument begins at `start` ends, and its content."""
     if text.startswith("{", start):
+        # Count braces; an escaped one is text.
         level = 0
         for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
             level += {"{": 1, "}": -1}.get(match[0], 0)
@@ -181,6 +190,7 @@ def _linked(between: str) -> bool:
 
 
 def _answer_phrase(text: str) -> str | None:
+    """What follows the last "the answer is" that anything follows."""
     for match in reversed(list(_ANSWER.finditer(text[-PHRASE_LIMIT:]))[-3:]):
         if statement := _statement(text[-PHRASE_LIMIT:][match.end() :]):
             return statement
@@ -193,10 +203,12 @@ def _statement(text: str) -> str | None:
     if not text:
         return None
     if not _MATH.match(text):
+        # Words first: the answer is in the rest of the line, of which the first sentence counts.
         line = text.splitlines()[0]
         if bold := _BOLD.search(line):
             return _tail(bold[1])
         line = _FIRST_SENTENCE.split(line)[0]
+        # "The answer is: the value of x is 5" says it behind its last verb.
         if lead := _last(_VERB, line):
             text = text[lead.end() :]
             line = line[lead.end() :]
@@ -235,10 +247,12 @@ def _ending(text: str) -> str | None:
     if "\\boxed" in text:
         return None  # it was cut off inside of its box
     text = _drop_bold(_BOILERPLATE.split(text)[0]).strip()
+    # Nothing but an answer: no prose around it, or around its mathematics.
     spans = list(_MATH.finditer(text[-3000:]))
     around = _MATH.sub(" ", text[-3000:]) if spans else text
     if not (_LINK.sub(" ", around).strip(" .;:*") if spans else _has_prose(text)) and "\n\n" not in text:
         return _LEADING_WORDS.sub("", text)
+    # Else the last sentence with an answer, at most the last but two.
     sentences = [part for part in _SENTENCE_END.split(text[-3000:]) if part.strip(" \n─-=*#")]
     if not sentences or sentences[-1].rstrip(" *\n").endswith(":"):
         return None  # it was cut off just before its answer
@@ -249,6 +263,7 @@ def _ending(text: str) -> str | None:
 def _sentence_answer(sentences: list[str]) -> str | None:
     """What the last of the sentences says."""
     last = sentences[-1]
+    # From the clearest mark to the vaguest: mathematics, bold, a sentence without words, a calculation.
     spans = [span for span in _MATH.finditer(last) if not re.search(r"[-+*/=]\s*\$$", span[0])]  # "$500 - $ 155"
     if spans:
         return _last_math(last, spans)
@@ -258,6 +273,7 @@ def _sentence_answer(sentences: list[str]) -> str | None:
         return last.strip()
     if calculated := _calculated(last):
         return calculated
+    # What follows "is", else what follows "has", "=" and the like: a number with its unit, or a short expression.
     for pattern in (_VERB, _LEADS):
         lead = _last(pattern, last)
         after = last[lead.end() :].strip(" .*") if lead else ""
@@ -268,6 +284,7 @@ def _sentence_answer(sentences: list[str]) -> str | None:
         if not after or _has_prose(after) or not re.search(rf"[\d\\√π]{letter}", after):
             continue
         return next(iter(_numbers(after)), after) if re.match(r"[A-Za-z]{3}", after) else after
+    # No lead: the last number.
     numbers = _numbers(last) or (_number_words(last) if len(sentences) == 1 else [])
     if not numbers:
         return None
@@ -281,12 +298,12 @@ def _last_math(last: str, spans: list[re.Match[str]]) -> str | None:
     numbers = _numbers(last[spans[-1].end() :])
     valued = [span for span in spans if re.search(r"\d", span[0])]
     if numbers and not valued:
-        return numbers[-1]
+        return numbers[-1]  # "so $n$ is at least 5"
     if valued:
         spans = spans[: spans.index(valued[-1]) + 1]
     elif len(spans) > 1 or not _LEADS.search(last[: spans[0].start()]):
         return None  # letters that a sentence is about, not its answer
-    start = len(spans) - 1
+    start = len(spans) - 1  # back to the first span of the list
     while start > 0 and not _LINK.sub("", last[spans[start - 1].end() : spans[start].start()]):
         start -= 1
     return _math_list(last[spans[start].start() :])
@@ -335,14 +352,6 @@ def _has_prose(text: str) -> bool:
     words = re.findall(r"(?<![A-Za-z])[A-Za-z]{2,}+(?![({}_^])", re.sub(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?", " ", text))
     words = [word.lower() for word in words if word.lower() not in _NOT_PROSE]
     return len(words) > 3 or not _VERBS.isdisjoint(words) or bool(_IDEOGRAPH.search(text))
-
-
-_VERBS = {
-    "is", "are", "equals", "be", "so", "thus", "therefore", "hence", "it", "there", "he", "she", "they", "we", "has",
-    "have", "had", "takes", "costs", "answer", "choose",
-}  # fmt: skip
-_IDEOGRAPH = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
-_NOT_PROSE = {"and", "or", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "percent", "pct", "exp", "theta"}
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

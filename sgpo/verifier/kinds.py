@@ -2,7 +2,7 @@ r"""The kinds of task: how a completion is judged against the gold answer.
 
 | kind | judged by |
 |---|---|
-| `math` | `sgpo.verifier.equivalence` |
+| `math` | `sgpo.verifier.math.equivalence` |
 | `exact` | the same text, up to white space (LaTeX's too) and `\text{...}` |
 | `choice` | the letter of a multiple choice |
 | `puzzle` | the function that the gold answer names (`{"check": "package.module:function", ...}`), else as `exact` |
@@ -16,30 +16,73 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-from sgpo.verifier.choice import chosen_letters, letters_of
-from sgpo.verifier.extract import READ_LIMIT, last_box
+from sgpo.errors import InputError
+from sgpo.verifier.extract import READ_LIMIT, extract_answer, gold_text, last_box
 from sgpo.verifier.math.latex import without_text
-from sgpo.verifier.verdict import Verdict
+
+VerdictKind = Literal["correct", "wrong", "unparsed", "timeout"]
 
 KINDS = ("math", "exact", "choice", "puzzle")
-
 # Judged in the caller's process: a few linear passes over the text.
 IN_PROCESS = ("exact", "choice")
 
-_MARKER = re.compile(r"\banswer\b(?:\s+is\b)?\s*[:=]?", re.IGNORECASE)
+# Texts that say the same to `exact`.
+_ANSWER_MARKER = re.compile(r"\banswer\b(?:\s+is\b)?\s*[:=]?", re.IGNORECASE)
 _LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\q?quad(?![A-Za-z])|~")
 
+# Letters of a multiple choice. "A" before a lower-case word is the article.
+_CHOICE_MARKER = re.compile(r"\b(?:answer|choice|option)\b(?:[^.:\n]{0,40}?\bis\b|\s*[:=])", re.IGNORECASE)
+_LETTER = re.compile(r"(?<![\w'’])(A(?!\s+[a-z])|[B-HJ-Z])(?![\w'’])|(?<!\w)\(([A-Z])\)")
+_LETTER_AHEAD = re.compile(r"\W{0,8}(?:for sure |surely |clearly |definitely )?\W{0,8}\(?([A-Z])(?![\w'’])")
+_MORE_LETTERS = re.compile(r"(?:\)?\s*(?:,|\bor\b|\band\b)\s*)+\(?([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|can|was|does)\b)")
+_LETTER_FIRST = re.compile(r"\W{0,4}([A-Z])(?:[).:]|\s*$|\s+(?=[A-Z(]))")
 
-class UsageError(ValueError):
+# Mathematics: a gold answer that is a letter, and one that data sets write in several ways.
+_GOLD_LETTER = re.compile(r"\s*\(?[A-H]\)?\s*|\s*\([A-H]\)\s.*", re.DOTALL)
+_ALTERNATIVES = re.compile(r"\\text\s*\{\s*OR\s*\}|\sOR\s")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the verifier says of a completion.
+
+    Attributes:
+        kind: `correct`; `wrong`; `unparsed`, where the completion holds no answer; `timeout`, where judging it took
+            too long, too much memory, or crashed.
+        extracted: the answer as the model wrote it, None where there is none.
+
+    Example: `Verdict("correct", extracted="3 1 4 2")`.
+    """
+
+    kind: VerdictKind
+    extracted: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer equals the gold answer."""
+        return self.kind == "correct"
+
+
+class UsageError(InputError):
     """The user's mistake, not the model's: reported, never counted as a verdict."""
 
 
-def judge(completion: str, answer: str, *, kind: str, strict: bool = False) -> Verdict:
-    """The verdict, in this process and without limits. Raises UsageError for a kind that does not exist."""
-    if kind == "math":
-        from sgpo.verifier.math.equivalence import judge_math  # sympy: not in a process that judges none of it
+def judge_completion(completion: str, answer: str, *, kind: str, strict: bool = False) -> Verdict:
+    """Judge a completion in this process and without limits.
 
+    Args:
+        completion: what the model wrote.
+        answer: the gold answer.
+        kind: one of `KINDS`, or `package.module:function`.
+        strict: the strict policy, which only `math` knows.
+
+    Raises:
+        UsageError: there is no such kind or function, or the gold answer does not fit the kind.
+    """
+    if kind == "math":
         return judge_math(completion, answer, strict=strict)
     if kind == "exact":
         return _judge_exact(completion[-READ_LIMIT:], answer)
@@ -55,11 +98,38 @@ def judge(completion: str, answer: str, *, kind: str, strict: bool = False) -> V
     )
 
 
+def judge_math(completion: str, answer: str, *, strict: bool = False) -> Verdict:
+    """Judge a completion whose answer is mathematics.
+
+    Args:
+        completion: what the model wrote.
+        answer: the gold answer, or a solution that holds it.
+        strict: take a clear statement and exact values only (`policy="strict"`).
+    """
+    from sgpo.verifier.math.equivalence import ANSWER_LIMIT, is_same  # sympy: not in a process that judges no `math`
+
+    gold = gold_text(answer)
+    found = extract_answer(completion, strict=strict)
+    # "I think it's B, as A is too large" names its choice in a sentence, where the last value is no guide to it.
+    if not strict and _GOLD_LETTER.fullmatch(without_text(gold)) and _is_in_words(completion[-READ_LIMIT:]):
+        found = ", ".join(sorted(chosen_letters(completion[-READ_LIMIT:]))) or found
+    if found is None:
+        return Verdict("unparsed")
+    right = any(is_same(way, found, strict=strict) for way in dict.fromkeys((gold, *_ALTERNATIVES.split(gold))))
+    return Verdict("correct" if right else "wrong", found[:ANSWER_LIMIT])
+
+
+def _is_in_words(completion: str) -> bool:
+    """Whether a completion says its answer in a sentence, not in a box or as a formula."""
+    no_statement = extract_answer(completion, strict=True) is None
+    return no_statement and bool(re.search(r"(?<![\\{A-Za-z])[a-z]{2,}+\s", completion))
+
+
 def _judge_exact(completion: str, answer: str) -> Verdict:
     """The same plain text: the last box, else the line after the last "answer", else the last line."""
     extracted = last_box(completion)
     if extracted is None:
-        marker = max(_MARKER.finditer(completion), key=re.Match.end, default=None)
+        marker = max(_ANSWER_MARKER.finditer(completion), key=re.Match.end, default=None)
         lines = (completion[marker.end() :] if marker else completion).strip().splitlines()
         extracted = (lines[0] if marker else lines[-1]) if lines else ""
     extracted = plain_text(extracted)
@@ -69,19 +139,52 @@ def _judge_exact(completion: str, answer: str) -> Verdict:
 
 
 def plain_text(text: str) -> str:
-    r"""A short text with single spaces, those of LaTeX included, and without `\text{...}` around its parts."""
+    r"""Write a short text with single spaces, those of LaTeX included, and without `\text{...}` around its parts."""
     return " ".join(_LATEX_SPACE.sub(" ", without_text(text)).split())
 
 
 def _judge_choice(completion: str, answer: str) -> Verdict:
     """The same letters. `(D) Alina` as a gold answer is D; "A, C" wants both."""
-    gold = letters_of(answer)
+    gold = named_letters(answer)
     if not gold:
         raise UsageError(f"the answer of a problem of kind 'choice' must begin with its letter, got {answer[:80]!r}")
     found = chosen_letters(completion)
     if not found:
         return Verdict("unparsed")
     return Verdict("correct" if found == gold else "wrong", ", ".join(sorted(found)))
+
+
+def named_letters(text: str) -> set[str]:
+    """Read the letters that a short answer names: `(B)`, `b`, `B. 2.5` and `B) 2.5` are {B}; `A, C` is {A, C}."""
+    text = text.strip().strip("$").strip()
+    # Nothing but letters, in brackets or not, with "," or "and" between them.
+    if len(text) < 40 and re.fullmatch(r"\(?[A-Za-z]\)?(?:(?:\s*,\s*|\s+and\s+|\s*)\(?[A-Z]\)?)*[.]?", text):
+        return {letter.upper() for letter in re.findall(r"(?<![a-z])[A-Za-z](?![a-z])", text)}
+    match = re.match(r"\(([A-Za-z])\)|([A-Z])(?:[).:\s])", text)
+    return {(match[1] or match[2]).upper()} if match else set()
+
+
+def chosen_letters(completion: str) -> set[str]:
+    """Read the letters that a completion chooses: in its box, after "answer is", at its start, or the last it names."""
+    if box := last_box(completion):
+        return named_letters(re.sub(r"\\text\w*\s*\{([^{}]*)\}|\\math\w+\s*\{([^{}]*)\}", r"\1\2", box))
+    # The last "answer is" that a letter follows counts, and of the text before it only the five latest are tried.
+    for marker in reversed(list(_CHOICE_MARKER.finditer(completion))[-5:]):
+        if match := _LETTER_AHEAD.match(completion, marker.end()):
+            return {match[1], *_letters_linked_to(completion, match.end())}
+    if match := _LETTER_FIRST.match(completion):
+        return {match[1]}
+    letters = _LETTER.findall(completion[-1000:])
+    return {letters[-1][0] or letters[-1][1]} if letters else set()
+
+
+def _letters_linked_to(completion: str, end: int) -> list[str]:
+    """B and C of "the answer is A, B or C": who names several has chosen several."""
+    letters = []
+    while match := _MORE_LETTERS.match(completion, end):
+        letters.append(match[1])
+        end = match.end()
+    return letters
 
 
 def _check_of(answer: str) -> str | None:
@@ -95,7 +198,7 @@ def _check_of(answer: str) -> str | None:
 
 
 def _call(path: str, completion: str, answer: str) -> Verdict:
-    result = _function(path)(completion=completion, answer=answer)
+    result = _import_function(path)(completion=completion, answer=answer)
     if isinstance(result, Verdict):
         return result
     if isinstance(result, bool):
@@ -103,7 +206,7 @@ def _call(path: str, completion: str, answer: str) -> Verdict:
     raise UsageError(f"{path} returned {type(result).__name__}; it must return a bool or a Verdict")
 
 
-def _function(path: str) -> Callable[..., object]:
+def _import_function(path: str) -> Callable[..., object]:
     """The user's function of that dotted path.
 
     Its two parameters must be named `completion` and `answer`: a problem file from elsewhere that names a function
@@ -117,7 +220,7 @@ def _function(path: str) -> Callable[..., object]:
     try:
         parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        parameters = set()
+        parameters = set()  # some functions in C have no signature
     if parameters != {"completion", "answer"}:
         raise UsageError(f"kind {path!r}: the function must take exactly (completion, answer)")
     return function

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from sgpo.verifier.channel import receive, send
+from sgpo.verifier.worker import receive_message, send_message, serve
 
 START_LIMIT = 60.0  # seconds until a new worker must be ready; it imports sympy, which takes about one
 JOBS_PER_WORKER = 5000  # then a fresh process takes over: sympy's caches and fragmented memory go with the old one
@@ -30,8 +30,12 @@ Reply = dict[str, Any]
 
 logger = logging.getLogger("sgpo.verifier")
 
-# The child finds this package and the user's own functions where the parent does.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sgpo.verifier.worker import main; main()"
+# What a new interpreter runs. It must be code in a string: `-m` would look for this package before the child's path is
+# the parent's, on which the user's own functions are. The import above names the module and the function.
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    f"from {serve.__module__} import {serve.__name__}; {serve.__name__}(int(sys.argv[2]))"
+)
 
 
 class Worker:
@@ -55,21 +59,30 @@ class Worker:
         self.deadline = time.monotonic() + START_LIMIT
 
     def send(self, job: Job, timeout: float) -> None:
-        """Hand over a job. Raises OSError where the worker is dead or does not read."""
+        """Hand over a job.
+
+        Args:
+            job: the message to the worker.
+            timeout: seconds until the reply must be there.
+
+        Raises:
+            OSError: the worker is dead or does not read.
+        """
         self.jobs += 1
         self.deadline = time.monotonic() + timeout
         self.socket.settimeout(timeout)
-        send(self.socket, job)
+        send_message(self.socket, job)
 
     def receive(self) -> Reply | None:
-        """The reply that is there, None where the worker has died."""
+        """Read the reply that is there; None where the worker has died."""
         self.socket.settimeout(max(0.1, self.deadline - time.monotonic()))
         try:
-            return receive(self.socket)
+            return receive_message(self.socket)
         except OSError:
             return None
 
     def kill(self) -> None:
+        """End the process and close this end of its socket."""
         self.process.kill()
         self.socket.close()
         if self.process.stdin:
@@ -78,7 +91,12 @@ class Worker:
 
 
 class Pool:
-    """`workers` processes, started when first needed, replaced when they hang or die."""
+    """Worker processes, started when first needed, replaced when they hang or die.
+
+    Args:
+        workers: how many processes at most.
+        timeout: seconds per job.
+    """
 
     def __init__(self, workers: int, timeout: float) -> None:
         self.workers = workers
@@ -92,9 +110,13 @@ class Pool:
             self._idle.put(None)  # a place whose process is not started yet
 
     def run(self, jobs: Sequence[Job]) -> list[Reply | None]:
-        """The reply to each job, in order; None where its worker hung or died.
+        """Run jobs on the workers, each of which serves one at a time.
 
-        Raises RuntimeError where a worker cannot be started.
+        Returns:
+            The reply to each job, in the order of the jobs; None where its worker hung or died.
+
+        Raises:
+            RuntimeError: a worker cannot be started.
         """
         if self._pid != os.getpid():
             self._open()  # after a fork the processes are the parent's
@@ -103,21 +125,24 @@ class Pool:
         busy: dict[Worker, int] = {}
         try:
             while pending or busy:
+                # Hand a job to every free worker; wait for one only where this call has none at work.
                 while pending and (worker := self._lease(block=not busy)):
                     busy[worker] = pending.popleft()
                     if worker.ready:
                         self._send(worker, jobs[busy[worker]])
+                # Sleep until a worker speaks or is overdue.
                 nearest = min(worker.deadline for worker in busy)
                 wait([worker.socket for worker in busy], timeout=max(0.0, nearest - time.monotonic()))
                 for worker in list(busy):
                     self._attend(worker, busy, jobs, replies)
         finally:
-            for worker in busy:  # only after an exception: what they would still say belongs to nobody
+            for worker in busy:  # some are left only after an exception: what they would still say belongs to nobody
                 worker.kill()
                 self._idle.put(None)
         return replies
 
     def _lease(self, *, block: bool) -> Worker | None:
+        """A worker that is free, started now if need be; None where all are busy and `block` is False."""
         try:
             worker = self._idle.get(block=block)
         except queue.Empty:

@@ -11,22 +11,27 @@ from typing import Literal, Self
 from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.verifier.extract import READ_LIMIT
-from sgpo.verifier.kinds import IN_PROCESS, judge
+from sgpo.verifier.kinds import IN_PROCESS, UsageError, Verdict, judge_completion
 from sgpo.verifier.pool import Pool, Reply
-from sgpo.verifier.verdict import Verdict
 
 logger = logging.getLogger("sgpo.verifier")
 
 
 class Verifier:
-    """Judges completions against gold answers; order is kept, and identical pairs are judged once.
+    """Judges completions against gold answers, keeps their order, and judges identical pairs once.
 
-    `workers` processes are started when first needed; an answer that takes longer than `timeout` seconds, runs out
-    of memory or crashes its worker gets the verdict `timeout` and costs no other answer. May be shared by threads.
+    The workers start when the first answer needs them. An answer that takes too long, runs out of memory or crashes its
+    worker gets the verdict `timeout` and costs no other answer. Threads may share a verifier.
 
-    The policy is that of the kind `math` alone, `exact` and `choice` are the same under both: `lenient` takes an answer
-    wherever it stands, and 0.3333 for 1/3; `strict` wants a box (or `####`, `<answer>`, "final answer is") and exact
-    values. See docs/verifier.md.
+    Args:
+        workers: processes that judge.
+        timeout: seconds per answer.
+        policy: `lenient` takes an answer wherever it stands, and 0.3333 for 1/3; `strict` wants a box (or `####`,
+            `<answer>`, "final answer is") and exact values. Only the kind `math` knows the difference. See
+            docs/verifier.md.
+
+    Raises:
+        InputError: `workers`, `timeout` or `policy` is out of range.
 
     Example:
         with Verifier(workers=2) as verifier:
@@ -47,20 +52,31 @@ class Verifier:
         self._finalizer = weakref.finalize(self, self._pool.close)
 
     def verify(self, completion: str, answer: str | Problem, *, kind: str = "math") -> Verdict:
-        """The verdict on one completion. A `Problem` brings its own answer and kind."""
+        """Judge one completion; arguments and errors as for `verify_many`."""
         return self.verify_many([(completion, answer)], kind=kind)[0]
 
     def verify_many(self, pairs: Sequence[tuple[str, str | Problem]], *, kind: str = "math") -> list[Verdict]:
-        """The verdicts on (completion, answer) pairs, in their order.
+        """Judge completions against their gold answers.
 
-        Raises InputError for a kind that does not exist, RuntimeError where no worker can be started.
+        Args:
+            pairs: completions, each with its gold answer; a `Problem` brings its own answer and kind.
+            kind: the kind of answers that are plain text (see `sgpo.verifier.kinds`).
+
+        Returns:
+            One verdict per pair, in the order of the pairs.
+
+        Raises:
+            InputError: there is no such kind or function, or a gold answer does not fit its kind.
+            RuntimeError: no worker can be started.
         """
         jobs = [
             (completion, answer.answer, answer.kind) if isinstance(answer, Problem) else (completion, answer, kind)
             for completion, answer in pairs
         ]
-        verdicts = {job: judge(*job[:2], kind=job[2]) for job in dict.fromkeys(jobs) if job[2] in IN_PROCESS}
-        rest = [job for job in dict.fromkeys(jobs) if job not in verdicts]
+        # Each job once: what is judged in a moment here, the rest by the workers.
+        unique = dict.fromkeys(jobs)
+        verdicts = {job: judge_completion(*job[:2], kind=job[2]) for job in unique if job[2] in IN_PROCESS}
+        rest = [job for job in unique if job not in verdicts]
         replies = self._pool.run([self._message(*job) for job in rest])
         verdicts.update(zip(rest, map(_verdict, replies), strict=True))
         return [verdicts[job] for job in jobs]
@@ -71,7 +87,7 @@ class Verifier:
         return {"completion": text, "answer": answer, "kind": kind, "strict": self._strict}
 
     def close(self) -> None:
-        """Stop the workers. May be called again; a later call of `verify` starts new ones."""
+        """Stop the workers. A later call of `verify` starts new ones; a second `close` does nothing."""
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -87,7 +103,7 @@ def _verdict(reply: Reply | None) -> Verdict:
     if reply is None:
         return Verdict("timeout")
     if "usage" in reply:
-        raise InputError(reply["usage"])
+        raise UsageError(reply["usage"])
     if "error" in reply:
         logger.warning("judging an answer failed and counts as a timeout:\n%s", reply["error"])
         return Verdict("timeout")

@@ -54,7 +54,7 @@ def test_grpo_takes_the_autonomous_rows_with_their_advantages():
     assert [row.advantage for row in rows] == pytest.approx(
         [0.86588, -0.86588, -0.86588, 0.86588, 0, 0, 0, 0], abs=1e-5
     )
-    assert [row.pulls for row in rows] == [True] * 4 + [False] * 4
+    assert [row.has_gradient for row in rows] == [True] * 4 + [False] * 4
     assert all(row.target is None and row.cross_entropy == 0 for row in rows)
 
 
@@ -67,7 +67,7 @@ def test_a_masked_truncated_completion_counts_in_its_group_but_has_no_part_in_th
     cut = group([1.0, 0.0, 0.0, 1.0], truncated={1})
     rows = GRPO(mask_truncated_completions=True).training_rows([cut], Score(), generator=DICE)
     assert rows[1].advantage is None
-    assert not rows[1].pulls
+    assert not rows[1].has_gradient
     assert rows[0].advantage == pytest.approx(0.86588, abs=1e-5)
     kept = GRPO().training_rows([cut], Score(), generator=DICE)
     assert kept[1].advantage == pytest.approx(-0.86588, abs=1e-5)
@@ -87,7 +87,7 @@ def test_sgpo_adds_the_likeliest_correct_guided_completion():
     assert len(rows) == 3
     target = rows[2]
     assert (target.prompt.ids, target.completion_ids, target.advantage) == ([7], [102], None)
-    assert target.pulls
+    assert target.has_gradient
     assert (target.target.guided_prompt.ids, target.target.strategy_id) == ([8, 7], "s-1")
     assert (target.target.guided_pass_rate, target.target.autonomous_pass_rate) == (0.75, 0.0)
     assert target.target.weight == 0.8  # 0.5 * 0.75 / 0.1 = 3.75, at most 0.8
@@ -170,7 +170,7 @@ def test_without_guided_rollouts_sgpo_is_grpo():
 def test_an_algorithm_is_built_from_the_options_that_bear_its_fields_names():
     options = {
         "num_autonomous": 12, "num_guided": 3, "scale_advantages": False, "mask_truncated_completions": True,
-        "target_selection": "random", "target_candidates": "all", "num_distill_targets": 2, 
+        "target_selection": "random",
         "distill_weight": "constant", "distill_weight_base": 0.1,
         "distill_weight_smoothing": 0.2, "distill_weight_max": 0.3, "learning_rate": 1.0,
     }  # fmt: skip

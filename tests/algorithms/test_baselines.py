@@ -108,7 +108,7 @@ def test_opsd_corrects_every_own_completion_right_or_wrong():
     assert all(row.advantage is None and row.cross_entropy == 0 for row in rows)
     assert rows[0].target.guided_prompt.ids == [8, 7]
     assert (rows[0].target.guided_pass_rate, rows[0].target.autonomous_pass_rate) == (None, 0.25)
-    assert OPSD().needs.initial_guide
+    assert OPSD().needs.frozen_guided_model
 
 
 def test_opsd_without_a_solution_to_read_and_with_cut_completions():

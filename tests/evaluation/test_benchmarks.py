@@ -7,7 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from sgpo.evaluation.benchmarks import ALL_BENCHMARKS, BENCHMARKS, benchmark_names, load_benchmark
+import sgpo.puzzles  # noqa: F401  (registers `strategies`)
+from sgpo.evaluation.benchmarks import (
+    ALL_BENCHMARKS,
+    BENCHMARKS,
+    benchmark_names,
+    load_benchmark,
+    register_benchmark,
+)
+from sgpo.problems import Problem
 from sgpo.prompts import prompt_style
 
 
@@ -33,6 +41,17 @@ def test_a_made_benchmark_needs_neither_folder_nor_hub(tmp_path):
     for folder in (None, tmp_path):
         problems = load_benchmark("strategies", folder)
         assert (len(problems), ALL_BENCHMARKS["strategies"].k) == (500, 4)
+
+
+def test_a_benchmark_is_registered_once(monkeypatch):
+    made = [Problem(id="q", problem="1 + 1?", answer="2")]
+    for name in ("math500", "strategies"):
+        with pytest.raises(ValueError, match=f"benchmark '{name}' exists already"):
+            register_benchmark(name, k=1, make=lambda: made)
+    monkeypatch.setattr("sgpo.evaluation.benchmarks.ALL_BENCHMARKS", dict(BENCHMARKS))
+    register_benchmark("mine", k=3, make=lambda: made)
+    assert benchmark_names("mine") == ["mine"]
+    assert load_benchmark("mine") == made
 
 
 def test_names():

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from sgpo.cli import app
 from sgpo.cli.evaluate import problem_sets
 from sgpo.evaluation import endpoint
-from sgpo.evaluation.benchmarks import load_benchmark
 from sgpo.prompts import autonomous_prompt
+from sgpo.puzzles.benchmark import natural_benchmark
 from sgpo.report.read import read_run
 from tests.conftest import tiny_qwen2
 from tests.strategies.chat_server import ChatServer, Reply, chat, error, html
@@ -201,7 +201,7 @@ def test_a_prompt_that_fills_the_context_is_refused(model, tmp_path):
 
 
 def test_several_benchmarks_from_an_endpoint(server, shared_data, tmp_path):
-    """Each brings its k and its length; the prompt is the plain one, the seeds differ."""
+    """Each brings its k and its length; the prompt is the autonomous one, the seeds differ."""
     server.script = lambda request, number: chat("\\boxed{204}")
     words = ["--model", "m", "--engine", "openai", "--base-url", server.url, "--benchmarks", "aime24,aime25"]
     words = [*words, "--data-dir", shared_data / "benchmarks", "--samples", 2, "--out", tmp_path / "run", "--json"]
@@ -221,7 +221,7 @@ def test_several_benchmarks_from_an_endpoint(server, shared_data, tmp_path):
 
 def test_the_made_benchmark_from_an_endpoint_that_knows_the_expert(server):
     """Scores by split; a right answer to all but the orderings, which are answered in a wrong form."""
-    solved = {problem.problem: problem for problem in load_benchmark("strategies")}
+    solved = {problem.problem: problem for problem in natural_benchmark()}
     suffix = autonomous_prompt("")
 
     def script(request, number):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sgpo.evaluation.compare import compare_runs, comparison_table, curve_score
+from sgpo.cli.runs import comparison_table
+from sgpo.evaluation.compare import compare_runs, curve_score
 
 Evaluations = dict[int, dict[str, str]]  # completions -> problem id -> verdicts as letters
 

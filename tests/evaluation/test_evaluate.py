@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sgpo import Problem, Verifier
-from sgpo.evaluation.evaluate import evaluate
+from sgpo.evaluation.evaluate import EngineSource, evaluate
 from sgpo.rollouts.engine import Sampling
 from sgpo.rollouts.hf import HFEngine
 from sgpo.verifier import Verdict
@@ -28,7 +28,7 @@ def _one_thread():
 
 def run(problems, engine, tokenizer, verifier=hash_verdict, **options):
     defaults = {"samples": 2, "style": "compact", "seed": 0}
-    return evaluate(problems, engine, tokenizer, verifier, SAMPLING, **(defaults | options))
+    return evaluate(problems, EngineSource(engine, tokenizer), verifier, SAMPLING, **(defaults | options))
 
 
 def test_scores_and_rows_of_completions_made_by_hand(tokenizer):
@@ -79,7 +79,7 @@ def test_a_completion_depends_on_its_problem_and_number_alone(tokenizer):
     assert [row["completion"] for row in other.rows] != [row["completion"] for row in whole.rows]
 
 
-def test_the_prompt_is_the_plain_one_of_its_style(tokenizer):
+def test_the_prompt_is_the_autonomous_one_of_its_style(tokenizer):
     engine = ScriptedEngine(tokenizer, lambda prompt, number: prompt)
     problem = Problem(id="q", problem="What is {x}?", answer="1")
     (row, *_) = run([problem], engine, tokenizer).rows
@@ -131,7 +131,7 @@ def test_processes_share_the_problems_and_come_to_the_same(tokenizer, count):
 
     def part(process, gather):
         engine = Engine(policy(), pad_id=0, eos_ids=END_TOKENS)
-        return run(problems, engine, tokenizer, share=(process, 2), gather=gather)
+        return run(problems, engine, tokenizer, rank=process, world_size=2, gather=gather)
 
     def keep(own):
         sampled[len(sampled)] = own

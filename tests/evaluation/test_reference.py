@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from sgpo.evaluation.score_file import score_file
+from sgpo.evaluation.evaluate import score_file
 
 MODELS = {
     "aime24": (
@@ -48,7 +48,7 @@ def test_scores_are_those_of_other_harnesses(benchmark, shared_data, tmp_path):
         for id_ in ids:
             for model in models:
                 file.write(json.dumps({"id": id_, "completion": given[id_, model]}) + "\n")
-    scores = score_file(completions, shared_data / "benchmarks" / f"{benchmark}.jsonl").to_json()
+    scores = score_file(completions, shared_data / "benchmarks" / f"{benchmark}.jsonl").summary()
     for harness in (LIGHTEVAL, LM_EVAL):
         for name, value in harness.get(benchmark, {}).items():
             assert scores[name]["mean"] == pytest.approx(value, abs=1e-6), name

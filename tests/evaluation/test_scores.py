@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgpo.evaluation.scores import (
-    Estimate,
+    ScoreEstimate,
     interval,
     majority_correct,
     paired_difference,
@@ -98,7 +98,7 @@ def test_the_interval_of_solved_or_not_is_the_binomial_one() -> None:
     # 100 problems, 30 solved. Resampled means are Binomial(100, 0.3) / 100, whose 2.5 % and 97.5 % quantiles are 0.21
     # and 0.39 (P(X <= 21) = 0.029, P(X <= 20) = 0.0165; P(X <= 39) = 0.979, P(X <= 38) = 0.966).
     estimate = interval(np.array([1.0] * 30 + [0.0] * 70))
-    assert estimate == Estimate(pytest.approx(0.3), pytest.approx(0.21), pytest.approx(0.39))
+    assert estimate == ScoreEstimate(pytest.approx(0.3), pytest.approx(0.21), pytest.approx(0.39))
 
 
 def test_the_interval_of_many_problems_is_the_normal_one() -> None:

@@ -14,7 +14,7 @@ from sgpo.puzzles.benchmark import (
     strategy_warmup,
 )
 from sgpo.puzzles.clues import OPERATIONS, WORDS
-from sgpo.verifier.kinds import judge
+from sgpo.verifier.kinds import judge_completion
 
 HELD_OUT = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
 OPERATION_OF = {word: operation for operation, words in WORDS.items() for word in words}
@@ -52,7 +52,7 @@ def test_the_splits(splits):
     for problems in splits.values():
         assert len({problem.id for problem in problems}) == len(problems)
         for problem in problems:
-            assert judge(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
+            assert judge_completion(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
 
 
 def test_no_split_shares_a_puzzle_with_the_pool_whatever_the_seeds(splits):
@@ -185,5 +185,5 @@ def test_the_natural_benchmark_is_the_same_500_problems_of_every_split():
     )
     assert {problem.level for problem in problems} == {"clues", "ordering", "clock"}
     for problem in problems:
-        assert judge(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
+        assert judge_completion(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
         assert ("Here is a strategy" in problem.problem) == (problem.subject == "guided")

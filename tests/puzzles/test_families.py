@@ -24,7 +24,7 @@ from sgpo.puzzles import (
 )
 from sgpo.puzzles.policy import vocabulary
 from sgpo.strategies.leak.gate import find_leaks
-from sgpo.verifier.kinds import judge
+from sgpo.verifier.kinds import judge_completion
 
 FORMS = ("compact", "natural")
 families = st.sampled_from(list(FAMILIES.values()))
@@ -140,7 +140,7 @@ def test_both_styles_of_ordering_are_right_and_differ():
     assert ends.compact.problem == beside.compact.problem == "b ahead a , c behind b , d leading a"
     for puzzle in (ends, beside):
         for form in FORMS:
-            assert judge(puzzle.wording(form).solution, ends.answer, kind=ends.kind).kind == "correct"
+            assert judge_completion(puzzle.wording(form).solution, ends.answer, kind=ends.kind).kind == "correct"
 
 
 @many
@@ -152,7 +152,7 @@ def test_the_verifier_accepts_the_experts_solutions_in_every_style(family, seed)
         assert len({problem.solution for problem in problems}) == 3
         assert puzzle.to_problem(form) == problems[0]
         for problem in problems:
-            assert judge(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
+            assert judge_completion(problem.solution, problem.answer, kind=problem.kind).kind == "correct"
 
 
 def test_the_three_styles_of_a_solution():
@@ -210,7 +210,7 @@ def test_near_misses_are_refused(family, seed, data):
     for miss in misses:
         if miss != answer:
             for completion in (f" answer : {' '.join(miss)}", f"The answer is \\boxed{{{' '.join(miss)}}}."):
-                assert judge(completion, puzzle.answer, kind=puzzle.kind).kind != "correct"
+                assert judge_completion(completion, puzzle.answer, kind=puzzle.kind).kind != "correct"
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)

@@ -11,13 +11,31 @@ from sgpo.training.recipe import load_recipe
 
 
 def test_the_recipe_is_the_sgpo_run_of_the_quickstart():
-    recipe = load_recipe("recipes/quickstart.yaml")
-    assert recipe.train == {**quickstart.TRAIN, **quickstart.RUNS["sgpo"], "max_steps": 120, "eval_steps": 20}
+    recipe, packaged = (load_recipe(path) for path in ("recipes/quickstart.yaml", quickstart.RECIPES["sgpo"]))
+    assert recipe.train == packaged.train
+    assert recipe.warmup is None  # its model is warmed up
+    help_of_steps = CliRunner().invoke(app, ["quickstart", "--help"], env={"COLUMNS": "200"}).stdout
+    assert f"default: {recipe.train['max_steps']}]" in help_of_steps
+    assert recipe.train["eval_steps"] == recipe.train["max_steps"] // 6
+
+
+def test_the_runs_differ_in_their_algorithm_and_its_options_alone():
+    grpo, sgpo = (load_recipe(quickstart.RECIPES[name]).train for name in ("grpo", "sgpo"))
+    differing = {name for name in sgpo | grpo if sgpo.get(name) != grpo.get(name)}
+    assert {"algorithm", "num_autonomous"} <= differing <= {
+        "algorithm", "num_autonomous", "num_guided", "target_sft_coef"
+    }  # fmt: skip
+
+
+def test_a_recipe_may_extend_a_packaged_one_from_anywhere(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("extends: sgpo:puzzles/quickstart.yaml\ntrain: {max_steps: 7}\n", encoding="utf-8")
+    assert load_recipe(path).train == load_recipe(quickstart.RECIPES["sgpo"]).train | {"max_steps": 7}
 
 
 def test_both_runs_sample_the_same_number_of_completions():
-    budgets = {name: run["num_autonomous"] + run.get("num_guided", 0) for name, run in quickstart.RUNS.items()}
-    assert budgets == {"grpo": 12, "sgpo": 12}
+    grpo, sgpo = (load_recipe(quickstart.RECIPES[name]).train for name in ("grpo", "sgpo"))
+    assert grpo["num_autonomous"] == sgpo["num_autonomous"] + sgpo["num_guided"] == 12
 
 
 @pytest.fixture(scope="module")

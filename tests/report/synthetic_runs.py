@@ -182,8 +182,8 @@ def _metrics(rng: random.Random, step: int, steps: int, level: float, guided: bo
             "targets/share": min(1.0, noisy(0.95, 0.02)),
             "distill_weight": noisy(0.6 - 0.5 * level, 0.03),
             "divergence/mean": noisy(0.5 - 0.5 * level, 0.05),
-            "divergence/capped_mean": noisy(0.1 - 0.1 * level, 0.01),
-            "divergence/capped_share": noisy(0.06 - 0.06 * level, 0.01),
+            "divergence/clipped_mean": noisy(0.1 - 0.1 * level, 0.01),
+            "divergence/clipped_fraction": noisy(0.06 - 0.06 * level, 0.01),
             "completion_length/guided": noisy(25, 0.4),
             "truncated/guided": noisy(0.01, 0.005),
         }

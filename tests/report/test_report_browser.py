@@ -191,11 +191,11 @@ def test_strategies_can_be_sorted(report: Path, open_page: Any) -> None:
         ]
 
     assert column(2) == sorted(column(2), reverse=True)
-    table.locator("thead button", has_text="Alone").click()
+    table.locator("thead button", has_text="Autonomous").click()
     assert column(3) == sorted(column(3), reverse=True)
-    table.locator("thead button", has_text="Alone").click()
+    table.locator("thead button", has_text="Autonomous").click()
     assert column(3) == sorted(column(3))
-    assert table.locator("th[aria-sort=ascending]").inner_text() == "Alone"
+    assert table.locator("th[aria-sort=ascending]").inner_text() == "Autonomous"
 
 
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path, open_page: Any) -> None:

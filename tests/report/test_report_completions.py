@@ -18,7 +18,7 @@ from sgpo.report.completions import (
     read_completions,
     read_evaluation_cards,
 )
-from sgpo.report.read import Run, read_run
+from sgpo.report.read import RunRecord, read_run
 
 
 def row(
@@ -28,7 +28,7 @@ def row(
     return base | {"strategy_id": "s" if group == "guided" else None} | more
 
 
-def run_of(path: Path, steps: dict[int, list[dict[str, Any]]]) -> Run:
+def run_of(path: Path, steps: dict[int, list[dict[str, Any]]]) -> RunRecord:
     for step, step_rows in steps.items():
         write_lines(path / "rollouts" / f"step-{step:06d}.jsonl", step_rows)
     return read_run(path, "run")

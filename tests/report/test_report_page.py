@@ -255,7 +255,7 @@ def test_a_warm_up_alone_is_shown(tmp_path: Path) -> None:
 
 
 def test_plots_of_nothing_but_zeros_are_named_instead(tmp_path: Path) -> None:
-    rows = [{"step": step, "clipped_share": 0.0, "truncated/guided": 0.0, "entropy": 0.1} for step in (1, 2)]
+    rows = [{"step": step, "clipped_fraction": 0.0, "truncated/guided": 0.0, "entropy": 0.1} for step in (1, 2)]
     write_lines(tmp_path / "run" / "metrics.jsonl", rows)
     text = words(read(write_report([tmp_path / "run"], tmp_path / "report.html")))
     assert "Zero at every step: Cut off, Clipped ratios." in text
@@ -287,7 +287,7 @@ def test_targets_are_shaded_by_divergence(tmp_path: Path) -> None:
         {"data-d": "0.00"},
     ]
     assert "<b> two↵" in page.text
-    assert "92.3 % of the divergence lies in the 33.3 % of tokens above the cap" in words(page)
+    assert "92.3 % of the divergence lies in the 33.3 % of tokens above the clip" in words(page)
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sgpo.report.plots import (
     LIGHT,
     PAGE,
     Curve,
-    Estimate,
+    ForestRow,
     curves_figure,
     forest_figure,
     short_number,
@@ -18,9 +18,9 @@ from sgpo.report.plots import (
     thin,
     to_svg,
 )
-from sgpo.report.read import Interval
+from sgpo.report.read import Measurement
 
-POINTS = [(0.0, Interval(0.2, 0.1, 0.3)), (960.0, Interval(0.5, 0.4, 0.6))]
+POINTS = [(0.0, Measurement(0.2, 0.1, 0.3)), (960.0, Measurement(0.5, 0.4, 0.6))]
 
 
 def curve_svg(name: str = "a plot") -> str:
@@ -61,8 +61,8 @@ def test_ids_of_two_plots_never_meet_and_every_reference_has_its_id() -> None:
 @pytest.mark.parametrize("zero", [True, False])
 def test_a_forest_copes_with_one_sided_and_missing_intervals(zero: bool) -> None:
     estimates = [
-        Estimate(label="a <b>", run=0, value=Interval(-0.1, -0.2, -0.05)),
-        Estimate(label="b", run=1, value=Interval(0.0, math.nan, math.nan)),
+        ForestRow(label="a <b>", run=0, value=Measurement(-0.1, -0.2, -0.05)),
+        ForestRow(label="b", run=1, value=Measurement(0.0, math.nan, math.nan)),
     ]
     svg = to_svg(
         forest_figure(estimates, palette=PAGE, width=340, x_label="points", zero=zero), name="f", label="forest"
@@ -72,7 +72,7 @@ def test_a_forest_copes_with_one_sided_and_missing_intervals(zero: bool) -> None
 
 @pytest.mark.parametrize("value", [0.0, 1e-12, 1e12, -3.0])
 def test_constant_curves_can_be_drawn(value: float) -> None:
-    points = [(float(step), Interval(value, math.nan, math.nan)) for step in range(50)]
+    points = [(float(step), Measurement(value, math.nan, math.nan)) for step in range(50)]
     figure = curves_figure([Curve(run=0, points=points)], palette=LIGHT, size=(340, 200), x_label="step", percent=False)
     assert "<svg" in to_svg(figure, name="constant", label="constant")
 
@@ -102,7 +102,7 @@ def test_numbers_on_axes_are_short(value: float, text: str) -> None:
 
 
 def test_the_axis_of_differences_says_halves_of_points() -> None:
-    estimate = Estimate(label="a", run=0, value=Interval(0.01, -0.03, 0.05))
+    estimate = ForestRow(label="a", run=0, value=Measurement(0.01, -0.03, 0.05))
     figure = forest_figure([estimate], palette=PAGE, width=340, x_label="difference, points", zero=True)
     svg = to_svg(figure, name="a", label="a")
     texts = {"".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("text")}

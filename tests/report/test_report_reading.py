@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_run, write_lines
 
-from sgpo.report.read import number_of, read_run, read_runs, rows, rows_of, series
+from sgpo.errors import InputError, RunDirectoryError
+from sgpo.report.read import number_of, read_run, read_runs, read_steps, read_visible_rows, series
 
 
 def test_a_half_written_last_line_is_left_out_and_noted(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1, "loss": 0.5}\n\n{"step": 2, "loss": 0.')
     notes: list[str] = []
-    assert list(rows_of(file, notes)) == [{"step": 1, "loss": 0.5}]
+    assert list(read_visible_rows(file, notes)) == [{"step": 1, "loss": 0.5}]
     assert notes == ["metrics.jsonl: 1 line could not be read and left out"]
 
 
@@ -22,14 +23,14 @@ def test_a_line_that_is_no_object_is_left_out(tmp_path: Path, line: bytes) -> No
     file = tmp_path / "rows.jsonl"
     file.write_bytes(line + b'\n{"step": 1}\n')
     notes: list[str] = []
-    assert list(rows_of(file, notes)) == [{"step": 1}]
+    assert list(read_visible_rows(file, notes)) == [{"step": 1}]
     assert len(notes) == 1
 
 
 def test_text_is_made_visible_as_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"completion": "\\u0000 \\ud800 \xff \\u2028 \xe2\x80\xa8"}\n')
-    assert list(rows_of(file, [])) == [{"completion": "␀ \ufffd \ufffd [U+2028] [U+2028]"}]
+    assert list(read_visible_rows(file, [])) == [{"completion": "␀ \ufffd \ufffd [U+2028] [U+2028]"}]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_step_logged_twice_keeps_the_last_value(tmp_path: Path) -> None:
 def test_steps_are_read_in_order_of_their_number(tmp_path: Path) -> None:
     for name in ("step-10", "step-000009", "step-1000000", "step-x", "other"):
         write_lines(tmp_path / "rollouts" / f"{name}.jsonl", [{"name": name}])
-    assert [step for step, _ in rows(read_run(tmp_path, "run"), "rollouts")] == [9, 10, 1_000_000]
+    assert [step for step, _ in read_steps(read_run(tmp_path, "run"), "rollouts")] == [9, 10, 1_000_000]
 
 
 def test_evaluations_are_read_with_their_intervals(tmp_path: Path) -> None:
@@ -84,9 +85,9 @@ def test_a_score_without_an_interval_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such directory"):
+    with pytest.raises(RunDirectoryError, match="no such directory"):
         read_runs([tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match="not a run directory"):
+    with pytest.raises(RunDirectoryError, match="not a run directory"):
         read_runs([tmp_path])
-    with pytest.raises(ValueError, match="no run directory given"):
+    with pytest.raises(InputError, match="no run directory given"):
         read_runs([])

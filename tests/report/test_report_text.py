@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.report.read import distinct_names, shorten, visible, visible_text
+from sgpo.report.read import distinct_names, make_visible, shorten, visible_text
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_unfit_characters_become_signs_and_others_stay(text: str, shown: str) ->
 
 def test_every_string_inside_a_value_is_made_visible() -> None:
     value = {"a\x00": ["b\x00", {"c": "d\x00"}, 1, None, True]}
-    assert visible(value) == {"a␀": ["b␀", {"c": "d␀"}, 1, None, True]}
+    assert make_visible(value) == {"a␀": ["b␀", {"c": "d␀"}, 1, None, True]}
 
 
 def test_a_long_text_keeps_its_beginning_and_end() -> None:

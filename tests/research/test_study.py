@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from research.command import study_command
+from research.__main__ import main, make_study
 from research.page import write_page
-from research.plan import SPLITS, load_study, runs_of, settings_of, stages_of
+from research.plan import SHIPPED, SPLITS, load_study, runs_of, settings_of, stages_of
 from research.results import best_rates, read_result
-from sgpo.cli import app
 from sgpo.io import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "recipes/study/study.yaml"
+RESEARCH = ROOT / "research/recipes"
 
 
 def study_file(tmp_path, **changes):
@@ -47,7 +45,7 @@ def study_file(tmp_path, **changes):
                 "recipes": [str(recipes / "baselines/sft.yaml"), str(recipes / "baselines/sft_grpo.yaml")],
                 "style": "leap",
             },
-            "clamp": {"recipes": [str(recipes / "ablations/clamp.yaml")], "rate_of": "sgpo"},
+            "clamp": {"recipes": [str(RESEARCH / "ablations/clamp.yaml")], "rate_of": "sgpo"},
         },
         "tables": {
             "rates": {"arms": ["sgpo"], "replicates": 1, "held_out": "validation", "rates": [1e-4, 1e-3]},
@@ -71,7 +69,7 @@ def test_the_shipped_study_loads_and_says_enough():
     baselines = {Path(recipe).stem for arm in main.arms for recipe in study.arms[arm].recipes}
     assert baselines == {path.stem for path in (ROOT / "recipes/baselines").iterdir()} | {"paper"}
     ablations = {Path(recipe).stem for arm in study.tables["ablations"].arms for recipe in study.arms[arm].recipes}
-    assert ablations == {path.stem for path in (ROOT / "recipes/ablations").iterdir()} | {"paper"}
+    assert ablations == {path.stem for path in (RESEARCH / "ablations").iterdir()} | {"paper"}
     for arm, rate in study.rates.items():
         assert rate in study.tables["learning_rates"].rates, arm
 
@@ -174,16 +172,17 @@ def test_a_wrong_study_is_refused_by_name(tmp_path, changes, message):
         load_study(study_file(tmp_path, **changes))
 
 
-def test_the_command_refuses_in_one_line(tmp_path):
+def test_the_command_refuses_in_one_line(tmp_path, capsys):
     for arguments, message in [
         ([str(tmp_path / "none.yaml")], "no such study"),
         ([str(study_file(tmp_path)), "--table", "minor"], "no table 'minor'; there are: rates, main, ablations"),
         ([str(study_file(tmp_path, rates={})), "--table", "main"], "no learning rate for the arm 'sgpo'"),
     ]:
-        outcome = CliRunner().invoke(app, ["study", *arguments])
-        assert outcome.exit_code == 2
-        assert message in outcome.stderr
-        assert outcome.stderr.count("\n") == 1
+        assert main(arguments) == 2
+        output = capsys.readouterr()
+        assert message in output.err
+        assert output.err.count("\n") == 1
+        assert output.out == ""
     assert not (tmp_path / "work").exists()
 
 
@@ -202,7 +201,7 @@ def test_the_page_says_what_was_run_and_who_is_ahead(tmp_path):
     scores = {"warm_up": (0.2, 0.2, 0.2), "sgpo": (0.7, 0.8, 0.9), "sft_grpo": (0.71, 0.74, 0.9)}
     for run in runs_of(study, study.tables["main"]):
         write_json(study.results / f"{run.name}.json", result(run, scores[run.arm][run.replicate]))
-    page = write_page(study, "sgpo study study.yaml").read_text(encoding="utf-8")
+    page = write_page(study, "python -m research study.yaml").read_text(encoding="utf-8")
     assert "| `main` | 9 of 9 | abcdef01 |" in page
     assert "| `ablations` | 2 of 4 |" in page
     assert "| `rates` | 0 of 2 |  |  |" in page
@@ -212,8 +211,8 @@ def test_the_page_says_what_was_run_and_who_is_ahead(tmp_path):
     assert "| warm_up | +0.600 [+0.352, +0.848] ahead |" in page
     assert "| sft_grpo | +0.017 [" in page
     assert "ahead in 6, level in 6, behind in 0, open in 0" in page
-    assert {path.name for path in (study.results / "main").iterdir()} == {"completions.svg", "trained_tokens.svg"}
-    assert "](results/main/completions.svg)" in page
+    assert {path.name for path in (tmp_path / "study/main").iterdir()} == {"completions.svg", "trained_tokens.svg"}
+    assert "](study/main/completions.svg)" in page
 
 
 def test_a_table_may_compare_other_arms(tmp_path):
@@ -222,7 +221,7 @@ def test_a_table_may_compare_other_arms(tmp_path):
     for run in runs_of(study, study.tables["main"]):
         score = 0.2 if run.arm == "warm_up" else 0.7 + 0.1 * run.replicate
         write_json(study.results / f"{run.name}.json", result(run, score))
-    page = write_page(study, "sgpo study study.yaml").read_text(encoding="utf-8")
+    page = write_page(study, "python -m research study.yaml").read_text(encoding="utf-8")
     first, second = (page.index(f"**`{arm}` minus each**") for arm in ("warm_up", "sgpo"))
     assert "| sgpo | -0.600 [-0.848, -0.352] behind |" in page[first:second]
     assert "| warm_up | +0.600 [+0.352, +0.848] ahead |" in page[second:]
@@ -243,11 +242,13 @@ def test_more_methods_than_colours_take_more_figures(tmp_path):
     for run in runs_of(study, study.tables["main"]):
         write_json(study.results / f"{run.name}.json", result(run, 0.5))
     write_page(study, "x")
-    first, second = ((study.results / f"main/completions{part}.svg").read_text(encoding="utf-8") for part in ("", "-2"))
+    first, second = (
+        (tmp_path / f"study/main/completions{part}.svg").read_text(encoding="utf-8") for part in ("", "-2")
+    )
     names = ["sgpo", *(f"m{number}" for number in range(12))]
     assert [name for name in names if f">{name}</text>" in first] == names[:10]
     assert [name for name in names if f">{name}</text>" in second] == ["sgpo", *names[10:]]
-    assert not (study.results / "main/completions-3.svg").exists()
+    assert not (tmp_path / "study/main/completions-3.svg").exists()
 
 
 def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
@@ -264,7 +265,7 @@ def test_the_best_rate_is_chosen_among_complete_ones(tmp_path):
 @pytest.mark.timeout(1200)
 def test_a_small_study_from_end_to_end(tmp_path):
     path = study_file(tmp_path, tables={"small": {"arms": ["warm_up", "sgpo", "clamp"], "replicates": 2}})
-    outcome = study_command(path, table="small", quick=False, page_only=False)
+    outcome = make_study(path, table="small", quick=False, page_only=False)
     assert outcome["tables"] == {"small": {"finished": 6, "planned": 6}}
     files = sorted((tmp_path / "results/little-fresh").iterdir())
     assert [file.name for file in files] == [
@@ -279,7 +280,7 @@ def test_a_small_study_from_end_to_end(tmp_path):
     assert not list((tmp_path / "work/runs").rglob("*.safetensors"))
     written = files[0].stat().st_mtime_ns
     files[1].unlink()
-    assert study_command(path, table="small", quick=False, page_only=False)["made"] == 1
+    assert make_study(path, table="small", quick=False, page_only=False)["made"] == 1
     assert files[0].stat().st_mtime_ns == written
-    again = study_command(path, table=None, quick=False, page_only=True)
+    again = make_study(path, table=None, quick=False, page_only=True)
     assert (again["made"], again["tables"]["small"]["finished"]) == (0, 6)

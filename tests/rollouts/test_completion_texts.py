@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sgpo.evaluation.sampling import LoadedModel, build_requests
+from sgpo.evaluation.evaluate import EngineSource, build_requests
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Completion, Sampling, encode_prompt
 from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, sample_groups
@@ -64,8 +64,7 @@ def test_rollouts(tokenizer: PreTrainedTokenizerFast, template: str | None, text
 
 def test_a_loaded_model(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = OPENS
-    model = LoadedModel.__new__(LoadedModel)  # its weights are not what is asked here
-    model.tokenizer, model.engine, model.batch_size = tokenizer, _Says(tokenizer), 2
+    model = EngineSource(_Says(tokenizer), tokenizer, batch_size=2)
     texts: list[str] = []
     requests = build_requests([PROBLEM], samples=3, style="math", seed=0)
     assert model.sample(requests, Sampling(max_tokens=9), lambda answers: texts.extend(a.text for a in answers)) == []

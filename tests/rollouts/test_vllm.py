@@ -11,8 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.rollouts import vllm as adapter
-from sgpo.rollouts.engine import Sampling
-from sgpo.rollouts.engines import build_engine
+from sgpo.rollouts.engine import Sampling, build_engine
 from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.vllm import OfflineVLLM, VLLMEngine, VLLMOptions, build_vllm_engine, load_offline_vllm
 from tests.conftest import tiny_qwen2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sgpo.errors import BankError, InputError
 from sgpo.problems import Problem
 from sgpo.strategies import schema
 from sgpo.strategies.bank import StrategyBank
@@ -63,12 +65,12 @@ def test_a_strategy_comes_back_as_it_went_in(tmp_path: Path) -> None:
         assert len(bank) == 2
 
 
-def test_the_last_added_strategy_of_a_problem_is_kept_and_the_others_stay_as_candidates(tmp_path: Path) -> None:
+def test_the_last_added_strategy_of_a_problem_is_active_and_the_others_stay_as_candidates(tmp_path: Path) -> None:
     first, second, third = (make_strategy(step=step) for step in ("one", "two", "three"))
     with StrategyBank(tmp_path / "bank.db") as bank:
         bank.add(first)
         bank.add(second)
-        bank.add(third, kept=False)
+        bank.add(third, active=False)
         assert bank.get("p1") == second
         assert bank.candidates("p1") == [second, first, third]
         assert bank.by_id(first.id) == first
@@ -188,7 +190,7 @@ def test_export_and_import_lose_nothing(tmp_path: Path) -> None:
     with StrategyBank(tmp_path / "one.db") as one, StrategyBank(tmp_path / "two.db") as two:
         one.add(FULL)
         one.add(make_strategy())
-        one.add(make_strategy(step="a candidate", approach=""), kept=False)
+        one.add(make_strategy(step="a candidate", approach=""), active=False)
         one.record_run("one", {"mine": [1, 4, 2, 8]})
         assert one.export(tmp_path / "one.jsonl") == 3
         assert two.import_(tmp_path / "one.jsonl") == 3
@@ -242,7 +244,7 @@ def test_steps_may_be_a_text_with_a_step_per_line(tmp_path: Path) -> None:
         ({k: v for k, v in ROW.items() if k != "problem_type"}, "no 'problem_type'"),
         ({**ROW, "problem_id": None}, "no 'problem_id'"),
         ({**ROW, "when_to_uses": "x"}, "did you mean 'when_to_use'"),
-        ({**ROW, "kept": "yes"}, "'kept' must be true or false"),
+        ({**ROW, "active": "yes"}, "'active' must be true or false"),
         ({**ROW, "scores": {"faithful": 5}}, "'scores' must be an object with"),
         ({**ROW, "leaks": [{"kind": 1, "text": "a", "where": "b"}]}, "'leaks' has a value that is no text"),
         ({**ROW, "leaks": {}}, "'leaks' must be a list"),
@@ -250,9 +252,9 @@ def test_steps_may_be_a_text_with_a_step_per_line(tmp_path: Path) -> None:
         ({**ROW, "cost": "much"}, "'cost' has the wrong type"),
         (
             {**ROW, "problem_id": "p0", "steps": ["Guess"]},
-            "a second kept strategy for problem 'p0', the first is in row 1",
+            "a second active strategy for problem 'p0', the first is in row 1",
         ),
-        ({**ROW, "problem_id": "p0", "kept": False}, "a second strategy id .*, the first is in row 1"),
+        ({**ROW, "problem_id": "p0", "active": False}, "a second strategy id .*, the first is in row 1"),
         ([ROW], "not a JSON object"),
     ],
 )
@@ -391,6 +393,52 @@ def test_an_older_bank_is_migrated_to_be_read(tmp_path: Path, monkeypatch: pytes
         schema.open_bank_file(path, create=True).close()
     with StrategyBank(path, read_only=True) as bank:
         assert bank.effect("any") == Effect()
+
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_bank_of_version_0_1_is_migrated_and_exports_the_same_rows(tmp_path: Path, read_only: bool) -> None:
+    path = tmp_path / "bank.db"
+    shutil.copy(DATA / "bank-0.1.db", path)
+    expected = [json.loads(line) for line in (DATA / "bank-0.1.jsonl").read_text().splitlines()]
+    for row in expected:
+        row["active"] = row.pop("kept")
+    with StrategyBank(path, create=False, read_only=read_only) as bank:
+        bank.export(tmp_path / "bank.jsonl")
+        assert [json.loads(line) for line in (tmp_path / "bank.jsonl").read_text().splitlines()] == expected
+        assert bank.stats()["outcomes"] == {"active": 1, "failed": 1, "leaking": 1, "unsolved": 1}
+        assert sorted(str(row["problem_id"]) for row in bank.failures()) == ["clips-1", "clips-2", "clips-3"]
+        assert bank.effect("mine") == Effect(guided_passes=3, guided_total=4, autonomous_passes=2, autonomous_total=8)
+        assert bank.effect("imported").guided_total == 2
+        assert len(bank.candidates("p1")) == 2
+        assert bank.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_older_bank_that_cannot_be_migrated_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bank.db"
+    shutil.copy(DATA / "bank-0.1.db", path)
+
+    def refuse(db: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr(schema, "_enter_wal_mode", refuse)
+    with pytest.raises(BankError, match=r"its schema version 2 is older, .* cannot be written .* where you may write"):
+        StrategyBank(path, read_only=True)
+
+
+def test_an_export_of_version_0_1_is_refused_with_the_new_name(tmp_path: Path) -> None:
+    with StrategyBank(tmp_path / "bank.db") as bank, pytest.raises(InputError, match="'kept' is called 'active' now"):
+        bank.import_(DATA / "bank-0.1.jsonl")
+
+
+def test_queries_stand_in_one_place() -> None:
+    package = Path(schema.__file__).parents[1]
+    speakers = {path.name for path in package.rglob("*.py") if "sqlite3" in path.read_text(encoding="utf-8")}
+    assert speakers == {"bank.py", "schema.py"}
 
 
 # ---------------------------------------------------------------------------------------------- several processes

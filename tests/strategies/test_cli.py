@@ -60,9 +60,9 @@ def test_a_narrow_list_cuts_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_candidates_are_listed_on_demand(bank: Path) -> None:
     with StrategyBank(bank) as opened:
-        opened.add(Strategy(problem_id="p1", problem_type="Sums", approach="Guess", steps=("Guess",)), kept=False)
+        opened.add(Strategy(problem_id="p1", problem_type="Sums", approach="Guess", steps=("Guess",)), active=False)
     assert len(sgpo_json("list", "--bank", bank)) == 2
-    assert [row["kept"] for row in sgpo_json("list", "--all", "--bank", bank)] == [True, True, False]
+    assert [row["active"] for row in sgpo_json("list", "--all", "--bank", bank)] == [True, True, False]
 
 
 def test_stats(bank: Path) -> None:
@@ -75,7 +75,7 @@ def test_stats(bank: Path) -> None:
         scores=Scores(faithful=1, general=1, actionable=1, leak_free=1),
     )
     with StrategyBank(bank) as opened:
-        opened.add(leaking, kept=False)
+        opened.add(leaking, active=False)
         id_ = sgpo_json("show", "p1", "--bank", bank)["id"]
         opened.record_run("one", {id_: [3, 4, 2, 8]})
         opened.record_run("two", {id_: [4, 4, 2, 8]})

@@ -61,7 +61,7 @@ def test_extract_from_the_command_line(server: ChatServer, tmp_path: Path, monke
     result = sgpo(*arguments(server, tmp_path, "--candidates", 2, "--prices", 1, 2, "--json"))
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert (report["problems"], report["kept"], report["candidates"], report["requests"]) == (2, 2, 4, 6)
+    assert (report["problems"], report["active"], report["candidates"], report["requests"]) == (2, 2, 4, 6)
     assert report["tokens"] == 660
     assert report["cost"] == pytest.approx((600 + 2 * 60) / 1e6)
     assert set(server.keys) == {"Bearer sk-from-the-environment"}
@@ -96,14 +96,14 @@ def test_the_budget_of_tokens(server: ChatServer, tmp_path: Path) -> None:
 def test_the_budget_is_said(server: ChatServer, tmp_path: Path) -> None:
     result = sgpo(*arguments(server, tmp_path, "--candidates", 1, "--max-requests", 2, "--concurrency", 1))
     assert result.exit_code == 0
-    assert "1 kept, 1 unfinished" in result.stdout
-    assert "stopped: the budget of 2 requests is spent; the same command goes on from here" in result.stdout
+    assert "1 active, 1 unfinished" in result.stdout
+    assert "stopped: the budget of 2 requests is spent; the same command resumes from here" in result.stdout
 
 
 def test_another_column_holds_the_solution(server: ChatServer, tmp_path: Path) -> None:
     problems = [{**PROBLEMS[0], "solution": None, "trace": "Hm. 40 + 32, so the answer is 72"}]
     how = arguments(server, tmp_path, "--field", "solution=trace", "--limit", 1, "--json", problems=problems)
-    assert json.loads(sgpo(*how).stdout)["kept"] == 1
+    assert json.loads(sgpo(*how).stdout)["active"] == 1
     assert "Hm. 40 + 32" in server.requests[0]["messages"][0]["content"]
     for mistake in ("trace", "solutoin=trace"):
         assert "expected FIELD=COLUMN" in sgpo(*arguments(server, tmp_path, "--field", mistake)).stderr
@@ -121,7 +121,7 @@ def test_the_policys_own_completions_serve_as_solutions(server: ChatServer, tmp_
     )
     how = arguments(server, tmp_path, "--from-run", tmp_path / "run", "--candidates", 1, "--json")
     report = json.loads(sgpo(*how).stdout)
-    assert (report["kept"], report["no_solution"]) == (1, 1)
+    assert (report["active"], report["no_solution"]) == (1, 1)
     assert "my own" in server.requests[0]["messages"][0]["content"]
 
     rows(tmp_path / "run" / "rollouts" / "step-000003.jsonl", {"problem_id": "a"})
@@ -160,7 +160,7 @@ def test_standard_output_is_one_document_in_a_real_terminal_session(server: Chat
     command = [sys.executable, "-c", "from sgpo.cli.strategies import app; app()"]
     command += [str(argument) for argument in arguments(server, tmp_path, "--json", "--candidates", 1)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."})
-    assert json.loads(done.stdout)["kept"] == 2
+    assert json.loads(done.stdout)["active"] == 2
 
 
 def test_an_interrupted_run_says_so_and_keeps_what_is_finished(server: ChatServer, tmp_path: Path) -> None:
@@ -211,12 +211,12 @@ def test_edit_keeps_the_new_and_the_old(bank: Path, tmp_path: Path, monkeypatch:
     values = json.loads(result.stdout)
     assert values["changed"] is True
     with StrategyBank(bank) as opened:
-        kept, old = opened.candidates("a")
-        assert (kept.id, old.id) == (values["id"], values["was"])
-        assert kept.approach == "Think first."
-        assert kept.reviewed
-        assert kept.leaks == ()
-        assert kept.scores is None
+        active, old = opened.candidates("a")
+        assert (active.id, old.id) == (values["id"], values["was"])
+        assert active.approach == "Think first."
+        assert active.reviewed
+        assert active.leaks == ()
+        assert active.scores is None
 
 
 def test_an_edit_that_leaks_is_told(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

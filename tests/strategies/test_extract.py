@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,13 +19,13 @@ from typing import Any
 import pytest
 from chat_server import SCORES, STRATEGY, ChatServer, Reply, chat, error, good, is_ranking
 
+from sgpo.endpoint import Prices, RetryPolicy
+from sgpo.errors import EndpointError
 from sgpo.problems import Problem, save_problems
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.extract import MAX_SOLUTION_CHARS, Extraction, cut_solution, extract_strategies, plain_solution
-from sgpo.strategies.ledger import Ledger
-from sgpo.strategies.review import bank_stats
+from sgpo.strategies.extract import MAX_SOLUTION_CHARS, Extraction, clean_solution, cut_solution, extract_strategies
+from sgpo.strategies.replies import StrongModel
 from sgpo.strategies.strategy import Leak, Strategy
-from sgpo.strategies.strong_model import EndpointFailed, Prices, StrongModel
 from sgpo.verifier import Verifier
 
 SOLUTION = "In May she sold 48 / 2 = 24 clips. Together that is 48 + 24 = 72 clips. The answer is \\boxed{72}."
@@ -53,8 +54,8 @@ def extract(
     how = {name: options.pop(name) for name in ("candidates", "solve", "on_progress") if name in options}
 
     async def run() -> Extraction:
-        settings: dict[str, Any] = {"key": "sk-secret", "pause": 0.001, "timeout": 10.0, **options}
-        async with StrongModel(base_url=server.url, model="strong", cache=Ledger(bank), **settings) as model:
+        settings: dict[str, Any] = {"key": "sk-secret", "retries": RetryPolicy(pause=0.001), "timeout": 10.0, **options}
+        async with StrongModel(base_url=server.url, model="strong", cache=bank, **settings) as model:
             return await extract_strategies(problems, bank, model, verifier, **how)
 
     return asyncio.run(run())
@@ -66,7 +67,7 @@ def prompt_of(request: dict[str, Any]) -> str:
     return text
 
 
-def test_the_best_candidate_is_kept_and_all_are_stored(
+def test_the_best_candidate_becomes_active_and_all_are_stored(
     server: ChatServer, bank: StrategyBank, verifier: Verifier
 ) -> None:
     def script(request: dict[str, Any], number: int) -> Reply:
@@ -77,26 +78,26 @@ def test_the_best_candidate_is_kept_and_all_are_stored(
 
     server.script = script
     report = extract(server, bank, verifier, clips(), candidates=5, prices=Prices(prompt=1.0, completion=2.0))
-    assert (report.problems, report.kept, report.candidates, report.unfinished) == (1, 1, 5, 0)
-    kept = bank.get("clips-0")
-    assert kept is not None
-    assert kept.steps[-1] == "Check it: way iii"
-    assert kept.approach == STRATEGY["approach"]
-    assert kept.when_to_use == STRATEGY["when_to_use"]
-    assert kept.leaks == ()
-    assert kept.scores is not None
-    assert kept.scores.total == 18
-    assert kept.strong_model == "strong"
-    assert kept.prompt_version
-    assert kept.created
-    assert kept.sampling == {"temperature": 0.8, "top_p": 0.95, "max_tokens": 8192}
+    assert (report.problems, report.active, report.candidates, report.unfinished) == (1, 1, 5, 0)
+    active = bank.get("clips-0")
+    assert active is not None
+    assert active.steps[-1] == "Check it: way iii"
+    assert active.approach == STRATEGY["approach"]
+    assert active.when_to_use == STRATEGY["when_to_use"]
+    assert active.leaks == ()
+    assert active.scores is not None
+    assert active.scores.total == 18
+    assert active.strong_model == "strong"
+    assert active.prompt_version
+    assert active.created
+    assert active.sampling == {"temperature": 0.8, "top_p": 0.95, "max_tokens": 8192}
     # A fifth of the request that wrote it (100 and 10 tokens) and all of the one that ranked it (200 and 20).
-    assert (kept.prompt_tokens, kept.completion_tokens) == (220, 22)
-    assert kept.cost == pytest.approx((220 * 1.0 + 22 * 2.0) / 1e6)
+    assert (active.prompt_tokens, active.completion_tokens) == (220, 22)
+    assert active.cost == pytest.approx((220 * 1.0 + 22 * 2.0) / 1e6)
     assert len(bank.candidates("clips-0")) == 5
     assert len(server.requests) == 6
     assert all(request["response_format"]["type"] == "json_schema" for request in server.requests)
-    counts = bank_stats(bank)
+    counts = bank.stats()
     assert (counts["problems"], counts["strategies"], counts["candidates"], counts["requests"]) == (1, 1, 5, 6)
     assert counts["tokens"] == 110 + 5 * 220
 
@@ -122,18 +123,18 @@ def test_leaking_candidates_are_passed_over_whatever_their_scores(
 
     server.script = script
     report = extract(server, bank, verifier, clips(), candidates=2)
-    assert (report.kept, report.candidates, report.leaking_candidates) == (1, 2, 1)
-    kept, leaking = bank.candidates("clips-0")
-    assert kept.leaks == ()
+    assert (report.active, report.candidates, report.leaking_candidates) == (1, 2, 1)
+    active, leaking = bank.candidates("clips-0")
+    assert active.leaks == ()
     assert leaking.leaks
     assert leaking.leaks[0].where == "approach"
-    assert bank_stats(bank)["leaking"] == 1
+    assert bank.stats()["leaking"] == 1
 
 
-def test_where_all_leak_none_is_kept(server: ChatServer, bank: StrategyBank, verifier: Verifier) -> None:
+def test_where_all_leak_none_becomes_active(server: ChatServer, bank: StrategyBank, verifier: Verifier) -> None:
     server.script = lambda request, number: good(request, {**STRATEGY, "approach": "Add until you reach 72."})
     report = extract(server, bank, verifier, clips(), candidates=2)
-    assert (report.kept, report.leaking) == (0, 1)
+    assert (report.active, report.leaking) == (0, 1)
     assert bank.get("clips-0") is None
     assert len(bank.candidates("clips-0")) == 2
 
@@ -149,10 +150,10 @@ def test_no_score_is_too_low_and_an_unranked_candidate_comes_last(
 
     server.script = script
     report = extract(server, bank, verifier, clips(), candidates=3)
-    assert (report.kept, report.unranked_candidates) == (1, 2)
-    kept = bank.get("clips-0")
-    assert kept is not None
-    assert kept.steps[-1] == "Check it: way ii"
+    assert (report.active, report.unranked_candidates) == (1, 2)
+    active = bank.get("clips-0")
+    assert active is not None
+    assert active.steps[-1] == "Check it: way ii"
 
 
 # ------------------------------------------------------------------------------------------------- unusable answers
@@ -168,7 +169,7 @@ def test_what_cannot_be_used_is_asked_again_and_says_why(
 
     server.script = script
     report = extract(server, bank, verifier, clips(), candidates=1)
-    assert (report.kept, report.unusable_answers) == (1, 2)
+    assert (report.active, report.unusable_answers) == (1, 2)
     prompts = [prompt_of(request) for request in server.requests[:3]]
     assert "could not be used" not in prompts[0]
     assert "could not be used: its JSON object was broken or cut off." in prompts[1]
@@ -180,10 +181,10 @@ def test_what_stays_unusable_is_a_counted_failure_with_its_text(
 ) -> None:
     server.script = lambda request, number: chat(*(f"garbage {number}.{i}" for i in range(request["n"])))
     report = extract(server, bank, verifier, clips(1), clips(2), candidates=3, concurrency=1)
-    assert (report.failed, report.kept, report.unfinished, report.unusable_answers) == (2, 0, 0, 18)
+    assert (report.failed, report.active, report.unfinished, report.unusable_answers) == (2, 0, 0, 18)
     assert len(server.requests) == 6  # three times for each
-    assert bank_stats(bank)["failed"] == 2
-    failures = Ledger(bank).failures()
+    assert bank.stats()["failed"] == 2
+    failures = bank.failures()
     assert [failure["problem_id"] for failure in failures] == ["clips-1", "clips-2"]
     assert failures[0] == {
         "problem_id": "clips-1",
@@ -215,8 +216,8 @@ def test_a_request_that_is_refused_is_a_failure_of_its_problem(
 
     server.script = script
     report = extract(server, bank, verifier, clips(0), clips(1), clips(2), candidates=1, concurrency=1)
-    assert (report.kept, report.failed) == (2, 1)
-    assert Ledger(bank).failures()[0]["message"] == "status 400: too long for me"
+    assert (report.active, report.failed) == (2, 1)
+    assert bank.failures()[0]["message"] == "status 400: too long for me"
 
 
 def test_a_problem_whose_requests_fail_for_now_is_left_for_the_next_run(
@@ -228,10 +229,10 @@ def test_a_problem_whose_requests_fail_for_now_is_left_for_the_next_run(
     server.script = script
     problems = [clips(0), clips(1), clips(2)]
     report = extract(server, bank, verifier, *problems, candidates=1, concurrency=1)
-    assert (report.kept, report.failed, report.unfinished) == (2, 0, 1)
+    assert (report.active, report.failed, report.unfinished) == (2, 0, 1)
     server.script = lambda request, number: good(request)
     report = extract(server, bank, verifier, *problems, candidates=1, concurrency=1)
-    assert (report.earlier, report.kept, report.unfinished) == (2, 1, 0)
+    assert (report.earlier, report.active, report.unfinished) == (2, 1, 0)
 
 
 # ------------------------------------------------------------------------------------------------------- solutions
@@ -240,9 +241,9 @@ def test_a_problem_whose_requests_fail_for_now_is_left_for_the_next_run(
 def test_wrong_solutions_are_not_used(server: ChatServer, bank: StrategyBank, verifier: Verifier) -> None:
     wrong = clips(1, solution="The answer is \\boxed{71}.")
     report = extract(server, bank, verifier, wrong, clips(2, solution=None), clips(3), candidates=1)
-    assert (report.kept, report.unsolved, report.wrong_solutions, report.no_solution) == (1, 2, 1, 1)
+    assert (report.active, report.unsolved, report.wrong_solutions, report.no_solution) == (1, 2, 1, 1)
     assert len(server.requests) == 2
-    assert bank_stats(bank)["outcomes"] == {"kept": 1, "unsolved": 2}
+    assert bank.stats()["outcomes"] == {"active": 1, "unsolved": 2}
 
 
 def test_problems_without_any_solution_are_an_error(server: ChatServer, bank: StrategyBank, verifier: Verifier) -> None:
@@ -261,7 +262,7 @@ def test_the_strong_model_solves_until_it_is_right(server: ChatServer, bank: Str
 
     server.script = script
     report = extract(server, bank, verifier, clips(solution=None), candidates=4, solve=True)
-    assert (report.kept, report.no_solution) == (1, 1)
+    assert (report.active, report.no_solution) == (1, 1)
     writing = next(prompt_of(request) for request in server.requests if "response_format" in request)
     assert "So \\boxed{72}." in writing
     assert "Hm." not in writing
@@ -276,7 +277,7 @@ def test_long_solutions_are_cut_where_it_is_written(server: ChatServer, bank: St
     lines = [f"line {i} " + "x" * 50 for i in range(2000)]
     long = "\n".join(lines) + "\n" + SOLUTION
     report = extract(server, bank, verifier, clips(solution=long), candidates=1)
-    assert (report.kept, report.cut) == (1, 1)
+    assert (report.active, report.cut) == (1, 1)
     shown = prompt_of(server.requests[0])
     assert "line 0 " in shown
     assert SOLUTION in shown
@@ -307,12 +308,26 @@ def test_a_finished_problem_is_not_asked_again_unless_something_changed(
     extract(server, bank, verifier, clips(), candidates=2)
     asked = len(server.requests)
     report = extract(server, bank, verifier, clips(), candidates=2)
-    assert (report.earlier, report.kept) == (1, 0)
+    assert (report.earlier, report.active) == (1, 0)
     assert len(server.requests) == asked
     extract(server, bank, verifier, clips(answer="72.0"), candidates=2)
     assert len(server.requests) == asked  # done again, from the answers that were paid for
-    assert extract(server, bank, verifier, clips(), candidates=3).kept == 1
+    assert extract(server, bank, verifier, clips(), candidates=3).active == 1
     assert len(server.requests) > asked
+
+
+def test_a_bank_of_version_0_1_is_resumed_and_nothing_is_asked_again(
+    server: ChatServer, tmp_path: Path, verifier: Verifier
+) -> None:
+    """Its four problems are finished; with another outcome key they are done again from the stored replies alone."""
+    shutil.copy(Path(__file__).parent / "data" / "bank-0.1.db", tmp_path / "old.db")
+    problems = [clips(0), clips(1), clips(2), clips(3, solution="The answer is \\boxed{71}.")]
+    with StrategyBank(tmp_path / "old.db") as bank:
+        assert extract(server, bank, verifier, *problems, candidates=2).earlier == 4
+        bank.db.execute("UPDATE outcomes SET key = ''")
+        report = extract(server, bank, verifier, *problems, candidates=2)
+    assert (report.active, report.leaking, report.failed, report.unsolved) == (1, 1, 1, 1)
+    assert server.requests == []
 
 
 def test_the_budget_ends_a_run_cleanly_and_the_next_goes_on(
@@ -321,11 +336,11 @@ def test_the_budget_ends_a_run_cleanly_and_the_next_goes_on(
     problems = [clips(i) for i in range(10)]
     report = extract(server, bank, verifier, *problems, candidates=1, concurrency=2, max_requests=7)
     assert report.stopped == "the budget of 7 requests is spent"
-    assert report.kept + report.unfinished == 10
-    assert 2 <= report.kept <= 3
+    assert report.active + report.unfinished == 10
+    assert 2 <= report.active <= 3
     assert len(server.requests) == 7
     report = extract(server, bank, verifier, *problems, candidates=1, concurrency=2)
-    assert (report.earlier + report.kept, report.stopped) == (10, None)
+    assert (report.earlier + report.active, report.stopped) == (10, None)
     assert len(server.requests) == 20  # two for each problem in all
 
 
@@ -333,7 +348,7 @@ def test_a_refused_key_ends_the_run_and_is_in_nothing_that_is_stored(
     server: ChatServer, bank: StrategyBank, verifier: Verifier, tmp_path: Path
 ) -> None:
     server.script = lambda request, number: good(request) if number < 4 else error(401, "bad key sk-secret")
-    with pytest.raises(EndpointFailed, match=r"the key was refused \(status 401: bad key \[key\]\)"):
+    with pytest.raises(EndpointError, match=r"the key was refused \(status 401: bad key \[key\]\)"):
         extract(server, bank, verifier, *(clips(i) for i in range(50)), candidates=1, concurrency=2)
     assert len(server.requests) <= 6
     assert 1 <= len(bank) <= 2
@@ -351,7 +366,7 @@ def test_a_bank_that_cannot_be_written_ends_the_run(server: ChatServer, bank: St
 def test_an_error_of_ours_ends_the_run_for_all(
     server: ChatServer, bank: StrategyBank, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(strategy: Strategy, problem: Problem, *, verifier: Verifier) -> list[Leak]:
+    def broken(strategy: Strategy, problem: Problem) -> list[Leak]:
         if problem.id == "clips-3":
             raise RuntimeError("a bug")
         return []
@@ -391,13 +406,12 @@ import asyncio, sys
 from sgpo.problems import load_problems
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import extract_strategies
-from sgpo.strategies.ledger import Ledger
-from sgpo.strategies.strong_model import StrongModel
+from sgpo.strategies.replies import StrongModel
 from sgpo.verifier import Verifier
 
 async def main(url, problems, path):
     with StrategyBank(path) as bank, Verifier(workers=1) as verifier:
-        async with StrongModel(base_url=url, model="strong", key="x", cache=Ledger(bank), concurrency=4) as model:
+        async with StrongModel(base_url=url, model="strong", key="x", cache=bank, concurrency=4) as model:
             await extract_strategies(load_problems(problems), bank, model, verifier, candidates=2)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -424,7 +438,7 @@ def test_killed_at_any_moment_and_started_again_nothing_is_paid_for_twice(server
     with StrategyBank(tmp_path / "bank.db", create=False) as bank:
         assert len(bank) == 20
         assert bank.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert bank_stats(bank)["requests"] == 20 * 3
+        assert bank.stats()["requests"] == 20 * 3
     # At most the four under way were lost, each of the two times.
     assert 20 * 3 < len(server.requests) <= 20 * 3 + 2 * 4
 
@@ -454,7 +468,7 @@ def test_killed_at_random_moments(server: ChatServer, tmp_path: Path, seed: int)
                 assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert subprocess.run(command, check=False).returncode == 0
     with StrategyBank(tmp_path / "bank.db", create=False) as bank:
-        assert (len(bank), bank_stats(bank)["requests"]) == (60, 60 * 3)
+        assert (len(bank), bank.stats()["requests"]) == (60, 60 * 3)
     print(f"{len(server.requests)} requests, {60 * 3} needed")
     assert len(server.requests) <= 60 * 3 + 6 * 4  # at most the four under way are lost each time
 
@@ -476,11 +490,11 @@ def test_two_processes_may_extract_into_one_bank(server: ChatServer, tmp_path: P
 def test_a_solution_without_what_is_not_part_of_it() -> None:
     rationale = "She sold 48/2 = <<48/2=24>>24 in May.\nTogether 48+24 = <<48+24=72>>72 clips."
     assert (
-        plain_solution(rationale)
+        clean_solution(rationale)
         == "She sold 48/2 = 24 in May.\nTogether 48+24 = 72 clips.\nThe answer is \\boxed{72}."
     )
     assert (
-        plain_solution("Half is <<48/2=24>>24.\nSo she sold fewer in May.") == "Half is 24.\nSo she sold fewer in May."
+        clean_solution("Half is <<48/2=24>>24.\nSo she sold fewer in May.") == "Half is 24.\nSo she sold fewer in May."
     )
-    assert plain_solution("<think>Hm, 3?</think>\nIt is \\boxed{4}.") == "It is \\boxed{4}."
-    assert plain_solution("<think>It is \\boxed{4}") == "<think>It is \\boxed{4}"  # a trace that was cut off
+    assert clean_solution("<think>Hm, 3?</think>\nIt is \\boxed{4}.") == "It is \\boxed{4}."
+    assert clean_solution("<think>It is \\boxed{4}") == "<think>It is \\boxed{4}"  # a trace that was cut off

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from sgpo.problems import Problem
 from sgpo.strategies.leak.gate import find_leaks
 from sgpo.strategies.strategy import Leak, Strategy, strategy_from_json
-from sgpo.verifier import Verifier
 
 PROBLEM = (
     "A farmer sells 48 crates in April and half as many in May. Each crate weighs fifteen kilograms, and 4% of "
@@ -18,16 +16,10 @@ PROBLEM = (
 SOLUTION = "In May he sells 48/2 = 24 crates. Together that is 48 + 24 = 72 crates."
 
 
-@pytest.fixture(scope="module")
-def verifier() -> Iterator[Verifier]:
-    with Verifier(workers=2) as opened:
-        yield opened
-
-
-def leaks_of(text: str, answer: str = "72", verifier: Verifier | None = None) -> list[Leak]:
+def leaks_of(text: str, answer: str = "72") -> list[Leak]:
     strategy = Strategy(problem_id="p", problem_type="Related amounts", approach="Add both.", steps=("Begin.", text))
     problem = Problem(id="p", problem=PROBLEM, answer=answer, solution=SOLUTION)
-    return find_leaks(strategy, problem, verifier=verifier)
+    return find_leaks(strategy, problem)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +71,10 @@ def test_what_leaks_is_named_with_its_place(text: str, kind: str, found: str) ->
         ("3,5,7", "The primes are 3, 5 and 7."),
         ("\\text{Evelyn}", "The fastest was Evelyn."),
         ("\\text{ellipse}", "The curve is an ellipse."),
-        ("x^2+2x+1", "This gives $(x+1)^2$."),
     ],
 )
-def test_answers_are_found_in_other_notations(answer: str, text: str, verifier: Verifier) -> None:
-    assert "answer" in {leak.kind for leak in leaks_of(text, answer, verifier)}
+def test_answers_are_found_in_other_notations(answer: str, text: str) -> None:
+    assert "answer" in {leak.kind for leak in leaks_of(text, answer)}
 
 
 @pytest.mark.parametrize(
@@ -107,8 +98,8 @@ def test_answers_are_found_in_other_notations(answer: str, text: str, verifier: 
         ("\\text{ellipse}", "Decide whether the conic is a circle, an ellipse or a hyperbola."),
     ],
 )
-def test_numbers_of_the_method_are_no_leaks(answer: str, text: str, verifier: Verifier) -> None:
-    assert leaks_of(text, answer, verifier) == []
+def test_numbers_of_the_method_are_no_leaks(answer: str, text: str) -> None:
+    assert leaks_of(text, answer) == []
 
 
 def test_every_field_is_searched() -> None:
@@ -117,13 +108,13 @@ def test_every_field_is_searched() -> None:
     assert [leak.where for leak in leaks] == ["problem_type", "approach", "steps[0]", "when_to_use"]
 
 
-def test_precision_and_recall_on_the_labelled_strategies(verifier: Verifier) -> None:
+def test_precision_and_recall_on_the_labelled_strategies() -> None:
     """The figures of docs/strategies.md, on both parts of the labels."""
     lines = (Path(__file__).parent / "data" / "leak_labels.jsonl").read_text(encoding="utf-8").splitlines()
     counts = {"dev": [0, 0, 0], "heldout": [0, 0, 0]}  # caught, false alarms, missed
     for row in map(json.loads, lines):
         problem = Problem(id=row["id"], problem=row["problem"], answer=row["answer"], solution=row["solution"])
-        leaks = find_leaks(strategy_from_json({**row["strategy"], "problem_id": row["id"]}), problem, verifier=verifier)
+        leaks = find_leaks(strategy_from_json({**row["strategy"], "problem_id": row["id"]}), problem)
         caught, alarms, missed = bool(leaks) and row["leaks"], bool(leaks) > row["leaks"], row["leaks"] > bool(leaks)
         counts[row["split"]] = [a + b for a, b in zip(counts[row["split"]], (caught, alarms, missed), strict=True)]
     assert counts == {"dev": [78, 0, 2], "heldout": [38, 2, 2]}

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgpo.strategies.leak.numbers import quantities, value_of
-from sgpo.strategies.leak.tokens import same, tokenize
+from sgpo.strategies.leak.arithmetic import same
+from sgpo.strategies.leak.numbers import quantities, read_value
+from sgpo.strategies.leak.tokens import tokenize
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ from sgpo.strategies.leak.tokens import same, tokenize
     ],
 )
 def test_the_value_of_a_text(text: str, value: float) -> None:
-    found = value_of(text)
+    found = read_value(text)
     assert found is not None
     assert same(found, value if isinstance(value, float) else Fraction(value))
 
@@ -98,7 +99,7 @@ def test_the_value_of_a_text(text: str, value: float) -> None:
     "text", ["", "x", "2a", "b^2 - 4ac", "x = 5", "step 3", "3 apples", "1/0", "0^{-1}", "9^9^9^9"]
 )
 def test_texts_without_one_value(text: str) -> None:
-    assert value_of(text) is None
+    assert read_value(text) is None
 
 
 def test_a_sentence_states_its_numbers_and_what_they_work_out_to() -> None:
@@ -127,7 +128,7 @@ def test_coefficients_and_exponents_of_letters_are_marked() -> None:
 
 @given(st.integers(0, 999_999))
 def test_numbers_in_words_are_read(number: int) -> None:
-    assert value_of(in_words(number)) == number
+    assert read_value(in_words(number)) == number
 
 
 def in_words(number: int) -> str:
@@ -181,4 +182,4 @@ def test_no_text_is_too_strange(text: str) -> None:
 )
 def test_hostile_texts_end(text: str) -> None:
     quantities(tokenize(text))
-    value_of(text)
+    read_value(text)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgpo.prompts import extract_prompt, rank_prompt
-from sgpo.strategies.replies import ScoresAnswer, StrategyAnswer, UnusableAnswerError, read_answer, without_reasoning
+from sgpo.strategies.replies import UnusableReplyError, WrittenScores, WrittenStrategy, read_object, without_reasoning
 from sgpo.strategies.strategy import strategy_from_json
 
 STRATEGY = {
@@ -43,12 +43,12 @@ PLAIN = json.dumps(STRATEGY)
     ],
 )
 def test_a_strategy_is_found_in_what_models_write(text: str) -> None:
-    assert read_answer(text, StrategyAnswer).model_dump() == STRATEGY
+    assert read_object(text, WrittenStrategy).model_dump() == STRATEGY
 
 
 def test_a_strategy_may_lack_when_to_use() -> None:
     text = json.dumps({name: value for name, value in STRATEGY.items() if name != "when_to_use"})
-    assert read_answer(text, StrategyAnswer).when_to_use == ""
+    assert read_object(text, WrittenStrategy).when_to_use == ""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_strategy_may_lack_when_to_use() -> None:
 )
 def test_latex_survives(written: str, meant: str) -> None:
     text = '{"problem_type": "t", "approach": "%s", "steps": ["s"]}' % written  # noqa: UP031
-    assert read_answer(text, StrategyAnswer).approach == meant
+    assert read_object(text, WrittenStrategy).approach == meant
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,21 @@ def test_latex_survives(written: str, meant: str) -> None:
     ],
 )
 def test_what_cannot_be_mended_says_why(text: str, message: str) -> None:
-    with pytest.raises(UnusableAnswerError, match=message):
-        read_answer(text, StrategyAnswer)
+    with pytest.raises(UnusableReplyError, match=message):
+        read_object(text, WrittenStrategy)
 
 
 def test_scores() -> None:
     scores = {"faithful": 5, "general": "4", "actionable": 3.0, "Leak free": 1}
-    assert read_answer(json.dumps(scores), ScoresAnswer).model_dump() == {
+    assert read_object(json.dumps(scores), WrittenScores).model_dump() == {
         "faithful": 5,
         "general": 4,
         "actionable": 3,
         "leak_free": 1,
     }
     for bad in (0, 6, 2.5, None, "high"):
-        with pytest.raises(UnusableAnswerError, match="general"):
-            read_answer(json.dumps({**scores, "general": bad}), ScoresAnswer)
+        with pytest.raises(UnusableReplyError, match="general"):
+            read_object(json.dumps({**scores, "general": bad}), WrittenScores)
 
 
 def test_without_reasoning() -> None:
@@ -117,22 +117,22 @@ def test_without_reasoning() -> None:
 @given(st.text() | st.text(alphabet='{}[]":,\\ \nntf0123<think>/'))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        answer = read_answer(text, StrategyAnswer)
-    except UnusableAnswerError:
+        answer = read_object(text, WrittenStrategy)
+    except UnusableReplyError:
         return
     assert answer.steps
 
 
 def test_half_a_surrogate_pair_is_replaced() -> None:
-    assert read_answer(PLAIN.replace("Sums", "Sums \\ud800"), StrategyAnswer).problem_type == "Sums ?"
+    assert read_object(PLAIN.replace("Sums", "Sums \\ud800"), WrittenStrategy).problem_type == "Sums ?"
 
 
 def test_a_question_that_is_repeated_before_the_answer_is_no_answer() -> None:
     strategy = strategy_from_json({**STRATEGY, "problem_id": "p"})
     for prompt, kind in [
-        (extract_prompt("What is 1 + 1?", "It is 2."), StrategyAnswer),
-        (rank_prompt("What is 1 + 1?", "It is 2.", strategy), ScoresAnswer),
+        (extract_prompt("What is 1 + 1?", "It is 2."), WrittenStrategy),
+        (rank_prompt("What is 1 + 1?", "It is 2.", strategy), WrittenScores),
     ]:
-        with pytest.raises(UnusableAnswerError):
-            read_answer(prompt, kind)
-    assert read_answer(extract_prompt("What?", "So.") + PLAIN, StrategyAnswer).problem_type == "Sums"
+        with pytest.raises(UnusableReplyError):
+            read_object(prompt, kind)
+    assert read_object(extract_prompt("What?", "So.") + PLAIN, WrittenStrategy).problem_type == "Sums"

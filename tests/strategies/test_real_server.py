@@ -24,9 +24,7 @@ import pytest
 from sgpo.problems import Problem
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import Extraction, extract_strategies
-from sgpo.strategies.ledger import Ledger
-from sgpo.strategies.review import bank_stats
-from sgpo.strategies.strong_model import StrongModel
+from sgpo.strategies.replies import StrongModel
 from sgpo.verifier import Verifier
 
 SERVERS = os.environ.get("SGPO_SERVERS")
@@ -112,17 +110,15 @@ def test_a_random_models_garbage_ends_as_counted_failures(served: tuple[str, str
     problem = Problem(id="p", problem="What is 1 plus 1?", answer="2", solution="The answer is 2", kind="exact")
 
     async def run(bank: StrategyBank) -> Extraction:
-        async with StrongModel(
-            base_url=url, model=name, key="x", cache=Ledger(bank), concurrency=2, timeout=300
-        ) as model:
+        async with StrongModel(base_url=url, model=name, key="x", cache=bank, concurrency=2, timeout=300) as model:
             with Verifier(workers=1) as verifier:
                 return await extract_strategies([problem], bank, model, verifier, candidates=2)
 
     with StrategyBank(tmp_path / "bank.db") as bank:
         report = asyncio.run(run(bank))
-        assert (report.failed, report.kept, report.unfinished) == (1, 0, 0)
+        assert (report.failed, report.active, report.unfinished) == (1, 0, 0)
         assert report.unusable_answers == 3 * 2  # two candidates, asked for three times
-        counts = bank_stats(bank)
+        counts = bank.stats()
         # One gives a choice at a time, whatever `n` says; the other as many as it was asked for.
         assert (counts["failed"], counts["requests"]) == (1, {"transformers": 6, "vllm": 3}[server])
-        assert Ledger(bank).failures()[0]["raw"]
+        assert bank.failures()[0]["raw"]

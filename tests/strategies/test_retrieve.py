@@ -8,7 +8,6 @@ import pytest
 
 from sgpo.problems import Problem
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.ledger import Ledger
 from sgpo.strategies.retrieve import Retriever, Vectors, group_numbers
 from sgpo.strategies.strategy import Strategy
 
@@ -81,7 +80,7 @@ def test_the_text_of_the_strategys_own_problem_counts(bank: StrategyBank) -> Non
     assert bank.for_problem(GARDEN, use="both") is None
     vague = Strategy(problem_id="hose", problem_type="Rates", approach="Multiply.", steps=("Multiply.",))
     hose = Problem(id="hose", problem="A gardener waters tulips with a hose for an hour.", answer="60")
-    Ledger(bank).record(hose, "key", "kept", candidates=[vague], kept=vague)
+    bank.record_outcome(hose, "key", "active", candidates=[vague], active=vague)
     assert bank.for_problem(GARDEN, use="both") == vague
 
 

@@ -10,33 +10,27 @@ from typing import Any
 import pytest
 from chat_server import ChatServer, Reply, chat, error, html
 
-from sgpo.strategies import wire
-from sgpo.strategies.strong_model import (
-    BudgetSpent,
-    EndpointFailed,
-    RequestFailed,
-    Sampling,
-    Schema,
-    Stopped,
-    StrongModel,
-)
-from sgpo.strategies.wire import Answer, Prices, retry_after
+from sgpo import endpoint
+from sgpo.endpoint import Prices, RequestError, RetryPolicy, retry_after
+from sgpo.endpoint import Reply as ModelReply
+from sgpo.errors import BudgetError, EndpointError
+from sgpo.strategies.replies import ChatOptions, JSONSchema, StrongModel
 
 KEY = "sk-very-secret-0123"
-SAMPLING = Sampling(temperature=0.5, max_tokens=64)
+OPTIONS = ChatOptions(temperature=0.5, max_tokens=64)
 
 
 class Memory:
     """A cache that is a dict."""
 
     def __init__(self) -> None:
-        self.stored: dict[str, list[Answer]] = {}
+        self.stored: dict[str, list[ModelReply]] = {}
 
-    def answers(self, key: str) -> list[Answer] | None:
+    def replies(self, key: str) -> list[ModelReply] | None:
         return self.stored.get(key)
 
-    def store_answers(self, key: str, model: str, answers: Sequence[Answer]) -> None:
-        self.stored[key] = list(answers)
+    def store_replies(self, key: str, model: str, replies: Sequence[ModelReply]) -> None:
+        self.stored[key] = list(replies)
 
 
 def ask(server: ChatServer, *prompts: str, n: int = 1, url: str | None = None, **options: Any) -> Any:
@@ -46,10 +40,10 @@ def ask(server: ChatServer, *prompts: str, n: int = 1, url: str | None = None, *
         model = StrongModel(
             base_url=url or server.url,
             model="strong",
-            **{"key": KEY, "cache": Memory(), "pause": 0.001, "timeout": 10.0, **options},
+            **{"key": KEY, "cache": Memory(), "retries": RetryPolicy(pause=0.001), "timeout": 10.0, **options},
         )
         async with model:
-            calls = [model.sample(prompt, n, sampling=SAMPLING) for prompt in prompts or ["What?"]]
+            calls = [model.sample(prompt, n, options=OPTIONS) for prompt in prompts or ["What?"]]
             results = await asyncio.gather(*calls, return_exceptions=True)
         texts = [r if isinstance(r, BaseException) else [answer.text for answer in r] for r in results]
         return texts, model
@@ -62,11 +56,11 @@ def first_then_good(*replies: Reply) -> Any:
 
 
 def test_a_request_says_all_that_shapes_the_answer(server: ChatServer) -> None:
-    schema = Schema(name="s", schema={"type": "object"})
+    schema = JSONSchema(name="s", schema={"type": "object"})
 
     async def run() -> None:
         async with StrongModel(base_url=server.url, model="strong", key=KEY, cache=Memory()) as model:
-            await model.sample("What?", 3, sampling=SAMPLING, schema=schema)
+            await model.sample("What?", 3, options=OPTIONS, schema=schema)
 
     server.script = lambda request, number: chat("a", "b", "c")
     asyncio.run(run())
@@ -132,7 +126,7 @@ def test_another_draw_is_another_answer(server: ChatServer) -> None:
 
     async def run() -> list[str]:
         async with StrongModel(base_url=server.url, model="strong", key=KEY, cache=Memory()) as model:
-            return [(await model.sample("What?", 1, sampling=SAMPLING, draw=d))[0].text for d in (0, 1, 0)]
+            return [(await model.sample("What?", 1, options=OPTIONS, draw=d))[0].text for d in (0, 1, 0)]
 
     assert asyncio.run(run()) == ["answer 0", "answer 1", "answer 0"]
 
@@ -193,7 +187,7 @@ def test_a_server_that_hangs_is_left_at_the_time_out(server: ChatServer) -> None
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_endless_answer_ends(server: ChatServer, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    monkeypatch.setattr(wire, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(endpoint, "MAX_BYTES", 100_000)
     server.script = first_then_good(Reply(status, b"a" * 10_000, act="endless"))
     ((texts,), _) = ask(server)
     assert texts == ["fine"]
@@ -224,8 +218,8 @@ def test_an_endless_trickle_ends_at_the_time_out(server: ChatServer) -> None:
 def test_what_cannot_pass_stops_at_once(server: ChatServer, reply: Reply, message: str) -> None:
     server.script = lambda request, number: reply
     results, model = ask(server, *(f"Question {i}" for i in range(50)), concurrency=4)
-    assert all(isinstance(result, EndpointFailed) for result in results)
-    with pytest.raises(Stopped, match=message) as raised:
+    assert all(isinstance(result, EndpointError) for result in results)
+    with pytest.raises(EndpointError, match=message) as raised:
         raise results[0]
     assert KEY not in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -236,7 +230,7 @@ def test_what_cannot_pass_stops_at_once(server: ChatServer, reply: Reply, messag
 def test_nothing_but_html_stops_after_ten(server: ChatServer) -> None:
     server.script = lambda request, number: html()
     results, _ = ask(server, *(f"Question {i}" for i in range(20)), concurrency=1)
-    with pytest.raises(EndpointFailed, match="nothing but unreadable answers; the last was no JSON: '<html>"):
+    with pytest.raises(EndpointError, match="nothing but unreadable answers; the last was no JSON: '<html>"):
         raise results[0]
     assert len(server.requests) == 10
 
@@ -253,7 +247,7 @@ def test_a_host_that_is_not_there_is_one_clear_line(server: ChatServer) -> None:
         ("http://no-such-host.invalid/v1", "no-such-host.invalid/v1: the connection failed"),
     ]:
         results, _ = ask(server, "a", "b", url=url)
-        with pytest.raises(EndpointFailed, match=message) as raised:
+        with pytest.raises(EndpointError, match=message) as raised:
             raise results[0]
         assert "\n" not in str(raised.value)
 
@@ -262,7 +256,7 @@ def test_a_server_that_dies_midway_stops_the_run_and_one_bad_request_does_not(se
     server.script = lambda request, number: chat("fine") if number == 0 else error(500, "oops")
     results, _ = ask(server, *(f"Question {i}" for i in range(10)), concurrency=1)
     assert results[0] == ["fine"]
-    assert [type(result) for result in results[1:4]] == [RequestFailed, RequestFailed, EndpointFailed]
+    assert [type(result) for result in results[1:4]] == [RequestError, RequestError, EndpointError]
     assert "status 500: oops, 6 times over" in str(results[3])
 
     def one_bad(request: dict[str, Any], number: int) -> Reply:
@@ -270,7 +264,7 @@ def test_a_server_that_dies_midway_stops_the_run_and_one_bad_request_does_not(se
 
     server.script = one_bad
     results, _ = ask(server, *(f"Question {i}" for i in range(4)), concurrency=1)
-    assert [type(result) for result in results] == [list, RequestFailed, list, list]
+    assert [type(result) for result in results] == [list, RequestError, list, list]
     assert not results[1].final
 
 
@@ -280,13 +274,13 @@ def test_a_request_that_is_refused_fails_alone_unless_all_are(server: ChatServer
 
     server.script = too_long
     results, _ = ask(server, *(f"Question {i}" for i in range(3)), concurrency=1)
-    assert [type(result) for result in results] == [list, RequestFailed, list]
+    assert [type(result) for result in results] == [list, RequestError, list]
     assert results[1].final
     assert len(server.requests) == 3
 
     server.script = lambda request, number: error(400, "no such thing")
     results, _ = ask(server, *(f"Question {i}" for i in range(20)), concurrency=1)
-    with pytest.raises(EndpointFailed, match=r"refuses every request \(status 400: no such thing\)"):
+    with pytest.raises(EndpointError, match=r"refuses every request \(status 400: no such thing\)"):
         raise results[-1]
     assert len(server.requests) == 13
 
@@ -311,8 +305,8 @@ def test_an_option_that_the_server_refuses_is_given_up(
 
     async def run() -> list[str]:
         async with StrongModel(base_url=server.url, model="strong", key=KEY, cache=Memory()) as model:
-            schema = Schema(name="s", schema={})
-            calls = [model.sample(f"Question {i}", 1, sampling=SAMPLING, schema=schema) for i in range(5)]
+            schema = JSONSchema(name="s", schema={})
+            calls = [model.sample(f"Question {i}", 1, options=OPTIONS, schema=schema) for i in range(5)]
             return [answers[0].text for answers in await asyncio.gather(*calls)]
 
     assert asyncio.run(run()) == ["fine"] * 5
@@ -345,7 +339,7 @@ def test_a_server_that_refuses_several_choices_is_asked_for_one_at_a_time(server
 def test_a_refusal_that_speaks_of_a_line_break_does_not_cost_the_other_choices(server: ChatServer) -> None:
     server.script = first_then_good(error(400, r"unexpected '\n' in the image's address"))
     results, _ = ask(server, "a", "b", n=2, concurrency=1)
-    assert isinstance(results[0], RequestFailed)
+    assert isinstance(results[0], RequestError)
     assert server.requests[1]["n"] == 2
 
 
@@ -353,29 +347,29 @@ def test_the_budget_of_requests_counts_retries(server: ChatServer) -> None:
     server.script = first_then_good(error(500, "oops"))
     results, model = ask(server, "a", "b", "c", "d", concurrency=1, max_requests=3)
     assert results[:2] == [["fine"], ["fine"]]
-    assert all(isinstance(result, BudgetSpent) for result in results[2:])
+    assert all(isinstance(result, BudgetError) for result in results[2:])
     assert "budget of 3 requests is spent" in str(results[2])
     assert len(server.requests) == model.usage.requests == 3
 
 
 def test_the_budget_of_tokens_holds_even_where_the_server_counts_none(server: ChatServer) -> None:
     results, model = ask(server, "a", "b", "c", concurrency=1, max_tokens=110)
-    assert [type(result) for result in results] == [list, BudgetSpent, BudgetSpent]
+    assert [type(result) for result in results] == [list, BudgetError, BudgetError]
     assert model.usage.tokens == 110
 
     server.script = lambda request, number: chat("four" * 1000, usage=None)
     results, model = ask(server, "a", "b", "c", concurrency=1, max_tokens=1500)
-    assert [type(result) for result in results] == [list, list, BudgetSpent]
+    assert [type(result) for result in results] == [list, list, BudgetError]
     assert 2000 <= model.usage.tokens <= 2200
 
 
 def test_tokens_and_cost_are_shared_among_the_choices(server: ChatServer) -> None:
     server.script = lambda request, number: chat("a", "b", "c", prompt_tokens=1000, completion_tokens=200)
 
-    async def run() -> tuple[list[Answer], StrongModel]:
+    async def run() -> tuple[list[ModelReply], StrongModel]:
         prices = Prices(prompt=2.0, completion=10.0)
         async with StrongModel(base_url=server.url, model="strong", key="", cache=Memory(), prices=prices) as model:
-            return await model.sample("What?", 3, sampling=SAMPLING), model
+            return await model.sample("What?", 3, options=OPTIONS), model
 
     answers, model = asyncio.run(run())
     assert [answer.prompt_tokens for answer in answers] == [334, 333, 333]

@@ -110,6 +110,8 @@ def build_trainer(
         "use_cpu": True,
         "disable_tqdm": True,
     }
+    if options.get("algorithm") in ("sft", "guided_sft"):
+        del defaults["num_autonomous"]  # they do not read it
     trainer = SGPOTrainer(
         policy() if model is None else model,
         SGPOConfig(output_dir=str(out), **(defaults | options)),

@@ -101,7 +101,7 @@ def main(home: Path, tokenizer, runs: str) -> None:
         lives = [[moment] for moment in range(len(seen))]
     else:
         draw = random.Random(5)
-        saving = [moment for moment, what in enumerate(seen) if ".unfinished/checkpoint" in what]
+        saving = [moment for moment, what in enumerate(seen) if ".staging/checkpoint" in what]
         first = [draw.choice(saving), *draw.sample(range(len(seen)), int(runs) - 1)]
         # Half of them are killed again after they were resumed.
         lives = [[moment] if i % 2 else [moment, draw.randrange(20)] for i, moment in enumerate(first)]

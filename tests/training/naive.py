@@ -117,20 +117,17 @@ def alpha(group, base=0.5, smoothing=0.1, maximum=0.8):
     return min(max(base * (p_g - p_a) / (p_a + smoothing), 0.0), maximum)
 
 
-def targets_of(model, group, *, limit, ends, temperature=1.0, count=1, candidates="guided"):
-    """The correct, finished guided completions that the unguided policy finds likeliest per token, the best first."""
+def target_of(model, group, *, limit, ends, temperature=1.0):
+    """The correct, finished guided completion that the unguided policy finds likeliest per token; None without one."""
     scored = []
-    sampled = list(zip(group.guided, group.guided_rewards, strict=True))
-    if candidates == "all":
-        sampled += zip(group.autonomous, group.autonomous_rewards, strict=True)
-    for completion, reward in sampled:
+    for completion, reward in zip(group.guided, group.guided_rewards, strict=True):
         if not reward > 0.5 or (len(completion) == limit and completion[-1] not in ends):
             continue
         with torch.no_grad():
             score = logprobs(model, group.prompt, completion, temperature).mean().item()
         scored.append((score, completion))
     scored.sort(key=lambda pair: -pair[0])
-    return [completion for _, completion in scored[:count]]
+    return scored[0][1] if scored else None
 
 
 def distill_loss(
@@ -145,39 +142,35 @@ def distill_loss(
     temperature=1.0,
     weigh=alpha,
     choose=None,
-    share=1.0,
     sft=0.0,
-    **choice,
 ):
-    """`(1/P) sum_q alpha(q) (1/T_q) sum_t cap(KL_t)`; also the uncapped divergences of each target, by problem id.
+    """`(1/P) sum_q alpha(q) (1/T_q) sum_t clip(KL_t)`; also the divergences before the clip, by problem id.
 
-    `choose` is the model that selects the targets (None: this one), `choice` what `targets_of` takes beside it. Several
-    targets share alpha. Of each target the `share` of tokens with the largest KL pull; `sft` is what is added of its
+    `choose` is the model that selects the targets (None: this one); `sft` is what is added of the target's
     cross-entropy.
     """
     total, divergences = torch.zeros((), dtype=torch.float64), {}
     for group in groups:
         weight = weigh(group)
-        chooser = model if choose is None else choose
-        chosen = targets_of(chooser, group, limit=limit, ends=ends, temperature=temperature, **choice)
-        for target in chosen if weight > 0 else []:
-            unguided = distributions(model, group.prompt, target, temperature)
-            with torch.no_grad():
-                guided = distributions(model, group.guided_prompt, target, temperature)
-            pulls, kls = [], divergences.setdefault(group.problem.id, [])
-            for t in range(len(target)):
-                u, p = unguided[t], guided[t]
-                first, second = (u, p) if kind == "reverse_kl" else (p, u)
-                kl = (torch.exp(first) * (first - second)).sum()
-                kls.append(kl.item())
-                pull = -u[target[t]] if kind in ("sft", "capped_sft") else kl
-                if kind != "sft" and cap is not None and pull.item() > cap:
-                    pull = pull * (cap / pull.item()) if mode == "scale" else torch.tensor(cap, dtype=torch.float64)
-                pulls.append((kl.item(), pull))
-            pulls = sorted(pulls, key=lambda pair: -pair[0])[: math.ceil(share * len(pulls))]
-            part = sum(pull for _, pull in pulls) / len(pulls)
-            part = part - sft * sum(unguided[t][target[t]] for t in range(len(target))) / len(target)
-            total = total + weight / len(chosen) * part / len(groups)
+        target = target_of(model if choose is None else choose, group, limit=limit, ends=ends, temperature=temperature)
+        if target is None or not weight > 0:
+            continue
+        unguided = distributions(model, group.prompt, target, temperature)
+        with torch.no_grad():
+            guided = distributions(model, group.guided_prompt, target, temperature)
+        pulls, kls = [], divergences.setdefault(group.problem.id, [])
+        for t in range(len(target)):
+            u, p = unguided[t], guided[t]
+            first, second = (u, p) if kind == "reverse_kl" else (p, u)
+            kl = (torch.exp(first) * (first - second)).sum()
+            kls.append(kl.item())
+            pull = -u[target[t]] if kind == "sft" else kl
+            if kind != "sft" and cap is not None and pull.item() > cap:
+                pull = pull * (cap / pull.item()) if mode == "scale" else torch.tensor(cap, dtype=torch.float64)
+            pulls.append(pull)
+        part = sum(pulls) / len(pulls)
+        part = part - sft * sum(unguided[t][target[t]] for t in range(len(target))) / len(target)
+        total = total + weight * part / len(groups)
     return total, divergences
 
 

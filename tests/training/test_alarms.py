@@ -155,15 +155,15 @@ def test_the_page_says_the_thresholds_that_hold():
         if match := re.match(r"\| `(\w+)` \| .* \| ([\d.]+) \| .* \|$", line):
             table[match[1]] = float(match[2])
     assert table == {
-        "entropy": alarms.ENTROPY_SHARE,
-        "completion_length": alarms.LENGTH_SHARE,
-        "distinct_answers": alarms.DISTINCT_SHARE,
+        "entropy": alarms.ENTROPY_FRACTION,
+        "completion_length": alarms.LENGTH_FRACTION,
+        "distinct_answers": alarms.DISTINCT_FRACTION,
         "no_gradient": 0.0,
-        "strategy_mentions": alarms.MENTION_SHARE,
-        "mostly_unparsed": alarms.VERDICT_SHARE,
-        "mostly_timeout": alarms.VERDICT_SHARE,
+        "strategy_mentions": alarms.MENTION_FRACTION,
+        "mostly_unparsed": alarms.VERDICT_FRACTION,
+        "mostly_timeout": alarms.VERDICT_FRACTION,
         "logprob_difference": alarms.LOGPROB_DIFFERENCE,
     }
     page = (DOCS / "alarms.md").read_text(encoding="utf-8")
-    assert f"means over {alarms.WINDOW} rows" in page
+    assert f"means over {alarms.ROWS} rows" in page
     assert f"by more than {alarms.DISTINCT_PASS_GAIN}" in page

@@ -35,7 +35,7 @@ def build(out, tokenizer, **options):
             r"began with learning_rate=0.01 \(now 0.02\), and another value would change what is",
         ),
         ({"num_autonomous": 5, "seed": 1}, r"seed=13 \(now 1\), num_autonomous=4 \(now 5\)"),
-        ({"per_device_train_batch_size": 3}, r"problems.per_step=2 \(now 3\)"),
+        ({"per_device_train_batch_size": 3}, r"problems.global_batch=2 \(now 3\)"),
         ({"problems": some_problems(5)}, r"problems.problems=6 \(now 5\)"),
         ({"eval_temperature": 1.0}, r"eval_temperature=0.6 \(now 1.0\)"),
         ({"bank": None}, r"strategies.without_strategy=0 \(now 6\)"),

@@ -75,7 +75,7 @@ def test_a_recipe_with_a_warm_up_runs_in_two_processes(tmp_path, tokenizer):
     recipe = {
         "model": str(tmp_path / "base"), "problems": str(tmp_path / "problems.jsonl"), "out": str(tmp_path / "run"),
         "bank": str(tmp_path / "bank.db"),
-        "warmup": {"share": 0.34, "epochs": 1, "per_device_train_batch_size": 1, "warmup_steps": 0},
+        "warmup": {"fraction": 0.34, "epochs": 1, "per_device_train_batch_size": 1, "warmup_steps": 0},
         "train": {"per_device_train_batch_size": 2, "num_autonomous": 4, "num_guided": 2, "max_prompt_length": 64,
                   "max_completion_length": 10, "prompt_style": "compact", "max_steps": 2, "use_cpu": True,
                   "disable_tqdm": True, "save_steps": 1, "verifier_workers": 1},

@@ -6,7 +6,7 @@ import pytest
 
 from sgpo.algorithms import TrainingRow
 from sgpo.rollouts.groups import PromptIds, RolloutGroup
-from sgpo.training.data import replace_without_signal, reserve_problems
+from sgpo.training.data import replace_groups_without_gradient, reserve_problems
 from tests.training.building import (
     bank_of,
     build_trainer,
@@ -39,8 +39,10 @@ def alone(count):
     return 0, count
 
 
-def replaced(problems, reserve, *, rounds, share=alone):
-    return replace_without_signal(*collect(problems), iter(reserve), collect, rounds=rounds, share=share)
+def replaced(problems, reserve, *, rounds, offset_and_total=alone):
+    return replace_groups_without_gradient(
+        *collect(problems), iter(reserve), collect, rounds=rounds, offset_and_total=offset_and_total
+    )
 
 
 def ids(groups):
@@ -95,13 +97,17 @@ def test_processes_draw_on_with_each_other():
         calls.append([problem.id for problem in problems])
         return collect(problems)
 
-    shares = iter([(1, 1), (2, 3), (0, 0)])
+    counts = iter([(1, 1), (2, 3), (0, 0)])
     reserve = [PROBLEMS[i] for i in (2, 3, 4, 7, 10)]
     batch = collect([PROBLEMS[1]])
-    groups, _, _ = replace_without_signal(*batch, iter(reserve), record, rounds=1, share=lambda count: next(shares))
+    groups, _, _ = replace_groups_without_gradient(
+        *batch, iter(reserve), record, rounds=1, offset_and_total=lambda count: next(counts)
+    )
     assert (ids(groups), calls) == (["q1"], [[]])
     batch = collect([PROBLEMS[0]])
-    groups, _, _ = replace_without_signal(*batch, iter(reserve), record, rounds=9, share=lambda count: next(shares))
+    groups, _, _ = replace_groups_without_gradient(
+        *batch, iter(reserve), record, rounds=9, offset_and_total=lambda count: next(counts)
+    )
     assert (ids(groups), calls) == (["q4"], [[], ["q4"]])
 
 
@@ -133,7 +139,7 @@ def build(out, tokenizer, **options):
 def test_the_batch_fills_up_and_every_completion_counts(tmp_path, tokenizer):
     trainer = build(tmp_path / "run", tokenizer)
     trainer.train()
-    assert set(trainer.in_hand.group_ids) <= MIXED
+    assert set(trainer.pending.group_ids) <= MIXED
     rows = metrics_of(trainer)
     files = [read_lines(tmp_path / "run" / "rollouts" / f"step-{step:06d}.jsonl") for step in (1, 2)]
     for row, sampled, before in zip(rows, files, ([], files[0]), strict=True):
@@ -144,10 +150,10 @@ def test_the_batch_fills_up_and_every_completion_counts(tmp_path, tokenizer):
         failed = problems - MIXED
         assert failed
         assert row["groups/all_fail"] >= len(failed) / len(problems)
-    assert trainer.in_hand.totals.policy_sequences == 3 * 4
+    assert trainer.pending.totals.policy_sequences == 3 * 4
 
 
-def test_a_group_with_a_target_has_a_signal(tmp_path, tokenizer):
+def test_a_group_with_a_target_has_a_gradient(tmp_path, tokenizer):
     """All fail alone and all pass with a strategy: GRPO has nothing to learn, SGPO a target everywhere."""
     guided = {f" sum : do {problem.id} ; ! | {problem.problem}" for problem in PROBLEMS}
     texts = set()
@@ -174,7 +180,7 @@ def test_a_group_with_a_target_has_a_signal(tmp_path, tokenizer):
     (row,) = metrics_of(trainer)
     assert row["pass_rate/guided"] > 0
     targets = read_lines(tmp_path / "run" / "targets" / "step-000001.jsonl")
-    assert {target["problem_id"] for target in targets} == set(trainer.in_hand.group_ids)
+    assert {target["problem_id"] for target in targets} == set(trainer.pending.group_ids)
 
 
 def test_a_resumed_run_draws_the_same_problems(tmp_path, tokenizer):

@@ -1,6 +1,6 @@
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
-from sgpo.training.effects import record_effects, strategy_effects
+from sgpo.training.metrics import record_effects, strategy_effects
 
 
 def row(problem, group, reward):

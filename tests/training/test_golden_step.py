@@ -44,11 +44,7 @@ def train_and_read(tmp_path, tokenizer, *, verifier=hash_verdict, **options):
         ({"distill_loss": "sft"}, {"kind": "sft"}),
         ({"temperature": 0.7, "seed": 11}, {"temperature": 0.7}),
         ({"distill_weight": "constant", "distill_weight_base": 0.3}, {"weigh": lambda group: 0.3}),
-        ({"distill_loss": "capped_sft", "kl_clip": 2.0}, {"kind": "capped_sft", "cap": 2.0}),
         ({"target_sft_coef": 0.7}, {"sft": 0.7}),
-        ({"distill_token_share": 0.35}, {"share": 0.35}),
-        ({"num_distill_targets": 2}, {"count": 2}),
-        ({"target_candidates": "all"}, {"candidates": "all"}),
     ],
     ids=[
         *(
@@ -59,10 +55,8 @@ def train_and_read(tmp_path, tokenizer, *, verifier=hash_verdict, **options):
             "sft",
             "temperature",
             "constant-weight",
-            "capped-sft",
             "mixed-in-sft",
         ),
-        *("token-share", "two-targets", "all-candidates"),
     ],
 )
 def test_a_step_of_sgpo_is_the_equation(tmp_path, tokenizer, options, reference):
@@ -90,8 +84,7 @@ def test_a_step_of_sgpo_is_the_equation(tmp_path, tokenizer, options, reference)
         written.setdefault(target["problem_id"], []).extend(target["divergences"])
     assert written.keys() == divergences.keys()
     for id_, values in divergences.items():
-        # Sorted: where all candidates are targets, they stand in the order of sampling.
-        assert sorted(written[id_]) == pytest.approx(sorted(values), rel=1e-4, abs=1e-5)
+        assert written[id_] == pytest.approx(values, rel=1e-4, abs=1e-5)
 
 
 def test_a_step_of_grpo_is_the_equation(tmp_path, tokenizer):

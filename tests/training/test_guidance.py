@@ -12,7 +12,7 @@ from tests.training.building import bank_of, build_trainer, some_problems
 
 
 def shown(problems, bank, **options):
-    defaults = {"use": "own", "content": "own", "wrong_share": 0.0, "style": "compact", "seed": 0}
+    defaults = {"use": "own", "content": "own", "wrong_fraction": 0.0, "style": "compact", "seed": 0}
     return guidance_for(problems, bank, **(defaults | options))
 
 
@@ -74,15 +74,15 @@ def test_the_solution_in_the_strategys_place(problems):
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 19)])
 def test_a_share_of_wrong_strategies(problems, bank, share, count):
-    wrong = {id_ for id_, g in shown(problems, bank, wrong_share=share).items() if g.strategy.problem_id != id_}
+    wrong = {id_ for id_, g in shown(problems, bank, wrong_fraction=share).items() if g.strategy.problem_id != id_}
     assert len(wrong) == count
-    more = {id_ for id_, g in shown(problems, bank, wrong_share=1.0).items() if g.strategy.problem_id != id_}
+    more = {id_ for id_, g in shown(problems, bank, wrong_fraction=1.0).items() if g.strategy.problem_id != id_}
     assert wrong <= more
 
 
 def test_the_wrong_ones_of_a_small_share_are_among_those_of_a_larger(problems, bank):
     wrong = [
-        {id_ for id_, g in shown(problems, bank, wrong_share=share).items() if g.strategy.problem_id != id_}
+        {id_ for id_, g in shown(problems, bank, wrong_fraction=share).items() if g.strategy.problem_id != id_}
         for share in (0.25, 0.5)
     ]
     assert wrong[0] < wrong[1]
@@ -105,9 +105,9 @@ def test_the_trainer_shows_it_and_keeps_it_out_of_the_banks_effects(tmp_path, to
     ("options", "message"),
     [
         ({"strategy_content": "theirs"}, "strategy_content must be one of own, other, empty, solution, got 'theirs'"),
-        ({"wrong_strategy_share": 1.5}, r"wrong_strategy_share must lie in \[0, 1\], got 1.5"),
-        ({"wrong_strategy_share": float("nan")}, "wrong_strategy_share must lie in"),
-        ({"wrong_strategy_share": 0.5, "strategy_content": "empty"}, "needs strategy_content='own', got 'empty'"),
+        ({"wrong_strategy_fraction": 1.5}, r"wrong_strategy_fraction must lie in \[0, 1\], got 1.5"),
+        ({"wrong_strategy_fraction": float("nan")}, "wrong_strategy_fraction must lie in"),
+        ({"wrong_strategy_fraction": 0.5, "strategy_content": "empty"}, "needs strategy_content='own', got 'empty'"),
         ({"num_targets": 0}, "num_targets must be at least 1"),
         ({"off_policy_shaping": 0.0}, "off_policy_shaping must be positive"),
         ({"imitation_threshold": -0.1}, "imitation_threshold must be at least 0"),

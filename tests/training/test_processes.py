@@ -19,7 +19,7 @@ FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 
 
-def options(device, *, engine="hf", fsdp=None, algorithm="sgpo", guide_decay=0.0):
+def options(device, *, engine="hf", fsdp=None, algorithm="sgpo"):
     """What `check_launch` reads of an SGPOConfig, on a device that is not here."""
     return SimpleNamespace(
         world_size=2,
@@ -29,7 +29,6 @@ def options(device, *, engine="hf", fsdp=None, algorithm="sgpo", guide_decay=0.0
         fsdp=fsdp,
         fsdp_plugin_args={"fsdp_version": fsdp},
         deepspeed=None,
-        guide_decay=guide_decay,
     )
 
 
@@ -39,8 +38,6 @@ def test_sharding_needs_gpus_and_vllm(environment):
         check_launch(options("cpu", engine="vllm"), environment)
     with pytest.raises(ValueError, match="cannot generate by itself; set engine=vllm"):
         check_launch(options("cuda"), environment)
-    with pytest.raises(ValueError, match="guide_decay averages whole weights"):
-        check_launch(options("cuda", engine="vllm", guide_decay=0.9), environment)
     with pytest.raises(ValueError, match="no whole copy of the initial weights, which algorithm opsd is guided by"):
         check_launch(options("cuda", engine="vllm", algorithm="opsd"), environment)
     check_launch(options("cuda", engine="vllm"), environment)

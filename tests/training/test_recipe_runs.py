@@ -112,7 +112,7 @@ def test_adapters_are_trained_saved_and_loaded(recipe, settings):
 
 
 def test_an_adapter_finds_its_warm_up_after_the_run_was_moved(recipe, tmp_path):
-    sft = ["warmup.share=0.34", "warmup.epochs=1", "per_device_train_batch_size=4", "warmup.warmup_steps=0"]
+    sft = ["warmup.fraction=0.34", "warmup.epochs=1", "per_device_train_batch_size=4", "warmup.warmup_steps=0"]
     out = recipe("run", "lora.r=2", *sft)
     before = load_policy(out).state_dict()
     shutil.move(out, tmp_path / "elsewhere")

@@ -10,8 +10,9 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from sgpo.algorithms import TrainingRow
+from sgpo.errors import RunDirectoryError
 from sgpo.rollouts.groups import PromptIds
-from sgpo.training.resume import InHand, load_in_hand, save_in_hand
+from sgpo.training.resume import PendingState, load_pending, save_pending
 from sgpo.training.run_directory import RunDirectory
 from tests.training.building import (
     build_trainer,
@@ -21,7 +22,7 @@ from tests.training.building import (
     weights_of,
 )
 
-# Three windows of problems per epoch: five steps go past the end of one.
+# Three global batches per epoch: five steps go past the end of one.
 OPTIONS = {
     "per_device_train_batch_size": 2,
     "max_steps": 5,
@@ -147,7 +148,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path, tokenizer, whole):
     with pytest.raises(Killed):
         trainer.train()
     checkpoints = out / "checkpoints"
-    assert (checkpoints / ".unfinished/checkpoint-4/model.safetensors").exists()
+    assert (checkpoints / ".staging/checkpoint-4/model.safetensors").exists()
     assert RunDirectory(out).last_checkpoint().name == "checkpoint-2"
     (checkpoints / "checkpoint-3").mkdir()
     (checkpoints / "checkpoint-3/trainer_state.json").write_text('{"global_step": 3, "lo')
@@ -270,6 +271,55 @@ def test_steps_made_anew_replace_the_old_ones_in_the_bank(tmp_path, tokenizer):
     assert sum(effect.guided_passes for effect in effects) == 3 * 2 * 4  # all but the first step's
 
 
+def as_0_1_left_it(run):
+    """Give the files of a killed run the names and keys that 0.1 gave them."""
+    config = json.loads((run / "config.json").read_text())
+    config["problems"]["per_step"] = config["problems"].pop("global_batch")
+    config["args"] |= {"guide_decay": 0.0, "distill_token_share": 1.0}
+    (run / "config.json").write_text(json.dumps(config))
+    old = {"divergence/clipped_mean": "divergence/capped_mean", "clipped_fraction": "clipped_share"}
+    for file in (run / "checkpoints").glob("checkpoint-*/pending-*.pt"):
+        saved = torch.load(file, weights_only=True) | {"average": {}}
+        means = saved["averages"]["means"]
+        saved["averages"]["means"] = {old.get(key, key): value for key, value in means.items()}
+        torch.save(saved, file.with_name(file.name.replace("pending", "in-hand")))
+        file.unlink()
+    (run / "checkpoints/.unfinished/checkpoint-9").mkdir(parents=True)
+
+
+def test_a_run_of_0_1_is_resumed(tmp_path, tokenizer):
+    """Between two updates on the same rollouts and between two rows of metrics, so that everything old is read."""
+    options = {"num_iterations": 2, "logging_steps": 2, "save_steps": 3, "eval_strategy": "no", "eval_on_start": False}
+    whole = build(tmp_path / "whole", tokenizer, **options)
+    whole.train()
+    with pytest.raises(Killed):
+        build(tmp_path / "run", tokenizer, kill_at=4, **options).train()
+    as_0_1_left_it(tmp_path / "run")
+    resumed = build(tmp_path / "run", tokenizer, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
+    (tmp_path / "run/eval").mkdir()
+    (tmp_path / "whole/eval").mkdir()
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert not (tmp_path / "run/checkpoints/.unfinished").exists()
+
+
+def test_a_run_of_0_1_with_an_option_that_is_gone_is_refused(tmp_path, tokenizer):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        build(out, tokenizer, kill_at=3).train()
+    config = json.loads((out / "config.json").read_text())
+    config["args"]["guide_decay"] = 0.9
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunDirectoryError, match=r"began with guide_decay=0.9, which is gone; resume it with sgpo 0.1"):
+        build(out, tokenizer).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_a_pending_state_is_refused(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"nothing in it says how the run stood \(no pending-0.pt\)"):
+        load_pending(tmp_path, rank=0, world_size=1)
+
+
 @pytest.mark.parametrize("change", ["adapters", "bf16"])
 def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, change):
     def start(name, **more):
@@ -287,12 +337,12 @@ def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, chang
     assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
 
 
-def test_what_a_gpu_process_had_in_hand_is_taken_up_without_one(tmp_path, monkeypatch):
+def test_the_pending_state_of_a_gpu_process_is_resumed_without_a_gpu(tmp_path, monkeypatch):
     row = TrainingRow(
         problem_index=0, prompt=PromptIds("1?", [2]), completion_ids=[3], old_logprobs=torch.tensor([-1.0])
     )
     with monkeypatch.context() as on_a_gpu:
         on_a_gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
-        save_in_hand(tmp_path, InHand(problem_ids=["q0"], group_ids=["q0"], rows=[row]), process=0)
-    taken_up = load_in_hand(tmp_path, process=0, processes=1)
-    assert taken_up.rows[0].old_logprobs.tolist() == [-1.0]
+        save_pending(tmp_path, PendingState(problem_ids=["q0"], group_ids=["q0"], rows=[row]), rank=0)
+    pending = load_pending(tmp_path, rank=0, world_size=1)
+    assert pending.rows[0].old_logprobs.tolist() == [-1.0]

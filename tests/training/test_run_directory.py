@@ -82,7 +82,7 @@ def test_config_json_says_what_was_run(finished):
         assert config[section].keys() == example[section].keys(), section
     assert example["versions"].keys() <= config["versions"].keys()
     assert config["algorithm"] == "sgpo"
-    assert config["problems"] == {"problems": 6, "too_long": 0, "per_step": 6}
+    assert config["problems"] == {"problems": 6, "too_long": 0, "global_batch": 6}
     assert config["strategies"]["path"].endswith("run.db")
     assert (config["args"]["num_autonomous"], config["args"]["num_guided"]) == (4, 4)
 
@@ -171,8 +171,8 @@ def test_metrics_are_what_the_rollouts_show(finished):
         assert row["targets/share"] == pytest.approx(len(targets) / 6)
         assert row["distill_weight"] == pytest.approx(sum(target["weight"] for target in targets) / 6)
         assert row["divergence/mean"] == pytest.approx(sum(values) / len(values))
-        assert row["divergence/capped_mean"] == pytest.approx(sum(min(kl, 1) for kl in values) / len(values))
-        assert row["divergence/capped_share"] == pytest.approx(sum(kl > 1 for kl in values) / len(values))
+        assert row["divergence/clipped_mean"] == pytest.approx(sum(min(kl, 1) for kl in values) / len(values))
+        assert row["divergence/clipped_fraction"] == pytest.approx(sum(kl > 1 for kl in values) / len(values))
         assert row["completions"] == row["step"] * 48
 
 

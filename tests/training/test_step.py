@@ -103,7 +103,8 @@ def test_one_generation_call_samples_both_groups_and_only_rows_with_a_gradient_a
         group.problem.id: target
         for group in groups
         if naive.alpha(group) > 0
-        for target in naive.targets_of(model, group, limit=10, ends=END_TOKENS)
+        for target in [naive.target_of(model, group, limit=10, ends=END_TOKENS)]
+        if target is not None
     }
     trained = sorted(
         [(g.prompt, c) for g in groups if len(set(g.autonomous_rewards)) > 1 for c in g.autonomous]
@@ -193,7 +194,7 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     assert len(trainer.engine.calls) == 2  # for steps 1 and 3
     groups = groups_of(trainer)
     rows = metrics_of(trainer)
-    assert rows[0]["clipped_share"] == 0.0
+    assert rows[0]["clipped_fraction"] == 0.0
     sampled_by = naive.double(policy(), recorder.weights[0])
     model = naive.double(policy(), recorder.weights[1])
     policy_part, outside = naive.policy_loss(model, groups, old=sampled_by)
@@ -201,7 +202,7 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     distill_part, _ = naive.distill_loss(model, groups, limit=10, ends=END_TOKENS, choose=sampled_by)
     assert abs(policy_part.item() - on_policy.item()) > 1e-3, "the case is too easy: the ratios are all 1"
     assert 0.05 < outside < 0.95
-    assert rows[1]["clipped_share"] == pytest.approx(outside, abs=1e-6)
+    assert rows[1]["clipped_fraction"] == pytest.approx(outside, abs=1e-6)
     assert rows[1]["loss/policy"] == pytest.approx(policy_part.item(), rel=1e-4)
     assert rows[1]["loss/distill"] == pytest.approx(distill_part.item(), rel=1e-4)
     expected = naive.gradients(model, policy_part + distill_part)
@@ -209,10 +210,10 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     assert largest_difference(recorder.gradients[1], expected) < 1e-4 * scale
     assert rows[1]["completions"] == rows[0]["completions"] == 48
     assert rows[2]["completions"] == 96
-    assert rows[2]["clipped_share"] == 0.0
+    assert rows[2]["clipped_fraction"] == 0.0
 
 
-def test_every_window_of_problems_is_trained_on_as_often_as_asked(tmp_path, tokenizer):
+def test_every_global_batch_is_trained_on_as_often_as_asked(tmp_path, tokenizer):
     trainer = build_trainer(
         tmp_path / "run",
         tokenizer,
@@ -224,7 +225,7 @@ def test_every_window_of_problems_is_trained_on_as_often_as_asked(tmp_path, toke
         verifier=lambda completion, problem: 0.0,
     )
     trainer.train()
-    assert trainer.state.global_step == 2 * 3 * 2  # epochs, windows, iterations
+    assert trainer.state.global_step == 2 * 3 * 2  # epochs, global batches, iterations
     calls = [list(dict.fromkeys(map(tuple, prompts))) for prompts, *_ in trainer.engine.calls]
     assert [len(prompts) for prompts in calls] == [2] * 6
     assert len({prompt for prompts in calls[:3] for prompt in prompts}) == 6  # each problem once an epoch

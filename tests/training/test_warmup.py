@@ -96,7 +96,7 @@ def test_what_is_too_long_or_without_a_solution_is_left_out_and_counted(tokenize
 def test_wrong_solutions_are_left_out_and_counted(tmp_path, tokenizer, caplog):
     """Only those that come to another answer: where none is found, nothing is known."""
     tokenizer.save_pretrained(tmp_path / "base")
-    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False, "share": 0.99})
+    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False, "fraction": 0.99})
     solutions = [r"\boxed{1}", r"\boxed{2}", "ends in the middle of", r"so it is \boxed{1}", r"\boxed{-1}"]
     save_problems(
         [Problem(id=f"p{i}", problem=f"{i}?", answer="1", solution=solution) for i, solution in enumerate(solutions)]

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.verifier.extract import extract, last_box, opened_reasoning
-from sgpo.verifier.math.equivalence import judge_math
+from sgpo.verifier.extract import extract_answer, last_box
+from sgpo.verifier.kinds import judge_math
 
 FOUND = [
     ("First \\boxed{3}. No wait, \\boxed{4}.", "4"), ("\\boxed{3} then \\boxed{4}", "4"), ("\\boxed{3}, \\boxed{4}", "3,4"),
@@ -56,13 +56,13 @@ def test_nothing_to_find(completion: str) -> None:
 
 @pytest.mark.parametrize("completion", ["the value is 34", "The answer is 34.", "34"])
 def test_the_strict_policy_wants_a_clear_statement(completion: str) -> None:
-    assert extract(completion) == "34"
-    assert extract(completion, strict=True) is None
+    assert extract_answer(completion) == "34"
+    assert extract_answer(completion, strict=True) is None
 
 
 @pytest.mark.parametrize("completion", ["\\boxed{34}", "#### 34", "<answer>34</answer>", "The final answer is 34."])
 def test_what_the_strict_policy_takes(completion: str) -> None:
-    assert extract(completion, strict=True) == "34"
+    assert extract_answer(completion, strict=True) == "34"
 
 
 def test_hedging_is_not_an_answer() -> None:
@@ -71,17 +71,6 @@ def test_hedging_is_not_an_answer() -> None:
 
 def test_last_box_of_none() -> None:
     assert last_box("no box") is None
-
-
-@pytest.mark.parametrize(
-    ("prompt", "tag"),
-    [
-        ("<|Assistant|><think>\n", "<think>\n"), ("assistant\n<|begin_of_thought|>\n\n", "<|begin_of_thought|>\n\n"),
-        ("assistant\n<think>\n\n</think>\n\n", ""), ("Write your reasoning in <think> tags.", ""), ("assistant\n", ""), ("", ""),
-    ],
-)  # fmt: skip
-def test_reasoning_that_a_prompt_opens(prompt: str, tag: str) -> None:
-    assert opened_reasoning(prompt) == tag
 
 
 def test_a_completion_cut_off_in_reasoning_that_its_prompt_opened() -> None:

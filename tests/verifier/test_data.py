@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from sgpo.verifier.kinds import judge
-from sgpo.verifier.math.equivalence import judge_math
+from sgpo.verifier.kinds import judge_completion, judge_math
 
 DATA = Path(__file__).parents[2] / "../shared/data/verifier"
 
@@ -55,7 +54,7 @@ def test_triples() -> None:
         if row["conflict"]:
             continue
         kind = "choice" if row["kind"] == "choice" else "math"
-        correct = judge(row["prediction"], row["gold"], kind=kind).correct
+        correct = judge_completion(row["prediction"], row["gold"], kind=kind).correct
         if correct != row["expected"]:
             errors["false positive" if correct else "false negative"] += 1
     # math-verify at its best (both sides wrapped) makes 83 errors, 14 of them false positives.

@@ -9,10 +9,11 @@ import logging
 import math_verify
 import pytest
 
-from sgpo.verifier.math.equivalence import is_same, judge_math
+from sgpo.verifier.kinds import judge_math
+from sgpo.verifier.math.equivalence import is_same
 
 # (gold, found) that math-verify 0.9 calls different, both sides as LaTeX.
-MENDED_DIFFERENCES = [
+FIXED_DIFFERENCES = [
     ("2\\pi", "2*pi"),
     ("e^{16}-1", "-1+exp(16)"),
     ("\\frac{20000}{\\pi}", "\\frac{20,000}{\\pi}"),
@@ -44,7 +45,7 @@ MENDED_DIFFERENCES = [
 ]
 
 # (gold, found) that math-verify 0.9 calls equal, both sides as LaTeX.
-MENDED_EQUALS = [
+FIXED_EQUALS = [
     ("\\frac{1}{2004!}", "\\frac{1}{2006!}"),
     ("4", "4\\sqrt(2)"),
     ("7", "3 4"),
@@ -106,12 +107,12 @@ def _math_verify(gold: str, found: str) -> bool:
     return bool(math_verify.verify(*sides))
 
 
-@pytest.mark.parametrize(("gold", "found"), SAME + MENDED_DIFFERENCES)
+@pytest.mark.parametrize(("gold", "found"), SAME + FIXED_DIFFERENCES)
 def test_the_same(gold: str, found: str) -> None:
     assert judge_math(f"\\boxed{{{found}}}" if "boxed" not in found else found, gold).kind == "correct"
 
 
-@pytest.mark.parametrize(("gold", "found"), DIFFERENT + MENDED_EQUALS)
+@pytest.mark.parametrize(("gold", "found"), DIFFERENT + FIXED_EQUALS)
 def test_different(gold: str, found: str) -> None:
     assert not is_same(gold, found)
 
@@ -129,13 +130,13 @@ def test_the_strict_policy_takes_what_is_equal(gold: str, found: str) -> None:
     assert is_same(gold, found, strict=True)
 
 
-@pytest.mark.parametrize(("gold", "found"), MENDED_DIFFERENCES)
+@pytest.mark.parametrize(("gold", "found"), FIXED_DIFFERENCES)
 def test_math_verify_still_calls_them_different(gold: str, found: str) -> None:
-    """When this fails math-verify has mended it: the rule here may go."""
+    """When this fails math-verify has fixed it: the rule here may go."""
     assert not _math_verify(gold, found)
 
 
-@pytest.mark.parametrize(("gold", "found"), MENDED_EQUALS)
+@pytest.mark.parametrize(("gold", "found"), FIXED_EQUALS)
 def test_math_verify_still_calls_them_equal(gold: str, found: str) -> None:
-    """When this fails math-verify has mended it: the rule here may go."""
+    """When this fails math-verify has fixed it: the rule here may go."""
     assert _math_verify(gold, found)

@@ -12,7 +12,7 @@ import pytest
 
 from sgpo.problems import Problem
 from sgpo.verifier import Verifier
-from sgpo.verifier.kinds import UsageError, judge
+from sgpo.verifier.kinds import UsageError, judge_completion
 
 CHOICES = [
     ("C", "thinking about it I think the correct answer is C", True), ("D", "The answer: D, it doesn't make sense for it to be A or B", True),
@@ -30,18 +30,18 @@ CHOICES = [
     ("\\boxed{3\\ 1\\,42}", "3 1 4 2", "wrong"), ("\\boxed{\\text{b a}}", "a b", "wrong"), ("\\boxed{\\text{}}", "a b", "unparsed"),
 ])  # fmt: skip
 def test_exact(completion: str, answer: str, kind: str) -> None:
-    assert judge(completion, answer, kind="exact").kind == kind
+    assert judge_completion(completion, answer, kind="exact").kind == kind
 
 
 @pytest.mark.parametrize(("answer", "completion", "correct"), CHOICES)
 def test_choice(answer: str, completion: str, correct: bool) -> None:
-    assert judge(completion, answer, kind="choice").correct is correct
+    assert judge_completion(completion, answer, kind="choice").correct is correct
 
 
 def test_choice_without_a_letter() -> None:
-    assert judge("none of these", "B", kind="choice").kind == "unparsed"
+    assert judge_completion("none of these", "B", kind="choice").kind == "unparsed"
     with pytest.raises(UsageError, match="must begin with its letter"):
-        judge("A", "seventeen", kind="choice")
+        judge_completion("A", "seventeen", kind="choice")
 
 
 @pytest.fixture

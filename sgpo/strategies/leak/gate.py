@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from sgpo.problems import Problem
+from sgpo.strategies.leak.arithmetic import magnitude, same
 from sgpo.strategies.leak.numbers import (
     Instance,
     answer_values,
@@ -28,24 +29,28 @@ from sgpo.strategies.leak.numbers import (
     is_small,
     number_leaks,
     quantities,
-    value_of,
+    read_value,
 )
-from sgpo.strategies.leak.tokens import Token, Value, magnitude, same, tokenize
+from sgpo.strategies.leak.tokens import TextToken, Value, tokenize
 from sgpo.strategies.leak.words import NAMES
 from sgpo.strategies.strategy import Leak, Strategy
-from sgpo.verifier import Verifier
 
 GATE_VERSION = 2  # a higher one has extraction judge its candidates again
 
 VERBATIM_WORDS = 7
 
 
-def find_leaks(strategy: Strategy, problem: Problem, *, verifier: Verifier | None = None) -> list[Leak]:
-    """What a strategy gives away of its problem, field by field, each thing once; empty: nothing was found.
+def find_leaks(strategy: Strategy, problem: Problem) -> list[Leak]:
+    """Find what a strategy gives away of its problem.
 
-    `verifier` finds answers that are no numbers (formulas, intervals, sets) in other notations; without one they are
-    found as text only.
+    Args:
+        strategy: The strategy; its own `leaks` are not read.
+        problem: The problem that it was written from, with the solution if there is one.
+
+    Returns:
+        The leaks, field by field, each once; empty where nothing was found.
     """
+    # What several fields need: the instance's numbers, and what this strategy states as common knowledge.
     instance = instance_of(problem.problem, problem.solution or "", problem.answer)
     fields = [(where, text, tokenize(text)) for where, text in _fields(strategy)]
     general = frozenset(value for _, text, tokens in fields for value in general_values(text, tokens))
@@ -56,8 +61,8 @@ def find_leaks(strategy: Strategy, problem: Problem, *, verifier: Verifier | Non
         leaks += [Leak(kind="answer", text=name, where=where) for name in _names(tokens, problem, instance)]
         leaks += [Leak(kind="intermediate", text=found, where=where) for found in _formulas(text, problem)]
         leaks += [Leak(kind="verbatim", text=found, where=where) for found in _verbatim(text, problem)]
-    if value_of(bare_answer(problem.answer)) is None:
-        leaks += _answers_that_are_no_numbers(strategy, problem, verifier)
+    if read_value(bare_answer(problem.answer)) is None:
+        leaks += _answers_that_are_no_numbers(strategy, problem)
     unique = {(leak.kind, leak.text.lower(), leak.where): leak for leak in leaks}
     return list(unique.values())
 
@@ -74,24 +79,15 @@ def _fields(strategy: Strategy) -> Iterator[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------ answers beyond numbers
 
 
-def _answers_that_are_no_numbers(strategy: Strategy, problem: Problem, verifier: Verifier | None) -> list[Leak]:
+def _answers_that_are_no_numbers(strategy: Strategy, problem: Problem) -> list[Leak]:
+    """Formulas, names, pairs, sets and intervals: found as text, or by all their parts in one clause."""
     parts = answer_values(problem.answer)
     leaks: list[Leak] = []
-    candidates: list[tuple[str, str]] = []
     for where, text in _fields(strategy):
         if found := _as_text(problem.answer, text):
             leaks.append(Leak(kind="answer", text=found, where=where))
         if len(parts) > 1 and (found := _all_parts(parts, text)):
             leaks.append(Leak(kind="answer", text=found, where=where))
-        candidates += [(where, span) for span in _mathematics(text)]
-    if verifier and candidates and problem.kind == "math":
-        pairs = [(f"\\boxed{{{span}}}", problem.answer) for _, span in candidates]
-        verdicts = verifier.verify_many(pairs)
-        leaks += [
-            Leak(kind="answer", text=span, where=where)
-            for (where, span), verdict in zip(candidates, verdicts, strict=True)
-            if verdict.correct
-        ]
     return leaks
 
 
@@ -130,7 +126,7 @@ def _all_parts(parts: Sequence[Value], text: str) -> str | None:
     return None
 
 
-def _names(tokens: Sequence[Token], problem: Problem, instance: Instance) -> Iterator[str]:
+def _names(tokens: Sequence[TextToken], problem: Problem, instance: Instance) -> Iterator[str]:
     """`an octagon`, where the answer is 8."""
     for token in tokens:
         value = NAMES.get(token.text.removesuffix("s")) if token.kind == "word" else None

@@ -1,8 +1,7 @@
-"""Which of a strategy's numbers are the instance's: the part of the leak gate that reads the words around a number.
+"""The numbers that a text states, and which of a strategy's numbers are its instance's.
 
-The numbers that a text states: plain, or worked out ("half of 144", "the sum of 40 and 32", "6^2 \\cdot 2").
-
-Nothing is evaluated by Python, for the text is a model's.
+Numbers are plain or worked out ("half of 144", "the sum of 40 and 32", "6^2 \\cdot 2"). The words around a number
+(`sgpo.strategies.leak.words`) decide whether it is the instance's or the method's.
 """
 
 from __future__ import annotations
@@ -15,13 +14,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.strategies.leak.expressions import BEGINNINGS, Parser
-from sgpo.strategies.leak.tokens import Token, Value, magnitude, same, to_float, tokenize, word_at
+from sgpo.strategies.leak.arithmetic import BEGINNINGS, Parser, magnitude, same, to_float
+from sgpo.strategies.leak.tokens import TextToken, Value, tokenize, word_at
 from sgpo.strategies.leak.words import CONSTANTS, DIVISION, EMPHASIS, LABELS, RESULT, STRONG_RESULT, STRUCTURE, UNITS
+
+MAX_SMALL = 12  # whole numbers up to here need the words around them
+_PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
+_PARTS_OF_UNITS |= {"year": ("month", 12), "foot": ("inch", 12), "feet": ("inch", 12), "dollar": ("cent", 100)}
+_PARTS_OF_UNITS |= {"pound": ("ounce", 16)}
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class StatedNumber:
     """A value and the tokens `first` to `last` (inclusive) that state it; `operands` is 1 for a plain number."""
 
     value: Value
@@ -30,10 +34,10 @@ class Quantity:
     operands: int
 
 
-def quantities(tokens: Sequence[Token]) -> list[Quantity]:
+def quantities(tokens: Sequence[TextToken]) -> list[StatedNumber]:
     """Every number, and every expression of numbers that is as long as can be."""
     found = [
-        Quantity(-token.value if _is_negative(tokens, i) else token.value, i, i, 1)
+        StatedNumber(-token.value if _is_negative(tokens, i) else token.value, i, i, 1)
         for i, token in enumerate(tokens)
         if token.kind == "number" and token.value is not None
     ]
@@ -47,14 +51,14 @@ def quantities(tokens: Sequence[Token]) -> list[Quantity]:
         parser = Parser(tokens, i)
         value = parser.whole_expression()
         if value is not None and parser.operands > 1:
-            found.append(Quantity(value, i, parser.i - 1, parser.operands))
+            found.append(StatedNumber(value, i, parser.i - 1, parser.operands))
             i = parser.i
         else:
             i += 1
     return found
 
 
-def _in_another_base(tokens: Sequence[Token]) -> list[Quantity]:
+def _in_another_base(tokens: Sequence[TextToken]) -> list[StatedNumber]:
     """`1001000 in binary`, `4210 in base 5`."""
     found = []
     for i, token in enumerate(tokens):
@@ -69,16 +73,11 @@ def _in_another_base(tokens: Sequence[Token]) -> list[Quantity]:
             and digits.isdecimal()
             and int(max(digits)) < base
         ):
-            found.append(Quantity(Fraction(int(digits, base)), i, i + 2, 2))
+            found.append(StatedNumber(Fraction(int(digits, base)), i, i + 2, 2))
     return found
 
 
-_PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
-_PARTS_OF_UNITS |= {"year": ("month", 12), "foot": ("inch", 12), "feet": ("inch", 12), "dollar": ("cent", 100)}
-_PARTS_OF_UNITS |= {"pound": ("ounce", 16)}
-
-
-def _in_two_units(tokens: Sequence[Token]) -> list[Quantity]:
+def _in_two_units(tokens: Sequence[TextToken]) -> list[StatedNumber]:
     """`an hour and twenty minutes` and `1 hour 20 minutes`, in either unit."""
     found = []
     for i, token in enumerate(tokens):
@@ -88,11 +87,14 @@ def _in_two_units(tokens: Sequence[Token]) -> list[Quantity]:
         small = tokens[j].value if j < len(tokens) else None
         named = word_at(tokens, j + 1) in (unit, unit + "s", unit + "es")
         if unit and named and isinstance(large, Fraction) and isinstance(small, Fraction):
-            found += [Quantity(large * parts + small, i, j + 1, 2), Quantity(large + small / parts, i, j + 1, 2)]
+            found += [
+                StatedNumber(large * parts + small, i, j + 1, 2),
+                StatedNumber(large + small / parts, i, j + 1, 2),
+            ]
     return found
 
 
-def _is_negative(tokens: Sequence[Token], i: int) -> bool:
+def _is_negative(tokens: Sequence[TextToken], i: int) -> bool:
     """Whether the sign before a number is its own, and no difference of two things."""
     if i == 0 or tokens[i - 1].text not in ("-", "minus", "negative"):
         return False
@@ -104,7 +106,7 @@ def _is_negative(tokens: Sequence[Token], i: int) -> bool:
     return not operand and not joined
 
 
-def value_of(text: str) -> Value | None:
+def read_value(text: str) -> Value | None:
     """The value of a text that is one number or expression and nothing else, such as a gold answer."""
     tokens = tokenize(text.strip().lstrip("+"))
     while tokens and tokens[-1].kind == "end":
@@ -112,9 +114,6 @@ def value_of(text: str) -> Value | None:
     parser = Parser(tokens, 0)
     value = parser.whole_expression()
     return value if value is not None and parser.i == len(tokens) else None
-
-
-SMALL = 12  # whole numbers up to here need the words around them
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ def bare_answer(answer: str) -> str:
 
 def answer_values(answer: str) -> tuple[Value, ...]:
     bare = bare_answer(answer)
-    whole = value_of(bare)
+    whole = read_value(bare)
     if whole is not None and "%" in answer:
         return whole, whole / 100
     if whole is not None:
@@ -174,10 +173,10 @@ def answer_values(answer: str) -> tuple[Value, ...]:
         degrees = round(to_float(whole) * 180 / math.pi) if "pi" in answer else None
         return (whole, Fraction(degrees)) if degrees and same(degrees * math.pi / 180, whole) else (whole,)
     if complex_number := re.fullmatch(r"(.*[^+\-\s])\s*([+-].*?)\s*i", bare):
-        parts = [value_of(complex_number.group(1)), value_of(complex_number.group(2).replace(" ", ""))]
+        parts = [read_value(complex_number.group(1)), read_value(complex_number.group(2).replace(" ", ""))]
     else:
         inside = re.sub(r"^\\?[(\[{]|\\?[)\]}]$", "", bare) if re.match(r"\\?[(\[{]", bare) else bare
-        parts = [value_of(part) for part in re.split(r",|\band\b|;|\\cup|\\\\|&", inside)]
+        parts = [read_value(part) for part in re.split(r",|\band\b|;|\\cup|\\\\|&", inside)]
     return tuple(part for part in parts if part is not None)
 
 
@@ -185,8 +184,10 @@ def answer_values(answer: str) -> tuple[Value, ...]:
 
 
 def number_leaks(
-    text: str, tokens: Sequence[Token], instance: Instance, general: frozenset[Value]
+    text: str, tokens: Sequence[TextToken], instance: Instance, general: frozenset[Value]
 ) -> Iterator[tuple[str, str]]:
+    """Kind and text of every number that gives something away. `general` are values that are common knowledge."""
+    # Whole expressions go first: what they cover, and the small numbers in their fractions, is not judged again.
     covered: set[int] = set()
     found = sorted(quantities(tokens), key=lambda quantity: -quantity.operands)
     parts = {i for quantity in found if quantity.operands > 1 for i in _parts(tokens, quantity)}
@@ -198,14 +199,16 @@ def number_leaks(
             yield kind, text[tokens[quantity.first].start : tokens[quantity.last].end]
 
 
-def _parts(tokens: Sequence[Token], quantity: Quantity) -> Iterator[int]:
+def _parts(tokens: Sequence[TextToken], quantity: StatedNumber) -> Iterator[int]:
     """The small numbers of a fraction or a power: 3 in \\frac13 says nothing by itself."""
     span = range(quantity.first, quantity.last + 1)
     if any(tokens[i].kind == "op" and tokens[i].text in ("frac", "/", "^") for i in span):
         yield from (i for i in span if (value := tokens[i].value) is not None and is_small(value))
 
 
-def _kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, general: frozenset[Value]) -> str | None:
+def _kind(
+    tokens: Sequence[TextToken], quantity: StatedNumber, instance: Instance, general: frozenset[Value]
+) -> str | None:
     """What a quantity gives away, if anything. `general` are values that this strategy uses as common knowledge."""
     value, i = quantity.value, quantity.first
     is_answer = any(same(value, answer) for answer in instance.answers)
@@ -236,7 +239,9 @@ def _kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, gener
     return None if token.formula else "intermediate"
 
 
-def _expression_kind(tokens: Sequence[Token], quantity: Quantity, instance: Instance, is_answer: bool) -> str | None:
+def _expression_kind(
+    tokens: Sequence[TextToken], quantity: StatedNumber, instance: Instance, is_answer: bool
+) -> str | None:
     value = quantity.value
     parts = [token.value for token in tokens[quantity.first : quantity.last + 1] if token.value is not None]
     telling = any(not is_small(part) or part > 2 for part in parts)
@@ -250,7 +255,7 @@ def _expression_kind(tokens: Sequence[Token], quantity: Quantity, instance: Inst
 
 
 def _small_kind(
-    tokens: Sequence[Token], i: int, value: Value, instance: Instance, is_answer: bool, general: frozenset[Value]
+    tokens: Sequence[TextToken], i: int, value: Value, instance: Instance, is_answer: bool, general: frozenset[Value]
 ) -> str | None:
     """A small number is the method's unless the words around it say that it is the instance's."""
     token = tokens[i]
@@ -287,7 +292,7 @@ def _small_kind(
 def is_small(value: Value) -> bool:
     """Whole numbers up to 12, and the fractions of everyday speech."""
     fractions = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4))
-    return isinstance(value, Fraction) and ((value.denominator == 1 and abs(value) <= SMALL) or value in fractions)
+    return isinstance(value, Fraction) and ((value.denominator == 1 and abs(value) <= MAX_SMALL) or value in fractions)
 
 
 def _is_part_of_turn(value: Value) -> bool:
@@ -295,7 +300,7 @@ def _is_part_of_turn(value: Value) -> bool:
     return isinstance(value, float) and any(math.isclose(abs(value), math.pi * part) for part in (0.25, 0.5, 1, 2))
 
 
-def _rounds_to(token: Token, answer: Value, percent: bool) -> bool:
+def _rounds_to(token: TextToken, answer: Value, percent: bool) -> bool:
     """Whether a number with two decimals or more (a percentage with one) is the answer, rounded."""
     places = len(token.text.partition(".")[2])
     if token.value is None or not places or places + percent < 2 or not token.text[-1].isdecimal():
@@ -304,12 +309,12 @@ def _rounds_to(token: Token, answer: Value, percent: bool) -> bool:
     return abs(to_float(token.value) - scale * to_float(answer)) <= 0.5 * 10**-places
 
 
-def _unit_of(tokens: Sequence[Token], i: int) -> str:
+def _unit_of(tokens: Sequence[TextToken], i: int) -> str:
     """The word after a number: the hour of `45 hours`, and of `three quarters of an hour`."""
     return _near(tokens, i, 3 if _near(tokens, i, 1) == "of" and _near(tokens, i, 2) in ("a", "an") else 1)
 
 
-def _is_in_formula(tokens: Sequence[Token], i: int) -> bool:
+def _is_in_formula(tokens: Sequence[TextToken], i: int) -> bool:
     """Whether an operation ties a number to letters, as in n(n+1)/6 and 1 + p/100, and nothing is set equal to it."""
     if "=" in (_near(tokens, i, -1), _near(tokens, i, -2)):
         return False
@@ -320,12 +325,12 @@ def _is_in_formula(tokens: Sequence[Token], i: int) -> bool:
     return tied and letters
 
 
-def _is_label(tokens: Sequence[Token], i: int) -> bool:
+def _is_label(tokens: Sequence[TextToken], i: int) -> bool:
     before = _near(tokens, i, -1)
     return before in LABELS or (i == 0 and _near(tokens, i, 1) in (".", ")", ":"))
 
 
-def _is_structural(tokens: Sequence[Token], i: int) -> bool:
+def _is_structural(tokens: Sequence[TextToken], i: int) -> bool:
     """`two cases`, `the three unknowns`, `four-digit`, `3 x 3`."""
     following = [_near(tokens, i, k) for k in (1, 2, 3)]
     if following[0] == "-":
@@ -333,24 +338,24 @@ def _is_structural(tokens: Sequence[Token], i: int) -> bool:
     return bool(STRUCTURE.intersection(following))
 
 
-def _is_chained(tokens: Sequence[Token], i: int) -> bool:
+def _is_chained(tokens: Sequence[TextToken], i: int) -> bool:
     """One of the numbers in `3-4-5` and `30-60-90`."""
     around = tokens[max(0, i - 4) : i + 5]
     joined = [a.end == b.start and "-" in (a.text, b.text) for a, b in itertools.pairwise(around)]
     return sum(joined) >= 4 and (_near(tokens, i, 1) == "-" or _near(tokens, i, -1) == "-")
 
 
-def _is_divisor(tokens: Sequence[Token], i: int) -> bool:
+def _is_divisor(tokens: Sequence[TextToken], i: int) -> bool:
     """`modulo 3`, `divisible by 3 and 7`: a tool of the method more often than a number of the instance."""
     return any(_near(tokens, i, -k) in DIVISION for k in range(1, 7))
 
 
-def _is_constant(tokens: Sequence[Token], i: int, value: Value) -> bool:
+def _is_constant(tokens: Sequence[TextToken], i: int, value: Value) -> bool:
     known = CONSTANTS.get(int(value)) if isinstance(value, Fraction) and value.denominator == 1 else None
     return known is not None and any(_near(tokens, i, k) in known for k in range(-5, 6) if k)
 
 
-def general_values(text: str, tokens: Sequence[Token]) -> Iterator[Value]:
+def general_values(text: str, tokens: Sequence[TextToken]) -> Iterator[Value]:
     """The values that a text introduces as common knowledge: "12 months", percentages."""
     if "percent" in text.lower() or "%" in text:
         yield Fraction(100)
@@ -359,13 +364,13 @@ def general_values(text: str, tokens: Sequence[Token]) -> Iterator[Value]:
             yield token.value
 
 
-def _is_common_knowledge(tokens: Sequence[Token], i: int) -> bool:
+def _is_common_knowledge(tokens: Sequence[TextToken], i: int) -> bool:
     """Whether a number stands right before the unit that makes it a constant: `12 months`."""
     value = tokens[i].value
     return isinstance(value, Fraction) and value in CONSTANTS and _near(tokens, i, 1) in CONSTANTS[int(value)]
 
 
-def _says_result(tokens: Sequence[Token], i: int, words: frozenset[str]) -> bool:
+def _says_result(tokens: Sequence[TextToken], i: int, words: frozenset[str]) -> bool:
     """Whether one of `words` stands shortly before, in the same clause."""
     for k in range(1, 6):
         j = i - k
@@ -376,9 +381,9 @@ def _says_result(tokens: Sequence[Token], i: int, words: frozenset[str]) -> bool
     return False
 
 
-def _near(tokens: Sequence[Token], i: int, offset: int) -> str:
+def _near(tokens: Sequence[TextToken], i: int, offset: int) -> str:
     return tokens[i + offset].text if 0 <= i + offset < len(tokens) else ""
 
 
-def _follows(tokens: Sequence[Token], i: int, *texts: str) -> bool:
+def _follows(tokens: Sequence[TextToken], i: int, *texts: str) -> bool:
     return _near(tokens, i, 1) in texts

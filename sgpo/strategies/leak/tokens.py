@@ -1,9 +1,4 @@
-"""Text and LaTeX as tokens in which numbers are numbers, in digits or in words: "72", "seventy-two", "six dozen".
-
-Arithmetic on the numbers that a text states: exact where it can be, bounded always, for the text is a model's.
-
-A function returns None where the result is no real number, or larger than any answer.
-"""
+"""Text and LaTeX as tokens in which numbers are numbers, in digits or in words: "72", "seventy-two", "six dozen"."""
 
 from __future__ import annotations
 
@@ -13,91 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.verifier.math.numbers import LARGE, SMALL
+from sgpo.verifier.math.numbers import LARGE, MULTIPLES, PARTS, SMALL
 
 Value = Fraction | float
 
-MAX_BASE = 10**6
-MAX_EXPONENT = 64
-MAX_FACTORIAL = 60
-MAX_BINOMIAL = 1000
-
-_TRIGONOMETRY = {"sin": math.sin, "cos": math.cos, "tan": math.tan}
-
-
-def to_float(value: Value) -> float:
-    """As a floating-point number, infinite where it is too large for one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def magnitude(value: Value) -> Value:
-    """The value without its sign."""
-    return -value if value < 0 else value
-
-
-def same(a: Value, b: Value) -> bool:
-    """Equal, up to the rounding of floating-point numbers."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    return math.isclose(to_float(a), to_float(b), rel_tol=1e-9, abs_tol=1e-12)
-
-
-def add(a: Value, b: Value, sign: int) -> Value:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a + sign * b
-    return to_float(a) + sign * to_float(b)
-
-
-def multiply(a: Value, b: Value) -> Value:
-    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) * to_float(b)
-
-
-def divide(a: Value, b: Value) -> Value:
-    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) / to_float(b)
-
-
-def power(base: Value, exponent: Value) -> Value | None:
-    """None where it is no real number or too large to matter."""
-    if magnitude(exponent) > MAX_EXPONENT or magnitude(base) > MAX_BASE or (base == 0 and exponent < 0):
-        return None
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-        return Fraction(base**exponent.numerator)
-    return None if base < 0 else to_float(base) ** to_float(exponent)
-
-
-def trigonometric(name: str, angle: Value, degrees: bool) -> Value | None:
-    radians = to_float(angle) * math.pi / 180 if degrees else to_float(angle)
-    value = _TRIGONOMETRY[name](radians)
-    return None if abs(value) > 10**9 else value
-
-
-def root(value: Value, index: int) -> Value | None:
-    if value < 0 or value > 10**300:
-        return None
-    if isinstance(value, Fraction):
-        top, bottom = (round(float(part) ** (1 / index)) for part in (value.numerator, value.denominator))
-        if top**index == value.numerator and bottom**index == value.denominator:
-            return Fraction(top, bottom)
-    return float(value) ** (1 / index)
-
-
-def choose(top: Value | None, bottom: Value | None) -> Value | None:
-    whole = isinstance(top, Fraction) and isinstance(bottom, Fraction) and top.denominator == bottom.denominator == 1
-    if not whole or top is None or bottom is None or not 0 <= bottom <= top <= MAX_BINOMIAL:
-        return None
-    return Fraction(math.comb(int(top), int(bottom)))
-
-
-def factorial(value: Value) -> Value:
-    whole = isinstance(value, Fraction) and value.denominator == 1 and 0 <= value <= MAX_FACTORIAL
-    return Fraction(math.factorial(int(value))) if whole else value
-
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TextToken:
     """A piece of text that matters: kind `number`, `op`, `word`, `open`, `close` or `end` (of a clause)."""
 
     kind: str
@@ -113,9 +30,9 @@ class Token:
 MAX_DIGITS = 300  # a longer run of digits is no number that a strategy could leak
 
 _SMALL = SMALL | {"fourty": 40}
-_DOZENS = {"dozen": 12, "gross": 144}
-_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
-_PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}
+_DOZENS = {"dozen": MULTIPLES["dozen"], "gross": 144}
+_PARTS = {word: part for word, part in PARTS.items() if word != "halves" and not word.endswith("s")}
+_PARTS |= {"twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}
 _PLURAL_PARTS = {"halves": 2} | {word + "s": part for word, part in _PARTS.items() if word != "half"}
 _ORDINALS = {word: part for word, part in _PARTS.items() if word not in ("half", "quarter")}
 _ORDINALS |= {"first": 1, "second": 2, "eleventh": 11, "thirteenth": 13, "fourteenth": 14, "fifteenth": 15}
@@ -156,9 +73,9 @@ _TOKEN = re.compile(
 )
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str) -> list[TextToken]:
     """The tokens of a text; numbers in words are numbers."""
-    raw: list[Token] = []
+    raw: list[TextToken] = []
     position = 0
     while position < len(text):
         if skipped := _SKIPPED.match(text, position):
@@ -166,7 +83,7 @@ def tokenize(text: str) -> list[Token]:
             continue
         if raw and raw[-1].text in ("frac", "binom") and _TWO_DIGITS.match(text, position):
             # \frac12 is a half: LaTeX takes one digit for each.
-            raw += [Token("number", text[k], k, k + 1, Fraction(text[k])) for k in (position, position + 1)]
+            raw += [TextToken("number", text[k], k, k + 1, Fraction(text[k])) for k in (position, position + 1)]
             position += 2
             continue
         match = _TOKEN.match(text, position)
@@ -176,10 +93,10 @@ def tokenize(text: str) -> list[Token]:
     return _with_number_words(raw)
 
 
-def _token(match: re.Match[str], text: str) -> Token:
+def _token(match: re.Match[str], text: str) -> TextToken:
     start, end, piece = match.start(), match.end(), match.group(0)
     if (number := match.group("number")) and len(number) > MAX_DIGITS:
-        return Token("word", piece, start, end)
+        return TextToken("word", piece, start, end)
     if number:
         digits = re.sub(r"[^\d.]", "", number)
         value = _in_base(digits, match.group("base")) or _decimal(digits, match.group("period"))
@@ -188,28 +105,28 @@ def _token(match: re.Match[str], text: str) -> Token:
         before = re.search(r"[A-Za-z)}\]]\s*[\^_]\s*\{?$|\\sqrt\s*\[$", text[max(0, start - 8) : start])
         glued = after.isalpha() and not match.group("ordinal")
         glued = glued or (text[start - 1 : start].isalpha() and not re.search(r"\\[a-zA-Z]+$", text[:start][-20:]))
-        return Token(
+        return TextToken(
             "number", piece, start, end, value, ordinal=bool(match.group("ordinal")), formula=bool(before) or glued
         )
     if match.group("prefixed"):
-        return Token("number", piece, start, end, Fraction(int(piece, 0)))
+        return TextToken("number", piece, start, end, Fraction(int(piece, 0)))
     if match.group("operator"):
-        return Token("op", _OPERATORS[piece], start, end)
+        return TextToken("op", _OPERATORS[piece], start, end)
     if match.group("pi") or piece.lower() == "pi":
-        return Token("number", piece, start, end, math.pi)
+        return TextToken("number", piece, start, end, math.pi)
     if match.group("vulgar"):
-        return Token("number", piece, start, end, _VULGAR[piece])
+        return TextToken("number", piece, start, end, _VULGAR[piece])
     if match.group("factorial"):
-        return Token("op", "!", start, end)
+        return TextToken("op", "!", start, end)
     if match.group("word") and (roman := _roman(piece)):
-        return Token("number", piece, start, end, roman)
+        return TextToken("number", piece, start, end, roman)
     if match.group("word"):
-        return Token("word", piece.lower(), start, end)
+        return TextToken("word", piece.lower(), start, end)
     if match.group("open"):
-        return Token("open", piece, start, end)
+        return TextToken("open", piece, start, end)
     if match.group("close"):
-        return Token("close", piece, start, end)
-    return Token("end", piece, start, end)
+        return TextToken("close", piece, start, end)
+    return TextToken("end", piece, start, end)
 
 
 def _in_base(digits: str, base: str | None) -> Fraction | None:
@@ -239,8 +156,8 @@ def _decimal(digits: str, period: str | None) -> Fraction:
 # ---------------------------------------------------------------------------------------------------- numbers in words
 
 
-def _with_number_words(tokens: Sequence[Token]) -> list[Token]:
-    result: list[Token] = []
+def _with_number_words(tokens: Sequence[TextToken]) -> list[TextToken]:
+    result: list[TextToken] = []
     i = 0
     while i < len(tokens):
         number, j = _number_words(tokens, i)
@@ -253,12 +170,12 @@ def _with_number_words(tokens: Sequence[Token]) -> list[Token]:
     return result
 
 
-def word_at(tokens: Sequence[Token], i: int) -> str:
+def word_at(tokens: Sequence[TextToken], i: int) -> str:
     """The word at an index, in small letters; empty where there is none."""
     return tokens[i].text if 0 <= i < len(tokens) and tokens[i].kind == "word" else ""
 
 
-def _hyphen(tokens: Sequence[Token], i: int) -> int:
+def _hyphen(tokens: Sequence[TextToken], i: int) -> int:
     """The index after a hyphen that joins two words (`seventy-two`), or `i`."""
     if i + 1 < len(tokens) and tokens[i].text == "-" and i > 0:
         joined = tokens[i - 1].end == tokens[i].start and tokens[i].end == tokens[i + 1].start
@@ -267,7 +184,7 @@ def _hyphen(tokens: Sequence[Token], i: int) -> int:
     return i
 
 
-def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
+def _number_words(tokens: Sequence[TextToken], i: int) -> tuple[TextToken | None, int]:
     """The number that words from `i` on spell, and the index after them; (None, i) where they spell none."""
     start, digits = i, tokens[i].kind == "number" and isinstance(tokens[i].value, Fraction)
     total, current, seen, last = 0, 0, False, i
@@ -318,28 +235,28 @@ def _number_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
             value, after = value * scale, after + 1
     first, final = tokens[start], tokens[after - 1]
     text = " ".join(token.text for token in tokens[start:after])
-    return Token("number", text, first.start, final.end, value, spelled=True, ordinal=ordinal), after
+    return TextToken("number", text, first.start, final.end, value, spelled=True, ordinal=ordinal), after
 
 
-def _scaled_digits(tokens: Sequence[Token], i: int) -> tuple[Token, int]:
+def _scaled_digits(tokens: Sequence[TextToken], i: int) -> tuple[TextToken, int]:
     value, j = tokens[i].value, i + 1
     assert isinstance(value, Fraction)
     while scale := LARGE.get(word_at(tokens, j)) or _DOZENS.get(word_at(tokens, j)):
         value, j = value * scale, j + 1
     text = " ".join(token.text for token in tokens[i:j])
-    return Token("number", text, tokens[i].start, tokens[j - 1].end, value), j
+    return TextToken("number", text, tokens[i].start, tokens[j - 1].end, value), j
 
 
-def _part_words(tokens: Sequence[Token], i: int) -> tuple[Token | None, int]:
+def _part_words(tokens: Sequence[TextToken], i: int) -> tuple[TextToken | None, int]:
     """`half`, `a third`, `twice`, `seventh`: fractions, multiples and ordinals that stand alone."""
     word = word_at(tokens, i)
     if word in ("half", "quarter"):
-        return Token("number", word, tokens[i].start, tokens[i].end, Fraction(1, _PARTS[word]), spelled=True), i + 1
+        return TextToken("number", word, tokens[i].start, tokens[i].end, Fraction(1, _PARTS[word]), spelled=True), i + 1
     if word in ("a", "an", "one") and word_at(tokens, i + 1) in _PARTS:
         part = word_at(tokens, i + 1)
         value = Fraction(1, _PARTS[part])
-        return Token("number", f"a {part}", tokens[i].start, tokens[i + 1].end, value, spelled=True), i + 2
+        return TextToken("number", f"a {part}", tokens[i].start, tokens[i + 1].end, value, spelled=True), i + 2
     if word in _ORDINALS:
         value = Fraction(_ORDINALS[word])
-        return Token("number", word, tokens[i].start, tokens[i].end, value, spelled=True, ordinal=True), i + 1
+        return TextToken("number", word, tokens[i].start, tokens[i].end, value, spelled=True, ordinal=True), i + 1
     return None, i

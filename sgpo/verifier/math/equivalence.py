@@ -1,9 +1,7 @@
 """Whether an answer equals the gold answer, mathematically.
 
-math-verify does the mathematics of what is left after the rules here, each of which mends a verdict of its own:
-see "What is mended" in docs/verifier.md.
-
-Words and units of which only one can be right: `10 %` more is not `10 %` less, and 5 °C are not 5 °F.
+The forms of both answers are compared part by part, single values by a list of rules; math-verify decides what is left.
+Most rules fix a verdict of math-verify's own: see "For math-verify's maintainers" in docs/verifier.md.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from collections.abc import Sequence
 
 import math_verify
 
-from sgpo.verifier.choice import chosen_letters
-from sgpo.verifier.extract import READ_LIMIT, extract, gold_text
 from sgpo.verifier.math import expressions
 from sgpo.verifier.math.forms import (
     Form,
@@ -22,6 +18,7 @@ from sgpo.verifier.math.forms import (
     defines,
     entries_of,
     exact_part,
+    final_value,
     interval_of,
     is_chain,
     is_name,
@@ -33,11 +30,10 @@ from sgpo.verifier.math.forms import (
     same_role,
     tuple_of,
     union_of,
-    value_of,
     variable_of,
 )  # fmt: skip
 from sgpo.verifier.math.latex import clean, compact, depth, uses_both_cases, without_text
-from sgpo.verifier.math.numbers import MULTIPLES, Number, in_full, read_based, read_number, read_quantity
+from sgpo.verifier.math.numbers import MULTIPLES, Number, in_full, read_based, read_measured_value, read_number
 from sgpo.verifier.math.values import (
     count_operations,
     has_several_values,
@@ -52,11 +48,18 @@ from sgpo.verifier.math.values import (
     tolerance_for,
     words_of,
 )  # fmt: skip
-from sgpo.verifier.verdict import Verdict
+
+ANSWER_LIMIT = 2000  # characters; a longer answer is right only as the same text
+DEPTH_LIMIT = 15
+LIST_LIMIT = 60
+WORK_LIMIT = 12  # operations in an answer to a question whose answer is a number
+
+_LATEX = [math_verify.LatexExtractionConfig()]
 
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
 
-# A row's sides exclude each other; the words of one side mean the same here.
+# Words and units of which only one can be right: `10 %` more is not `10 %` less, and 5 °C are not 5 °F. A row's sides
+# exclude each other; the words of one side mean the same here.
 _ROWS = (
     "increase increases increased increasing gain gains gained profit profits rise rises rose risen more higher above"
     " up upward upwards|decrease decreases decreased decreasing loss losses lost lose loses fall falls fell fallen drop"
@@ -83,47 +86,19 @@ _WORD = re.compile(
 )
 
 
-def are_contrary(gold: str, found: str) -> bool:
-    """Whether both answers take sides, and not the same ones: "increase" and "decrease", dollars and cents."""
-    ours, theirs = _sides_taken(gold), _sides_taken(found)
-    shared_rows = {row for row, _ in ours} & {row for row, _ in theirs}
-    return any(row in shared_rows for row, _ in ours ^ theirs)
-
-
-def _sides_taken(text: str) -> set[tuple[int, int]]:
-    plain = _DEGREES.sub("°", without_text(text).lower())
-    words = (re.sub(r"[\s.\\-]", "", word) for word in _WORD.findall(plain))
-    return {_SIDES[word] for word in words if word in _SIDES}
-
-
-ANSWER_LIMIT = 2000  # characters; a longer answer is right only as the same text
-DEPTH_LIMIT = 15
-LIST_LIMIT = 60
-WORK_LIMIT = 12  # operations in an answer to a question whose answer is a number
-
-_LATEX = [math_verify.LatexExtractionConfig()]
-_LETTER = re.compile(r"\s*\(?[A-H]\)?\s*|\s*\([A-H]\)\s.*", re.DOTALL)
-_ALTERNATIVES = re.compile(r"\\text\s*\{\s*OR\s*\}|\sOR\s")  # how data sets write a gold answer in several ways
-
-
-def judge_math(completion: str, answer: str, *, strict: bool = False) -> Verdict:
-    """The verdict on a completion whose answer is mathematics."""
-    gold = gold_text(answer)
-    found = extract(completion, strict=strict)
-    if not strict and _LETTER.fullmatch(without_text(gold)) and _is_in_words(completion[-READ_LIMIT:]):
-        found = ", ".join(sorted(chosen_letters(completion[-READ_LIMIT:]))) or found
-    if found is None:
-        return Verdict("unparsed")
-    right = any(is_same(way, found, strict=strict) for way in dict.fromkeys((gold, *_ALTERNATIVES.split(gold))))
-    return Verdict("correct" if right else "wrong", found[:ANSWER_LIMIT])
-
-
 def is_same(gold: str, found: str, *, strict: bool = False) -> bool:
-    """Whether two answers are the same."""
+    """Whether two answers, as people and models write them, are the same.
+
+    Args:
+        gold: the gold answer.
+        found: the answer of a completion.
+        strict: compare exact values (`policy="strict"`).
+    """
     if not gold.strip() or not found.strip():
         return False
     if gold.strip() == found.strip():
         return True
+    # Whatever is expensive comes behind these limits.
     if max(len(gold), len(found)) > ANSWER_LIMIT or max(depth(gold), depth(found)) > DEPTH_LIMIT:
         return False
     gold, found = clean(gold), clean(found)
@@ -132,28 +107,37 @@ def is_same(gold: str, found: str, *, strict: bool = False) -> bool:
     if compact(gold) == compact(found):
         return True
     fold_case = not (uses_both_cases(gold) or uses_both_cases(found))
-    return Comparison(strict=strict, fold_case=fold_case).same(read_form(gold), read_form(found))
+    return AnswerComparison(strict=strict, fold_case=fold_case).same(read_form(gold), read_form(found))
 
 
-class Comparison:
-    """Compares answers by their forms, part by part. With `fold_case` X is x: neither answer uses both."""
+class AnswerComparison:
+    """Compares answers by their forms, part by part.
+
+    Its methods return None where their rules do not decide.
+
+    Args:
+        strict: compare exact values.
+        fold_case: take X for x; for answers of which neither uses both.
+    """
 
     def __init__(self, *, strict: bool, fold_case: bool) -> None:
         self.strict = strict
         self.fold_case = fold_case
 
     def same(self, gold: Form, found: Form) -> bool:
+        """Whether two forms say the same: by our rules, and by math-verify where they do not decide."""
         if compact(gold.text) == compact(found.text):
             return True
         verdict = self._by_form(gold, found)
         if verdict is None:
             # math-verify folds the case of every letter.
-            safe = self.fold_case and not any(expressions.is_bomb(text) for text in values_in(found))
+            safe = self.fold_case and not any(expressions.is_bomb(text) for text in _values_in(found))
             return safe and _math_verify_says(gold, found)
         return verdict
 
     def _by_form(self, gold: Form, found: Form) -> bool | None:
         pair = (gold.kind, found.kind)
+        # Unions first: "x < 1 or x > 2" is a list of relations, and a union too.
         if "union" in pair and set(pair) & {"list", "relation"}:
             unions = union_of(gold), union_of(found)
             if unions[0] and unions[1]:
@@ -185,6 +169,7 @@ class Comparison:
         golds, founds = items_of(gold), items_of(found)
         if len(golds) > LIST_LIMIT or len(founds) > LIST_LIMIT:
             return False
+        # Values with names: by their names where both sides have them, else in the order of the names.
         if (gold_rows := named_rows(gold)) and (found_rows := named_rows(found)):
             return self._any_order(gold_rows, found_rows)
         gold_names, found_names = names_of(golds), names_of(founds)
@@ -197,6 +182,7 @@ class Comparison:
             return self._in_order(by_name(golds, gold_names), founds)
         if len(set(found_names)) > 1 and not gold_names:
             return self._in_order(golds, by_name(founds, found_names))
+        # A list beside a tuple: the same in order, or left to math-verify.
         if "group" in (gold.kind, found.kind):
             if len(golds) == len(founds) and any(form.text.startswith(r"\{") for form in (gold, found)):
                 return False  # a set is no tuple
@@ -210,7 +196,7 @@ class Comparison:
         if len(gold.parts) != len(found.parts):
             return False
         if len(gold.parts) == 2 and gold.brackets != found.brackets:
-            return False
+            return False  # (1, 2] is not (1, 2); of three parts the brackets say nothing
         return self._in_order(gold.parts, found.parts)
 
     def _in_order(self, golds: Sequence[Form], founds: Sequence[Form]) -> bool:
@@ -233,14 +219,16 @@ class Comparison:
         gold, found = exact_part(gold), exact_part(found)
         if "relation" not in (gold.kind, found.kind):
             return self.same(gold, found)
+        # Equations: `y = 2x` against another one, or against the bare `2x`.
         if is_chain(gold) and is_chain(found):
             if defines(gold) and defines(found) and self._same_role(gold, found):
                 return self.same(read_form(gold.parts[-1].text), read_form(found.parts[-1].text))
             return self._equations(gold, found)
         if is_chain(found) and gold.kind != "relation":
-            return self.same(gold, value_of(found))
+            return self.same(gold, final_value(found))
         if is_chain(gold) and found.kind != "relation":
             return self.same(read_form(gold.parts[-1].text), found) if is_name(gold.parts[0].text) else False
+        # Inequalities: by the sets that they say.
         gold_set, found_set = interval_of(gold), interval_of(found)
         if gold_set and found_set:
             if gold.kind == found.kind == "relation" and variable_of(gold) != variable_of(found):
@@ -255,6 +243,7 @@ class Comparison:
         has_letters = re.search("[A-Za-z]", gold.parts[0].text + found.parts[0].text)
         if not has_letters and read_number(gold.parts[-1].text.rstrip("\\%")):  # 0.56 = 56 %
             return self.same(read_form(gold.parts[-1].text), read_form(found.parts[-1].text))
+        # Two equations are one where their differences of sides are proportional.
         sides = [expressions.parse(part.text) for part in (*gold.parts[-2:], *found.parts[-2:])]
         if any(side is None or not hasattr(side, "free_symbols") for side in sides):
             return None
@@ -267,14 +256,16 @@ class Comparison:
     # Single values
 
     def _values(self, gold: str, found: str) -> bool | None:
+        # Letters and words that exclude each other.
         choice = same_choice(gold, found, fold_case=self.fold_case)
         if choice is None:
             choice = same_letters(gold, found)
         if choice is not None:
             return choice
-        if are_contrary(gold, found):
+        if _are_contrary(gold, found):
             return False
-        g, f = read_quantity(gold), read_quantity(found)
+        # Units: one that is left out is no difference, another one is.
+        g, f = read_measured_value(gold), read_measured_value(found)
         if g.unit != f.unit and not MULTIPLES.keys().isdisjoint((g.unit, f.unit)):
             if (full := in_full(g)) is not None and full == in_full(f):
                 return True  # 5 million and 5,000,000; leniently also 5, its "million" left out as a unit is
@@ -284,6 +275,7 @@ class Comparison:
             return False
         if compact(g.value) == compact(f.value) and (g.percent == f.percent or not self.strict):
             return True
+        # Bases, clocks, numbers.
         based = read_based(g.value), read_based(f.value)
         if any(based):
             return same_based(based[0] or (g.value, ""), based[1] or (f.value, ""), self.strict)
@@ -294,6 +286,7 @@ class Comparison:
             return self._numbers(g_number, f_number, g.percent, f.percent)
         if any(re.search(r"(?<![_^\d.])\d[\d.]*\s+\d", text) for text in (g.value, f.value)):
             return False  # math-verify would add the numbers of `3 4`
+        # Words, then expressions.
         if is_wordy(gold) or is_wordy(found):
             if words_of(gold, fold_case=self.fold_case) == words_of(found, fold_case=self.fold_case):
                 return True
@@ -323,14 +316,22 @@ class Comparison:
         return expressions.same_value(g, f, fold_case=self.fold_case, tolerance=tolerance)
 
 
-def values_in(form: Form) -> list[str]:
+def _are_contrary(gold: str, found: str) -> bool:
+    """Whether both answers take sides, and not the same ones: "increase" and "decrease", dollars and cents."""
+    ours, theirs = _sides_taken(gold), _sides_taken(found)
+    shared_rows = {row for row, _ in ours} & {row for row, _ in theirs}
+    return any(row in shared_rows for row, _ in ours ^ theirs)
+
+
+def _sides_taken(text: str) -> set[tuple[int, int]]:
+    plain = _DEGREES.sub("°", without_text(text).lower())
+    words = (re.sub(r"[\s.\\-]", "", word) for word in _WORD.findall(plain))
+    return {_SIDES[word] for word in words if word in _SIDES}
+
+
+def _values_in(form: Form) -> list[str]:
     """The texts of the single values in a form."""
-    return [text for part in form.parts for text in values_in(part)] if form.parts else [form.text]
-
-
-def _is_in_words(completion: str) -> bool:
-    """Whether a completion says its answer in a sentence, not in a box or as a formula."""
-    return extract(completion, strict=True) is None and bool(re.search(r"(?<![\\{A-Za-z])[a-z]{2,}+\s", completion))
+    return [text for part in form.parts for text in _values_in(part)] if form.parts else [form.text]
 
 
 def _math_verify_says(gold: Form, found: Form) -> bool:

@@ -28,6 +28,7 @@ DIGITS = 50
 TOLERANCE = mpmath.mpf(10) ** -25
 FACTORIAL_LIMIT = 20_000
 EXPONENT_LIMIT = 1_000_000  # binary exponent of the largest number that is worked with
+TERM_LIMIT = 10_000  # of a sum or product; adding up more takes seconds
 
 _NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)  # else `x + c` loses its `c`
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
@@ -41,6 +42,23 @@ _RESPELLED = (
     (re.compile(r"\\\}"), ")"),
 )
 
+# Functions with steps, which may hide a difference between two points.
+_STEPS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.sign, sympy.Max, sympy.Min)
+# What has a value here; everything else (sums, integrals, sets) has none.
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "exp": mpmath.exp, "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec,
+    "csc": mpmath.csc, "asin": mpmath.asin, "acos": mpmath.acos, "atan": mpmath.atan, "acot": mpmath.acot,
+    "sinh": mpmath.sinh, "cosh": mpmath.cosh, "tanh": mpmath.tanh, "asinh": mpmath.asinh, "acosh": mpmath.acosh,
+    "atanh": mpmath.atanh, "Abs": abs, "floor": mpmath.floor, "ceiling": mpmath.ceil, "re": mpmath.re, "im": mpmath.im,
+    "conjugate": mpmath.conj, "sign": mpmath.sign, "arg": mpmath.arg, "binomial": mpmath.binomial,
+    "UnevaluatedExpr": lambda value: value,
+    "Max": lambda *values: max(values, key=mpmath.re), "Min": lambda *values: min(values, key=mpmath.re),
+}  # fmt: skip
+_UNDEFINED = sympy.core.function.AppliedUndef
+_OPERATIONS = (sympy.Add, sympy.Mul, sympy.Pow, _UNDEFINED)
+_NAMED = ("factorial", "log", "Mod")
+_CONSTANTS = {"Pi": mpmath.pi, "Exp1": mpmath.e, "GoldenRatio": mpmath.phi, "EulerGamma": mpmath.euler}
+
 
 class Unknown(Exception):
     """The expression holds something that has no value here."""
@@ -52,7 +70,7 @@ class TooLarge(Unknown):
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> sympy.Basic | None:
-    """The expression that `text` is; None where it is none."""
+    """Parse a cleaned single value; None where it is no expression."""
     if len(text) > PARSE_LIMIT or not text:
         return None
     if re.search(r"(?<![_^\d.])\d[\d.]*\s+\d|[A-Za-z]{12}", text):
@@ -79,16 +97,24 @@ def parse(text: str) -> sympy.Basic | None:
 def same_value(
     gold: sympy.Basic, found: sympy.Basic, *, fold_case: bool, tolerance: tuple[float, float] = (0.0, 0.0)
 ) -> bool | None:
-    """Whether two expressions have the same value everywhere; None where that cannot be told.
+    """Whether two expressions have the same value everywhere.
 
-    With `fold_case` X is x. `tolerance` is the absolute and the relative difference that is allowed where the answers
-    were rounded.
+    Args:
+        gold: the gold answer.
+        found: the answer of a completion.
+        fold_case: take X for x.
+        tolerance: the absolute and the relative difference that is allowed where the answers were rounded.
+
+    Returns:
+        None where that cannot be told.
     """
+    # Whole numbers exactly; those too large to work with are different, unless they are written alike.
     try:
         if (a := _exact(gold)) is not None and (b := _exact(found)) is not None and tolerance == (0.0, 0.0):
             return a == b
     except TooLarge:
         return None if gold == found else False
+    # All else at a few points; only those in the domain of both count.
     names = _names(gold, found)
     seen = 0
     with mpmath.workdps(DIGITS):
@@ -109,7 +135,11 @@ def same_value(
 
 
 def proportional(gold: sympy.Basic, found: sympy.Basic, *, fold_case: bool) -> bool | None:
-    """Whether one is a constant multiple of the other: what two equations `gold = 0` and `found = 0` need."""
+    """Whether one expression is a constant multiple of the other: what two equations `gold = 0` and `found = 0` need.
+
+    Returns:
+        None where that cannot be told.
+    """
     names = _names(gold, found)
     with mpmath.workdps(DIGITS):
         ratio = None
@@ -123,6 +153,7 @@ def proportional(gold: sympy.Basic, found: sympy.Basic, *, fold_case: bool) -> b
                 return None
             if abs(a) < TOLERANCE or abs(b) < TOLERANCE:
                 return None
+            # The ratio at the first point must be that at all others.
             if ratio is not None and not _close(a / b, ratio):
                 return False
             ratio = a / b
@@ -215,22 +246,6 @@ def _close(a: Any, b: Any, tolerance: tuple[float, float] = (0.0, 0.0)) -> bool:
     return bool(min(abs(a), abs(b)) == 0 and size < mpmath.mpf(10) ** -40)
 
 
-_STEPS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.sign, sympy.Max, sympy.Min)
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "exp": mpmath.exp, "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec,
-    "csc": mpmath.csc, "asin": mpmath.asin, "acos": mpmath.acos, "atan": mpmath.atan, "acot": mpmath.acot,
-    "sinh": mpmath.sinh, "cosh": mpmath.cosh, "tanh": mpmath.tanh, "asinh": mpmath.asinh, "acosh": mpmath.acosh,
-    "atanh": mpmath.atanh, "Abs": abs, "floor": mpmath.floor, "ceiling": mpmath.ceil, "re": mpmath.re, "im": mpmath.im,
-    "conjugate": mpmath.conj, "sign": mpmath.sign, "arg": mpmath.arg, "binomial": mpmath.binomial,
-    "UnevaluatedExpr": lambda value: value,
-    "Max": lambda *values: max(values, key=mpmath.re), "Min": lambda *values: min(values, key=mpmath.re),
-}  # fmt: skip
-_UNDEFINED = sympy.core.function.AppliedUndef
-_OPERATIONS = (sympy.Add, sympy.Mul, sympy.Pow, _UNDEFINED)
-_NAMED = ("factorial", "log", "Mod")
-_CONSTANTS = {"Pi": mpmath.pi, "Exp1": mpmath.e, "GoldenRatio": mpmath.phi, "EulerGamma": mpmath.euler}
-
-
 def _evaluate(node: Any, point: dict[str, mpmath.mpf]) -> Any:
     """The value of `node` at `point`: every step is bounded in time and memory."""
     value = _step(node, point)
@@ -241,6 +256,7 @@ def _evaluate(node: Any, point: dict[str, mpmath.mpf]) -> Any:
 
 def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
     name = type(node).__name__
+    # Leaves of the tree.
     if isinstance(node, sympy.Rational):
         return mpmath.mpf(int(node.p)) / int(node.q)
     if isinstance(node, sympy.Float):
@@ -253,10 +269,12 @@ def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
         return mpmath.mpc(0, 1)
     if isinstance(node, sympy.Symbol):
         return _symbol(node.name, point)
+    # What is bound to fail ends before its arguments are worked out.
     if name in ("Sum", "Product") and _is_long(node):
         raise TooLarge
     if not (isinstance(node, _OPERATIONS) or name in _NAMED or name in _FUNCTIONS):
         raise Unknown  # sums, integrals, sets: they bind symbols or are no number
+    # Inner nodes: their arguments first.
     arguments = [_evaluate(argument, point) for argument in node.args]
     if isinstance(node, sympy.Add):
         return mpmath.fsum(arguments)
@@ -283,7 +301,7 @@ def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
 def _is_long(node: Any) -> bool:
     """Whether a sum has so many terms that adding them up takes seconds."""
     ranges = [limits[2] - limits[1] for limits in node.limits if len(limits) == 3]
-    return any(bool(span.is_number and span.is_finite and span > 10_000) for span in ranges)
+    return any(bool(span.is_number and span.is_finite and span > TERM_LIMIT) for span in ranges)
 
 
 def _symbol(name: str, point: dict[str, mpmath.mpf]) -> Any:

@@ -1,6 +1,7 @@
-"""Equations, inequalities and lists of them: what they say, whatever way they say it.
+"""The form of an answer: a list, a tuple or interval, a union, a matrix, a relation, or a single value.
 
-The form of an answer: a list, a tuple or interval, a union, a matrix, a relation, or a single value.
+A form may say what another one says: `x = 5` is 5, `x > 2` an interval, `p = 5, q = 2` a tuple. What an equation, an
+inequality or a list of them says is read here; whether two values are equal is not decided here.
 """
 
 from __future__ import annotations
@@ -24,35 +25,8 @@ _NAME = re.compile(
     r"[A-Za-z{][A-Za-z0-9_{}'.:,|() ]*"
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """An answer and its parts.
-
-    `kind` is `value` (no parts), `list` (in any order), `group` (a tuple or interval, with `brackets`), `union`,
-    `matrix` (a part per row), `row`, or `relation` (the sides, with `operators` between them).
-    """
-
-    kind: str
-    text: str
-    parts: tuple[Form, ...] = ()
-    brackets: str = ""
-    operators: tuple[str, ...] = ()
-
-
-def read_form(text: str) -> Form:
-    """The form of a cleaned answer."""
-    text = _strip_braces(text.strip())
-    if (words := re.fullmatch(r"\\text\s*\{([^{}]*,[^{}]*)\}", text)) is not None:
-        text = words[1].strip()  # \text{A, C}
-    if (whole := _WORDED_SETS.get(" ".join(without_text(text).lower().split()))) is not None:
-        return read_form(whole)
-    for read in (_environment, _vector, _list, _plus_minus, _relation, _union, _group):
-        if form := read(text):
-            return form
-    return Form("value", text)
-
-
+_FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
+_SIZE = re.compile(r"\s*(?:\||\\lvert)\s*([A-Za-z])\s*(?:\||\\rvert)\s*")  # the absolute value of a name
 _WORDED_SETS = {
     **dict.fromkeys(
         ("all real numbers", "all reals", "any real number", r"\mathbb{r}", r"\mathbb r"), r"(-\infty,\infty)"
@@ -64,8 +38,42 @@ _WORDED_SETS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """An answer and its parts.
+
+    Attributes:
+        kind: `value` (no parts), `list` (in any order), `group` (a tuple or interval), `union`, `matrix` (a part per
+            row), `row`, or `relation` (a part per side).
+        text: the answer, cleaned.
+        parts: the forms of its parts.
+        brackets: the two brackets of a group.
+        operators: the operators between the sides of a relation.
+    """
+
+    kind: str
+    text: str
+    parts: tuple[Form, ...] = ()
+    brackets: str = ""
+    operators: tuple[str, ...] = ()
+
+
+def read_form(text: str) -> Form:
+    """Read the form of an answer that `latex.clean` has cleaned."""
+    text = _strip_braces(text.strip())
+    if (words := re.fullmatch(r"\\text\s*\{([^{}]*,[^{}]*)\}", text)) is not None:
+        text = words[1].strip()  # \text{A, C}
+    if (whole := _WORDED_SETS.get(" ".join(without_text(text).lower().split()))) is not None:
+        return read_form(whole)
+    # The order decides: a list is split before anything in it is read. Commas inside of brackets make no list.
+    for read in (_environment, _vector, _list, _plus_minus, _relation, _union, _group):
+        if form := read(text):
+            return form
+    return Form("value", text)
+
+
 def is_name(text: str) -> bool:
-    """Whether an answer can be given to `text`, as to `x` or `f(x)`."""
+    """Whether `text` is a name that a value can be given to, as `x` or `f(x)`."""
     return bool(_NAME.fullmatch(text.strip())) and not re.match(r"\d", text.strip())
 
 
@@ -103,6 +111,7 @@ def _list(text: str) -> Form | None:
 def _plus_minus(text: str) -> Form | None:
     if r"\pm" not in text and r"\mp" not in text:
         return None
+    # The upper signs, then the lower ones.
     upper = re.sub(r"^\s*\+", "", text.replace(r"\pm", "+").replace(r"\mp", "-"))
     lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
     parts = (*_flat(read_form(upper.strip())), *_flat(read_form(lower)))
@@ -118,6 +127,7 @@ def _relation(text: str) -> Form | None:
     sides = split_top(text, _RELATION)
     if len(sides) < 2:
         return None
+    # The operators are what the split has left out.
     at = 0
     for side in sides[:-1]:
         at += len(side)
@@ -145,6 +155,7 @@ def _vector(text: str) -> Form | None:
 
 
 def _group(text: str) -> Form | None:
+    # A set: by its condition (`\{x : x > 2\}`), or by its elements.
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inner = text[2:-2].strip()
         if builder := _BUILDER.fullmatch(inner):
@@ -172,7 +183,7 @@ def _parts(text: str, body: str, brackets: str) -> Form | None:
 
 
 def items_of(form: Form) -> list[Form]:
-    """The items of a list, each once; those of a list of lists stay together."""
+    """List the items of a list, each once, or of a tuple; any other form is its own only item."""
     if form.kind not in ("list", "group"):
         return [form]
     items = {compact(part.text): part for part in form.parts}
@@ -180,19 +191,19 @@ def items_of(form: Form) -> list[Form]:
 
 
 def names_of(items: Sequence[Form]) -> list[str]:
-    """The names that the items give values to; empty unless all do."""
+    """List the names that the items give values to; empty unless all do."""
     names = [compact(item.parts[0].text) for item in items if is_chain(item) and is_name(item.parts[0].text)]
     return names if len(names) == len(items) else []
 
 
 def tuple_of(form: Form) -> Form:
-    """(3, 2) of `(a, b) = (3, 2)`; any other form is itself."""
-    value = value_of(exact_part(form)) if is_chain(form) else form
+    """Take (3, 2) out of `(a, b) = (3, 2)`; any other form is itself."""
+    value = final_value(exact_part(form)) if is_chain(form) else form
     return value if value.kind == "group" else form
 
 
 def named_rows(form: Form) -> list[Form]:
-    """`p=5, q=2; p=7, q=2` as two lists, each with its names; empty where names do not repeat."""
+    """Split `p=5, q=2; p=7, q=2` into two lists, each with its names; empty where names do not repeat."""
     leaves = [leaf for part in form.parts for leaf in (part.parts if part.kind == "list" else (part,))]
     names = names_of(leaves)
     width = len(set(names))
@@ -203,39 +214,43 @@ def named_rows(form: Form) -> list[Form]:
 
 
 def right_sides(items: Sequence[Form]) -> list[Form]:
-    return [value_of(exact_part(item)) for item in items]
+    """List the values that equations give: 1 and 2 of `x = 1` and `y = 2`."""
+    return [final_value(exact_part(item)) for item in items]
 
 
 def by_name(items: Sequence[Form], names: Sequence[str]) -> list[Form]:
-    """The values that single letters are given, in the order of a tuple of these letters: `y = 3, x = 2` is (2, 3)."""
+    """List the values that single letters are given, by the alphabet: `y = 3, x = 2` is (2, 3)."""
     if all(len(name) == 1 for name in names) and len(set(names)) == len(names):
         items = [items[names.index(name)] for name in sorted(names)]
     return right_sides(items)
 
 
-def value_of(chain: Form) -> Form:
-    """What a chain of equations says in the end: 5 in `x = 2 + 3 = 5`, and in `5 = x`."""
+def final_value(chain: Form) -> Form:
+    """Read what a chain of equations says in the end: 5 in `x = 2 + 3 = 5`, and in `5 = x`."""
     *_, last = sides = [side.text for side in chain.parts]
     return read_form(sides[0] if is_name(last) and not is_name(sides[0]) else last)
 
 
 def entries_of(form: Form) -> Sequence[Form]:
-    """The entries of a tuple, or of a matrix that is one row or one column."""
+    """List the entries of a tuple, or of a matrix that is one row or one column."""
     if form.kind == "group":
         return form.parts
     return form.parts[0].parts if len(form.parts) == 1 else [row.parts[0] for row in form.parts if len(row.parts) == 1]
 
 
 def is_chain(form: Form) -> bool:
+    """Whether a form is an equation, of two or more sides."""
     return form.kind == "relation" and set(form.operators) <= {"=", r"\in", r"\approx", r"\equiv"}
 
 
 def defines(form: Form) -> bool:
+    """Whether an equation gives a value to a name."""
     return is_name(form.parts[0].text)
 
 
 def same_role(gold: str, found: str, *, fold_case: bool) -> bool:
-    """`f(x)`, `g(x)` and `y` all name the function that was asked for; `x` and `y` are two unknowns."""
+    """Whether two names stand for the same: `f(x)`, `g(x)` and `y` for the function that was asked for, but `x` and `y`
+    for two unknowns."""
     gold, found = compact(gold), compact(found)
     if fold_case:
         gold, found = gold.lower(), found.lower()
@@ -244,25 +259,24 @@ def same_role(gold: str, found: str, *, fold_case: bool) -> bool:
 
 
 def exact_part(form: Form) -> Form:
-    """`x = 1/3 \\approx 0.33` without its approximation."""
+    r"""Drop the approximation of `x = 1/3 \approx 0.33`."""
     if r"\approx" not in form.operators[1:]:
         return form
     end = form.operators.index(r"\approx", 1)
     return Form("relation", form.text, form.parts[: end + 1], operators=form.operators[:end])
 
 
-_FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
-
-
-_SIZE = re.compile(r"\s*(?:\||\\lvert)\s*([A-Za-z])\s*(?:\||\\rvert)\s*")
-
-
 def variable_of(form: Form) -> str:
+    """Find the name that an inequality is about; an empty text where there is none."""
     return next((compact(part.text).strip("|") for part in form.parts if is_name(part.text)), "")
 
 
 def interval_of(form: Form) -> Form | None:
-    """The set that an inequality in one name says: `-2 < x \\leq 7` is `(-2, 7]`."""
+    r"""Read the set that an inequality in one name says: `-2 < x \leq 7` is `(-2, 7]`.
+
+    Returns:
+        A group or union; None for a form that says no set.
+    """
     if form.kind in ("group", "union"):
         return form
     if form.kind != "relation":
@@ -271,6 +285,7 @@ def interval_of(form: Form) -> Form | None:
         return read_form(form.parts[1].text)
     if not set(form.operators) <= set(_FLIPPED) or len(form.parts) > 3:
         return None
+    # Bring the inequality to rising order, with three sides: `3 > x` is `-\infty < x < 3`.
     sides, operators = [part.text for part in form.parts], list(form.operators)
     if operators[0] in (">", r"\geq"):
         sides, operators = sides[::-1], [_FLIPPED[operator] for operator in operators[::-1]]
@@ -289,7 +304,7 @@ def interval_of(form: Form) -> Form | None:
 
 
 def union_of(form: Form) -> list[Form]:
-    """The intervals of a union, of inequalities that "or" links, of `x \\neq 0` or `|x| > 2`; else empty."""
+    r"""List the intervals of a union, of inequalities that "or" links, of `x \neq 0` or `|x| > 2`; else empty."""
     if form.kind == "relation" and form.operators == (r"\neq",) and is_name(form.parts[0].text):
         return list(read_form(rf"(-\infty,{form.parts[1].text}) \cup ({form.parts[1].text},\infty)").parts)
     if form.kind == "relation" and form.operators in ((">",), (r"\geq",)) and _SIZE.fullmatch(form.parts[0].text):

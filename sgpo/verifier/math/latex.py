@@ -50,6 +50,13 @@ _PLAIN = {
     "oo": r"\infty ", "lcm": r"\operatorname{lcm}", "I": "i",
 }  # fmt: skip
 
+# Functions that are called as in a program.
+_CALL = re.compile(r"(?<![A-Za-z])\\?(sqrt|cbrt|abs|Abs|factorial|exp)\s*\(")
+_CALLS = {
+    "sqrt": r"\sqrt{%s}", "cbrt": r"\sqrt[3]{%s}", "abs": "|%s|", "Abs": "|%s|",
+    "factorial": "(%s)!", "exp": "e^{%s}",
+}  # fmt: skip
+
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])(" + "|".join(sorted(_PLAIN, key=len, reverse=True)) + r")(?![A-Za-z])")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -60,7 +67,8 @@ _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])")
 
 
 def clean(text: str) -> str:
-    """One spelling of an answer: `½` and `\\dfrac12` are `\\frac{1}{2}`, `2*pi` is `2\\cdot \\pi`, and so on."""
+    r"""Bring an answer to one spelling: `½` and `\dfrac12` are `\frac{1}{2}`, `2*pi` is `2\cdot \pi`, and so on."""
+    # Characters, doubled backslashes, and what is only for the eye: sizes, spaces, labels.
     text = _plain_characters(text)
     text = re.sub(r"\\\\(?=[A-Za-z{}%$,!;: ])(?!\s*(?:hline|end))", r"\\", text) if r"\begin" not in text else text
     text = re.sub(r"\\(?:left|right)\s*\.", " ", text)
@@ -68,16 +76,20 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3})", "", text)  # 32\,348
     text = re.sub(r"(?<!\\)\\[,;: ]|(?<!\\)~", " ", text)
     text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
+    # Commands: one name for each, function names as functions, no empty \text.
     text = _COMMAND.sub(lambda match: _COMMANDS.get(match[1], match[0]), text)
     text = re.sub(r"\\text\s*\{\s*(" + "|".join(_FUNCTIONS) + r")\s*\}", r" \1 ", text)
     text = re.sub(r"\\text\s*\{\s*\}|\\text\s*(?=[^\s{])", " ", text)
+    # Delimiters of mathematics.
     text = re.sub(r"(?<!\\)\$|\\\$(?=\s*$)|\\[()]|\\(?=\s*$)", " ", text)
     text = re.sub(r"\\\[|\\\](?!\d)", " ", text) if r"\begin" not in text else text
     text = re.sub(r"\\log\s*_\s*\{?\s*e(?![A-Za-z])\s*\}?", r"\\ln ", text)
+    # Spellings of programs: `x**2`, `x <= 3`, `sqrt(2)`, `pi`.
     text = text.replace("**", "^").replace("*", r"\cdot ")
     text = text.replace("<=", r"\leq ").replace(">=", r"\geq ").replace("!=", r"\neq ").replace("=>", r"\Rightarrow ")
     text = _calls(text)
     text = _PLAIN_WORD.sub(lambda match: _PLAIN[match[1]], text)
+    # Arguments without braces, thousands, indices, leading zeros, white space.
     text = _arguments(text)
     text = _join_thousands(text)
     text = re.sub(r"_\s*\{\s*(\w)\s*\}", r"_\1", text)
@@ -86,13 +98,13 @@ def clean(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """A cleaned answer without white space and grouping that does not matter: what "the same text" means."""
+    """Drop the white space and the grouping of a cleaned answer that do not matter: what "the same text" means."""
     text = re.sub(r"(?<=\d)\s+(?=\d)", "~", text)  # 3 4 is not 34
     return re.sub(r"\s+|(?<=[_^])\{(\w)\}", lambda match: match[1] or "", text)
 
 
 def without_text(text: str) -> str:
-    """`\\text{...}` replaced by what it holds."""
+    r"""Replace each `\text{...}` by what it holds."""
     return re.sub(r"\s+", " ", _TEXT.sub(r" \1 ", text)).strip()
 
 
@@ -121,7 +133,7 @@ def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` is closed, -1 where it is not."""
+    """Find where the bracket that opens at `start` is closed; -1 where it is not."""
     depth = 0
     for at in range(start, len(text)):
         if text[at] in "([{":
@@ -134,7 +146,7 @@ def closing(text: str, start: int) -> int:
 
 
 def depth(text: str) -> int:
-    """How deep the brackets are nested."""
+    """Count how deep the brackets are nested."""
     deepest = level = 0
     for char in text:
         level += (char in "([{") - (char in ")]}")
@@ -145,6 +157,7 @@ def depth(text: str) -> int:
 def _plain_characters(text: str) -> str:
     if text.isascii():
         return text
+    # Runs of raised and lowered digits first, then character by character.
     text = re.sub("[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda match: "^{" + match[0].translate(_SUPERSCRIPTS) + "}", text)
     text = re.sub("[₀-₉₊₋]+", lambda match: "_{" + match[0].translate(_SUBSCRIPTS) + "}", text)
     out = []
@@ -163,13 +176,6 @@ def _plain_characters(text: str) -> str:
     return "".join(out)
 
 
-_CALL = re.compile(r"(?<![A-Za-z])\\?(sqrt|cbrt|abs|Abs|factorial|exp)\s*\(")
-_CALLS = {
-    "sqrt": r"\sqrt{%s}", "cbrt": r"\sqrt[3]{%s}", "abs": "|%s|", "Abs": "|%s|",
-    "factorial": "(%s)!", "exp": "e^{%s}",
-}  # fmt: skip
-
-
 def _calls(text: str) -> str:
     """`sqrt(2)`, `\\sqrt(2)`, `exp(16)`, `Abs(x)` and `factorial(n)` in LaTeX."""
     while match := _CALL.search(text):
@@ -182,6 +188,7 @@ def _calls(text: str) -> str:
 
 def _arguments(text: str) -> str:
     """Braces around the arguments that LaTeX lets stand bare: `\\frac12`, `\\frac{1}2`, `\\sqrt3`, `x^(2)`."""
+    # The arguments of each \frac are what follows it; one without a second argument stays as it is.
     head, *rest = text.split(r"\frac")
     text = head
     for part in rest:
@@ -212,6 +219,7 @@ def _join_thousands(text: str) -> str:
         return text.replace(" ", "")
     out, start = [], 0
     for match in _THOUSANDS.finditer(text):
+        # Inside of an open bracket the comma separates two numbers.
         before = text[: match.start()]
         if before.count("(") + before.count("[") + before.count(r"\{") > (
             before.count(")") + before.count("]") + before.count(r"\}")

@@ -1,6 +1,6 @@
-"""Numbers as people write them, and their units: `\\$32,348`, `2 1/2`, `1.5 \\times 10^{3}`, `three-quarters`.
+r"""Numbers as people write them, and their units: `\$32,348`, `2 1/2`, `1.5 \times 10^{3}`, `three-quarters`.
 
-The words of numbers, for whatever reads them: answers (`quantity`) and the leak gate's texts (`sgpo.strategies`).
+The tables of number words also serve the leak gate (`sgpo.strategies.leak`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from sgpo.verifier.math.latex import closing, without_text
 _ONES = "zero one two three four five six seven eight nine"
 _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
 
 SMALL = {word: value for value, word in enumerate(f"{_ONES} {_TEENS}".split())}
 SMALL |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
 LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MULTIPLES = LARGE | {"dozen": 12}
-
+PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
+PARTS |= {word + plural: value for value, word in enumerate(_ORDINALS.split(), 3) for plural in ("", "s")}
 
 DIGIT_LIMIT = 1000  # longer numbers are compared as text; Python itself refuses to read 4300 digits
 
@@ -46,9 +48,13 @@ _NOT_UNITS = {"and", "or", "mod", "if", "to", "of", "times", "over", "e", "i", "
 _PERCENT = re.compile(r"\s*(?:\\?%|\bpercent(?:age)?\b|\bpct\b)\s*(?:points?)?\s*$", re.IGNORECASE)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]?|\bdegrees?\b)\s*", re.IGNORECASE)
 _CURRENCY = re.compile(r"\\\$|[$€£¥]|\\(?:euro|pounds)\b|\b(?:US)?(?:dollars?|USD|euros?|EUR)\b", re.IGNORECASE)
-
 _PER = re.compile(r"(?<=\d)\s*(?:/|\bper\b)\s*(?:[A-Za-z]{3,}|kg|hr)\s*$")  # 7200/year
+# Units as LaTeX composes them: `\text{kg} \cdot \text{m/s}`, `\text{erg s}^{-1}`.
+_TEXT_UNIT = re.compile(
+    r"(.*?[\d)}!])\s*(\\text\s*\{(?:[^{}]|\\cdot)*\}(?:\\text\s*\{[^{}]*\}|\\cdot|[/\s]|\^\s*\{?\s*-?\d+\s*\}?)*)"
+)
 
+# Ways to write a number.
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _PLAIN = re.compile(rf"{_SIGN}(?P<value>{_DECIMAL})")
@@ -63,15 +69,15 @@ _REPEATING = re.compile(rf"{_SIGN}(?P<whole>\d*)\.(?P<once>\d*)\\(?:overline|bar
 _BASED = re.compile(r"(?P<digits>[0-9A-Fa-f]+)\s*_\s*\{?\s*(?:\(?(?P<base>\d{1,2})\)?|(?P<name>[a-z]+))\s*\}?")
 
 
-# Units as LaTeX composes them: `\\text{kg} \\cdot \\text{m/s}`, `\\text{erg s}^{-1}`.
-_TEXT_UNIT = re.compile(
-    r"(.*?[\d)}!])\s*(\\text\s*\{(?:[^{}]|\\cdot)*\}(?:\\text\s*\{[^{}]*\}|\\cdot|[/\s]|\^\s*\{?\s*-?\d+\s*\}?)*)"
-)
-
-
 @dataclass(frozen=True, slots=True)
-class Quantity:
-    """An answer's value without its unit. `unit` is set where it is one that can be told apart; `value` is text."""
+class MeasuredValue:
+    """An answer's value without its unit.
+
+    Attributes:
+        value: the value as text.
+        unit: the unit, where it is one that can be told apart.
+        percent: whether the value is in percent.
+    """
 
     value: str
     unit: str | None = None
@@ -80,7 +86,14 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact value, and how precisely it was written: the decimals of `6630.65` are 2, its digits 6."""
+    """An exact value, and how precisely it was written.
+
+    Attributes:
+        value: the value.
+        decimals: digits behind the point: 2 of `6630.65`.
+        digits: significant digits: 6 of `6630.65`, 3 of `6630`.
+        is_decimal: whether the digits behind the point are not all zeros.
+    """
 
     value: Fraction
     decimals: int = 0
@@ -88,25 +101,27 @@ class Number:
     is_decimal: bool = False
 
 
-def read_quantity(text: str) -> Quantity:
-    """Take currency, percent, degrees and units off an answer."""
+def read_measured_value(text: str) -> MeasuredValue:
+    """Take currency, percent, degrees and units off a cleaned answer."""
+    # Currency signs are dropped: `$5` is 5. What excludes each other (dollars, cents) is seen by `equivalence`.
     bare = _CURRENCY.sub(" ", text).strip()
     if composed := _TEXT_UNIT.fullmatch(bare):
         bare = f"{composed[1]} {_plain_unit(composed[2])}"
     bare = without_text(bare) if re.match(r"\s*[-+]?[\d.(\\]", bare) else bare
     bare = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)(?![A-Za-z])\s*\}?", " ", bare).strip()
     bare = _PER.sub("", bare)
+    # Percent and degrees are units too, with spellings of their own.
     if percent := _PERCENT.search(bare):
         bare = bare[: percent.start()]
     without_degrees = _DEGREES.sub(" ", bare).strip() if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", bare) else bare
     value, unit = _split_unit(without_degrees or bare, named=r"\text" in text)
     if percent or (without_degrees and without_degrees != bare):
         unit = "%" if percent else "°"
-    return Quantity(value.strip() or text, unit, percent is not None)
+    return MeasuredValue(value.strip() or text, unit, percent is not None)
 
 
-def in_full(quantity: Quantity) -> Fraction | None:
-    """5,000,000 for `5 million`, and for itself; None for what is no number."""
+def in_full(quantity: MeasuredValue) -> Fraction | None:
+    """Write a value out: 5,000,000 for `5 million`, and for itself; None for what is no number."""
     number = read_number(quantity.value)
     return number.value * MULTIPLES.get(quantity.unit or "", 1) if number else None
 
@@ -124,6 +139,7 @@ def _split_unit(text: str, *, named: bool) -> tuple[str, str | None]:
     match = re.match(r"(.*(?:[\d)}!]|\\pi(?=\s)))\s*([^\W\d_][\w./^{}\s-]*)$", text, re.DOTALL)
     if not match or "=" in text:
         return text, None
+    # A value, then words. Each test below is a way in which the words may be mathematics.
     value, words = match[1], match[2].strip()
     names = re.findall(r"[^\W\d_]+(?:/[^\W\d_]+)?", words)
     if _UNITS.get(names[0]) in MULTIPLES:
@@ -154,7 +170,7 @@ def _unit_name(words: str, names: list[str]) -> str | None:
 
 
 def read_number(text: str) -> Number | None:
-    """The exact number that `text` is, None where it is none (or has over a thousand digits)."""
+    """Read an exact number; None where `text` is none, or has over a thousand digits."""
     if len(text) > DIGIT_LIMIT or not (text := _unwrap(text.strip())):
         return None
     if match := _PLAIN.fullmatch(text):
@@ -174,7 +190,7 @@ def read_number(text: str) -> Number | None:
 
 
 def read_based(text: str) -> tuple[str, str] | None:
-    """Digits and base of `2516_8`."""
+    """Read digits and base of `2516_8`; None where `text` names no base."""
     match = _BASED.fullmatch(text.strip())
     return (match["digits"].lower().lstrip("0"), str(match["base"] or match["name"])) if match else None
 
@@ -204,11 +220,6 @@ def _fraction(match: re.Match[str]) -> Number | None:
     return Number(-value if match["sign"] == "-" else value)
 
 
-PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
-_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
-PARTS |= {word + plural: value for value, word in enumerate(_ORDINALS.split(), 3) for plural in ("", "s")}
-
-
 def _words(text: str) -> Number | None:
     """`twenty-one`, `three-quarters`, `one hundred and five`, `5 and a half`."""
     plain = without_text(text)
@@ -220,6 +231,7 @@ def _words(text: str) -> Number | None:
         return None
     part = PARTS.get(words[-1]) if len(words) > 1 or words[-1] == "half" else None
     words = (words[:-1] if words[:-1] not in (["a"], ["one"], []) else ["one"]) if part else words
+    # "two hundred and five thousand": what stands before a multiple is multiplied, then added.
     total = current = 0
     for word in words:
         if word in SMALL:

@@ -15,7 +15,11 @@ _COUNTING = (MULTIPLES.keys() | SMALL.keys() | PARTS.keys()) - {"one"}  # "the o
 
 
 def same_choice(gold: str, found: str, *, fold_case: bool) -> bool | None:
-    """Letters of multiple choice: `(B)`, `B.` and `\\text{B}` are one; `(B) 2.5` is B, with its text."""
+    r"""Compare letters of multiple choice: `(B)`, `B.` and `\text{B}` are one; `(B) 2.5` is B, with its text.
+
+    Returns:
+        None where one of them is no letter.
+    """
     plain_gold, plain_found = without_text(gold), without_text(found)
     letter = _CHOICE.fullmatch(plain_gold)
     if letter and (other := _CHOICE.fullmatch(plain_found)):
@@ -27,9 +31,10 @@ def same_choice(gold: str, found: str, *, fold_case: bool) -> bool | None:
 
 
 def same_letters(gold: str, found: str) -> bool | None:
-    """Capitals in a row are text: `CBAD` is an order, a word or a name, not a product that may be rearranged.
+    """Compare capitals in a row as text: `CBAD` is an order, a word or a name, not a product that may be rearranged.
 
-    None where neither is that. Two are left to the comparison of products: the segment CD is DC.
+    Returns:
+        None where they are not that. Two capitals are left to the comparison of products: the segment CD is DC.
     """
     letters = [compact(without_text(side)) for side in (gold, found)]
     if not all(re.fullmatch("[A-Za-z]{3,}", side) for side in letters) or not any(map(str.isupper, letters)):
@@ -38,7 +43,10 @@ def same_letters(gold: str, found: str) -> bool | None:
 
 
 def same_based(gold: tuple[str, str], found: tuple[str, str], strict: bool) -> bool:
-    """`2516_8` and `2516` (its base left out) are the same, `101_2` and `101_3` are not; `5_2` is no number."""
+    """Compare digits with their bases, as `numbers.read_based` reads them.
+
+    `2516_8` and `2516` (its base left out) are the same, `101_2` and `101_3` are not; `5_2` is no number.
+    """
     digits = [re.sub(r"[\s,]", "", side[0]).lower().lstrip("0") for side in (gold, found)]
     if digits[0] != digits[1] or gold[1] == found[1]:
         return digits[0] == digits[1]
@@ -50,15 +58,18 @@ def _are_digits(text: str, *, base: str) -> bool:
 
 
 def read_clock(text: str) -> tuple[str, str, str] | None:
-    """`05:30 p.m.` as (`5`, `30`, `p`), and `5 pm` as (`5`, `00`, `p`)."""
+    """Read a time of day: `05:30 p.m.` is (`5`, `30`, `p`), and `5 pm` is (`5`, `00`, `p`); None for anything else."""
     plain = without_text(text).lower().strip().replace("noon", "pm").replace("midnight", "am")
     match = re.fullmatch(r"0?(\d+)\s*(?::\s*(\d\d)\s*)?(?:([ap])\.?\s*m\.?)?", plain)
     return (match[1], match[2] or "00", match[3] or "") if match and (match[2] or match[3]) else None
 
 
 def is_rounded(gold: Number, found: Number) -> bool:
-    """Whether the gold answer is the found one rounded, to at least three digits, or the found one is the gold answer
-    rounded or cut off, to at least four: an author rounds, a model may print what it computed so far."""
+    """Whether one number is the other one rounded.
+
+    The gold answer may be rounded to three digits or more, as authors do; the found one may be rounded or cut off, to
+    four or more: a model may print what it computed so far.
+    """
     return _rounds_to(found, gold, digits=3, cut=False) or (
         gold.value.denominator > 1 and _rounds_to(gold, found, digits=4, cut=True)
     )
@@ -78,7 +89,11 @@ def _rounds_to(exact: Number, rounded: Number, *, digits: int, cut: bool) -> boo
 
 
 def tolerance_for(gold: str, found: str) -> tuple[float, float]:
-    """The absolute and relative difference that decimals of at least four digits in one of the answers allow."""
+    """Say how far two expressions may differ, of which one holds decimals of at least four digits.
+
+    Returns:
+        The absolute and the relative difference; zeros where no answer is rounded, or both are.
+    """
     if ("." in gold) == ("." in found):
         return 0.0, 0.0
     decimals = [
@@ -89,6 +104,7 @@ def tolerance_for(gold: str, found: str) -> tuple[float, float]:
 
 
 def count_operations(text: str) -> int:
+    """Count the operations that an expression leaves to its reader."""
     return len(re.findall(r"[-+/^!]|\\(?:frac|cdot|times|sqrt|binom|sum|prod|int|sin|cos|tan|log|ln)(?![a-z])", text))
 
 
@@ -100,21 +116,25 @@ def has_variables(text: str) -> bool:
 
 
 def is_wordy(text: str) -> bool:
+    """Whether an answer holds words beside its mathematics."""
     bare = re.sub(r"\\(?!text)[A-Za-z]+", " ", text)
     return r"\text" in bare or bool(re.search(r"[A-Za-z]{4,}", bare))
 
 
 def words_of(text: str, *, fold_case: bool) -> str:
+    """Write an answer as words with single spaces, without articles and punctuation."""
     plain = without_text(text).lower() if fold_case else without_text(text)
     return " ".join(re.findall(r"[\w\\^{}+/-]+", re.sub(r"\b(?:the|a|an)\b", " ", plain)))
 
 
 def has_value(text: str) -> bool:
+    """Whether an answer holds a number, not words alone."""
     return bool(re.search(r"\d|\\frac|\\sqrt|\\pi", text))
 
 
 def has_several_values(text: str) -> bool:
     """Whether words part an answer's numbers, or count on their own: `5 hours 30 minutes`, `5 and a half`."""
+    # Numbers and words in their order, without indices, powers and commands.
     bare = re.sub(r"[_^]\s*(?:\{[^{}]*\}|\w)|\\[A-Za-z]+", " ", without_text(text))
     parts = re.findall(r"\d+|[A-Za-z]{2,}", bare)
     numbers = [place for place, part in enumerate(parts) if part.isdigit()]

@@ -1,0 +1,238 @@
+"""A `transformers.Trainer` whose checkpoints are whole or absent, and which resumes from them exactly.
+
+Exact resume needs private attributes of transformers: the losses since the last row of metrics, and where a checkpoint
+is written. So whatever leans on private attributes of transformers or accelerate stands in this module, and nowhere
+else; tests/training/test_private_attributes.py names each of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+
+from sgpo.training.model_card import hub_errors, upload_model
+from sgpo.training.resume import PendingState, check_continuation, load_pending, record_changes, save_pending
+from sgpo.training.run_directory import RunDirectory, check_checkpoint, checkpoint_step
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer with atomic checkpoints that hold everything the next step needs.
+
+    A subclass has its `run`, keeps in `pending` what it holds between two steps, and says how a run begins and in which
+    order it takes its problems.
+    """
+
+    run: RunDirectory
+    _saving = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pending = PendingState()
+        self.add_callback(_RestoreLosses(self))
+
+    @abstractmethod
+    def begin_run(self) -> None:
+        """Write the first files of a run directory; called in process 0."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What `config.json` says of the run."""
+
+    @abstractmethod
+    def train_sampler(self) -> Sampler[int]:
+        """The order of the training problems."""
+
+    # -- train and resume
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train, and leave the model in the run directory's `checkpoints/final`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or True for the run's last one. What the run did after it, later
+                checkpoints included, is removed and done again.
+            kwargs: More of `Trainer.train`'s.
+
+        Raises:
+            RunDirectoryError: the run directory holds another run, the checkpoint is not whole, or an option would
+                change what is learnt.
+            OSError: the disk is full or refuses.
+        """
+        checkpoint: Path | None = None
+        if resume_from_checkpoint:
+            # A run that was killed before its first checkpoint starts again from the beginning.
+            checkpoint = self.run.last_checkpoint() if resume_from_checkpoint is True else Path(resume_from_checkpoint)
+            description, step = self.describe(), -1
+            # Refuse before anything is changed.
+            changes = check_continuation(self.run, description)
+            if checkpoint is not None:
+                check_checkpoint(checkpoint)
+                step = checkpoint_step(checkpoint)
+                self.pending = load_pending(checkpoint, rank=self.args.process_index, world_size=self.args.world_size)
+                self.args.eval_on_start = False  # it was done when the run started
+            self.accelerator.wait_for_everyone()  # no process looks for a checkpoint that another removes
+            if self.is_world_process_zero():
+                self.run.cut_after(step)
+                record_changes(self.run, changes, description, step=max(step, 0))
+        else:
+            self.run.check_unused()
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero() and not self.run.config_file.exists():
+            self.begin_run()
+        self.accelerator.wait_for_everyone()
+        output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
+        self.save_model()
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs:  # of the whole run, not of the steps since it was resumed
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.train_sampler()
+
+    # -- what is saved
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`. Uploads nothing."""
+        if output_dir is not None:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        with self._whole(self.run.final_model) as staging:
+            super().save_model(str(staging), _internal_call=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
+        with self._whole(checkpoint) as staging:
+            pending = replace(
+                self.pending,
+                loss=self._tr_loss.item(),
+                total_loss=self._total_loss_scalar,
+                logged_step=self._globalstep_last_logged,
+            )
+            save_pending(staging, pending, rank=self.args.process_index)
+            super()._save_checkpoint(model, trial)
+            # The Trainer has named the best checkpoint by its place in staging.
+            if self.args.should_save and self.state.best_model_checkpoint == str(staging):
+                self.state.best_model_checkpoint = str(checkpoint)
+                self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
+        if self.args.should_save:
+            rotate_checkpoints(str(self.run.checkpoints), self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.run.staging if self._saving else self.run.checkpoints)
+
+    @contextmanager
+    def _whole(self, path: Path) -> Iterator[Path]:
+        """Yield where all processes write; what they wrote appears at `path` once it is whole.
+
+        Raises:
+            OSError: writing failed; nothing has changed at `path`.
+        """
+        self._saving = True
+        try:
+            yield self.run.staging / path.name
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last, of no type of its own
+            self.run.drop_staging()
+            raise OSError(
+                f"{path}: cannot be written ({error}); the run is as it was, make room and resume it"
+            ) from error
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.run.publish(path)
+        self.accelerator.wait_for_everyone()
+
+    # -- what is uploaded
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of `push_to_hub`.
+
+        Raises:
+            OSError: the hub refuses or cannot be reached.
+        """
+        with hub_errors(
+            "push_to_hub: no repository could be made", fix="log in with `hf auth login`, or train without it"
+        ):
+            super().init_hf_repo(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload the final model and its card to the repository `hub_model_id`, and no other file of the run.
+
+        The Trainer's own method would copy each checkpoint's files over those of the run directory, and upload all.
+
+        Raises:
+            OSError: the hub refuses or cannot be reached.
+        """
+        if not self.is_world_process_zero():
+            return None
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        return upload_model(
+            self.run.final_model,
+            self.hub_model_id,
+            commit_message=commit_message,
+            token=token,
+            revision=revision or self.args.hub_revision,
+            run_as_future=not blocking,
+        )
+
+    # -- other private attributes
+
+    @contextmanager
+    def gradients_stay_local(self, model: Any) -> Iterator[None]:
+        """Keep gradients in this process, as the Trainer does around every micro-batch but the last."""
+        state = self.accelerator.gradient_state
+        sync = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(sync)
+
+
+def use_one_device(args: TrainingArguments) -> None:
+    """Train on one device per process, without DataParallel; `accelerate launch` starts several processes."""
+    args._n_gpu = min(args.n_gpu, 1)
+
+
+class _RestoreLosses(TrainerCallback):
+    """Gives a resumed Trainer its losses since the last row of metrics, which it forgets.
+
+    And has it log, save and evaluate as often as the options say now: by itself it takes that from the checkpoint.
+    """
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step:
+            state.compute_steps(args, state.max_steps)
+            pending = self.trainer.pending
+            self.trainer._tr_loss = torch.tensor(pending.loss, device=args.device)
+            self.trainer._total_loss_scalar = pending.total_loss
+            self.trainer._globalstep_last_logged = pending.logged_step
