@@ -32,7 +32,6 @@ from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGrou
 from sgpo.rollouts.models import check_tokenizer, disable_dropout, load_tokenizer, named_policy, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher
-from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.checkpoints import use_one_device
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
@@ -57,6 +56,8 @@ from sgpo.training.evaluating import EvaluatingTrainer
 from sgpo.training.loss import Totals, batch_loss, frozen_guided_branch
 from sgpo.training.metrics import (
     Averages,
+    MetricsWriter,
+    ProgressBar,
     add_rollout_metrics,
     record_effects,
     rollout_records,
