@@ -78,7 +78,7 @@ def _distinct_answers(rows: Sequence[Row]) -> Alarm | None:
 
 
 def _no_gradient(rows: Sequence[Row]) -> Alarm | None:
-    keys = ("loss", "groups/with_gradient", "targets/share")
+    keys = ("loss", "groups/with_gradient", "targets/fraction")
     if any(row.get(key) for row in rows[-ROWS:] for key in keys):
         return None
     message = (

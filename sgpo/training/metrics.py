@@ -214,7 +214,7 @@ def add_rollout_metrics(
             averages.add("distinct_answers", len({_answer(r) for r in group.autonomous}))
     # What the algorithm made of the groups.
     targets = [row.target for row in rows if row.target is not None]
-    averages.add("targets/share", len({row.problem_index for row in rows if row.target is not None}), len(groups))
+    averages.add("targets/fraction", len({row.problem_index for row in rows if row.target is not None}), len(groups))
     if guided:
         averages.add("distill_weight", sum(target.weight for target in targets), len(groups))
     verdicts = Counter(

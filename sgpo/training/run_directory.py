@@ -25,6 +25,7 @@ from sgpo.io import append_jsonl, read_json, write_json, write_jsonl
 
 # Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
 RENAMED_METRICS = {
+    "targets/share": "targets/fraction",
     "clipped_share": "clipped_fraction",
     "divergence/capped_mean": "divergence/clipped_mean",
     "divergence/capped_share": "divergence/clipped_fraction",

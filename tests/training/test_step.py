@@ -140,7 +140,7 @@ def test_without_a_gradient_in_any_group_one_row_is_trained_and_nothing_moves(tm
     assert row["loss"] == 0.0
     assert row["groups/all_fail"] == 1.0
     assert row["groups/with_gradient"] == 0.0
-    assert row["targets/share"] == 0.0
+    assert row["targets/fraction"] == 0.0
     assert "divergence/mean" not in row
 
 
