@@ -1,4 +1,4 @@
-"""How files are written, whole or not at all; how JSON and JSON Lines are read; how a count is said.
+"""How files are written, whole or not at all; how JSON and JSON Lines are read; how a count is said; what is installed.
 
 There are two readers of JSON Lines. `read_rows` is for files that users give: the first bad line is an error that names
 its row. `read_lines` is for files that a run may be writing, or was killed in the middle of: a bad line is left out and
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A count and what is counted: `1 problem`, `2,000 problems`; `plural` where it is not the noun and an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the version of each of these packages that is installed, by its name; the others are left out."""
+    versions = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 @contextmanager

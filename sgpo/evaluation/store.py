@@ -12,12 +12,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, read_json, write_json
+from sgpo.io import append_jsonl, installed_versions, read_json, write_json
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Sampling
 
@@ -80,7 +79,7 @@ class EvaluationStore:
             "algorithm": "",
             "model": settings.model,
             "evaluation": {"settings": told, "problems": digests},
-            "versions": {name: version(name) for name in ("sgpo", "torch", "transformers", "math-verify")},
+            "versions": installed_versions("sgpo", "torch", "transformers", "math-verify"),
         }
         write_json(file, config)
 

@@ -15,13 +15,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, read_json, write_json, write_jsonl
+from sgpo.io import append_jsonl, installed_versions, read_json, write_json, write_jsonl
 
 # Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
 RENAMED_METRICS = {
@@ -207,9 +206,9 @@ def check_checkpoint(checkpoint: Path) -> None:
 
 def provenance() -> dict[str, Any]:
     """What anyone needs to do this again: versions, git commit, command, time, machine."""
-    packages = ("sgpo", "torch", "transformers", "trl", "accelerate", "math-verify")
+    packages = ("sgpo", "torch", "transformers", "trl", "accelerate", "math-verify", "vllm", "verl", "ray")
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | installed_versions(*packages),
         "git_commit": _git_commit(),
         "command": " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
