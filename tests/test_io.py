@@ -34,10 +34,15 @@ def test_what_is_in_the_way_stays_and_nothing_is_left_behind(tmp_path):
 
 def test_two_writers_of_one_file_have_staging_files_of_their_own(tmp_path, monkeypatch):
     """One is killed in the middle of writing; the other's file is whole."""
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def die(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", die)
         killed.setattr(Path, "unlink", lambda self, missing_ok: None)
-        write_text(tmp_path / "file", "half")
+        with pytest.raises(KeyboardInterrupt):
+            write_text(tmp_path / "file", "half")
     (left,) = tmp_path.iterdir()
     write_text(tmp_path / "file", "whole")
     assert (tmp_path / "file").read_text() == "whole"
@@ -100,9 +105,8 @@ def test_a_lock_whose_file_was_removed_while_it_was_taken_is_taken_anew(tmp_path
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with holding(tmp_path):
-        with (tmp_path / LOCK).open() as file, pytest.raises(BlockingIOError):
-            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with holding(tmp_path), (tmp_path / LOCK).open() as file, pytest.raises(BlockingIOError):
+        flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert len(taken) == 2
 
 

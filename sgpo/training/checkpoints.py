@@ -306,7 +306,7 @@ class StopOnSignal(TrainerCallback):
         if self.trainer.is_world_process_zero():
             name = signal.Signals(number).name
             # Not by print: a signal may come in the middle of one.
-            os.write(2, f"\n{name}: the run saves a checkpoint after this step; a second one ends it at once\n".encode())
+            os.write(2, f"\n{name}: the run saves a checkpoint after this step; another ends it at once\n".encode())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.received = max_over_processes(self.trainer.accelerator, self.received)
@@ -318,8 +318,8 @@ class StopOnSignal(TrainerCallback):
         if not self.stopping:
             return
         if state.is_world_process_zero:
-            name = signal.Signals(self.received).name
-            logger.warning("stopped by %s after step %d, which is saved; resume it with --resume", name, state.global_step)
+            name, step = signal.Signals(self.received).name, state.global_step
+            logger.warning("stopped by %s after step %d, which is saved; resume it with --resume", name, step)
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.received)

@@ -108,10 +108,10 @@ def saved(tmp_path_factory, tokenizer):
     return out
 
 
-FILES = (
-    "manifest.json model.safetensors config.json optimizer.pt scheduler.pt rng_state.pth pending-0.pt "
-    "trainer_state.json tokenizer.json"
-).split()
+FILES = [
+    *("manifest.json", "model.safetensors", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
+    *("pending-0.pt", "trainer_state.json", "tokenizer.json"),
+]
 
 
 def half(content):
