@@ -124,7 +124,7 @@ def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
     for file in sorted((_checked(run) / "eval").glob("*.json")):
         row = _read_object(file)
         try:
-            name, samples = row["name"], row["samples"]
+            name, samples = str(row["name"]), row["samples"]
             k = samples_per_problem(samples)
             scores = {id_: kinds.count("correct") / k for id_, kinds in samples.items()}
             point = CurvePoint(int(row["step"]), int(row["completions"]), k, int(row.get("missing", 0)), scores)
@@ -281,16 +281,18 @@ def _limits(run: Path, asked: Any) -> dict[str, Any]:
 
 def _left_to_server(run: Path) -> dict[str, str]:
     """The sampling options that were left to the server in each evaluation."""
+    left = {name: row.get("left_to_server") for name, row in _evaluations(run).items()}
     return {
-        f"left to the server in {name}": " and ".join(row.get("left_to_server", ())) or "nothing"
-        for name, row in _evaluations(run).items()
+        f"left to the server in {name}": " and ".join(map(str, options)) if options else "nothing"
+        for name, options in left.items()
+        if options is None or isinstance(options, list)
     }
 
 
 def _evaluations(run: Path) -> dict[str, dict[str, Any]]:
     """What the last `eval/*.json` of each problem set says."""
     rows = [_read_object(file) for file in sorted((run / "eval").glob("*.json"))]
-    return {row["name"]: row for row in rows if "name" in row}
+    return {str(row["name"]): row for row in rows if "name" in row}
 
 
 def _estimate(scores: PerProblem) -> ScoreEstimate:

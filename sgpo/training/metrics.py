@@ -299,8 +299,8 @@ def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[st
     """
     effects: dict[str, list[int]] = {}
     for row in rows:
-        strategy_id = strategy_ids.get(row["problem_id"])
-        if strategy_id is None or row["reward"] is None:
+        strategy_id = strategy_ids.get(str(row.get("problem_id")))
+        if strategy_id is None or row.get("reward") is None:
             continue
         counts = effects.setdefault(strategy_id, [0, 0, 0, 0])
         place = 0 if row["group"] == "guided" else 2

@@ -180,7 +180,7 @@ def load_pending(checkpoint: Path, *, rank: int, world_size: int) -> PendingStat
     """Read a process's pending state: its own, or the merged state of all if their number has changed.
 
     Raises:
-        RunDirectoryError: the checkpoint holds no pending state.
+        RunDirectoryError: the checkpoint holds no pending state, or one that cannot be read.
     """
     name = _PENDING_FILE_OF_0_1 if (checkpoint / _PENDING_FILE_OF_0_1.format(0)).exists() else _PENDING_FILE
     saved = len(list(checkpoint.glob(name.format("*"))))
@@ -194,7 +194,15 @@ def load_pending(checkpoint: Path, *, rank: int, world_size: int) -> PendingStat
 
 
 def _read_pending(file: Path) -> PendingState:
-    saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return _pending_of(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises whatever it stumbles over, in many lines
+        raise RunDirectoryError(
+            f"{file}: cannot be read ({type(error).__name__}); resume an earlier checkpoint"
+        ) from None
+
+
+def _pending_of(saved: Mapping[str, Any]) -> PendingState:
     fields = {name: saved[name] for name in PendingState.__slots__}
     averages = Averages()
     for name, values in fields["averages"].items():
