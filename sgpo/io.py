@@ -16,6 +16,15 @@ from typing import Any
 
 from sgpo.errors import InputError
 
+# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
+RENAMED_METRICS = {
+    "targets/share": "targets/fraction",
+    "clipped_share": "clipped_fraction",
+    "divergence/capped_mean": "divergence/clipped_mean",
+    "divergence/capped_share": "divergence/clipped_fraction",
+}
+RENAMED_COUNTS = {"per_step": "global_batch"}
+
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file in UTF-8, whole or not at all.
@@ -67,15 +76,15 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, *, errors: str = "strict") -> Any:
+    """The content of a JSON file; `errors` as for `open`.
 
     Raises:
         InputError: it is no JSON; the message names the file.
         OSError: it cannot be opened.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8", errors=errors))
     except (ValueError, RecursionError) as error:  # ValueError: also no UTF-8, or a number of too many digits
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
 

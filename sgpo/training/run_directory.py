@@ -20,16 +20,8 @@ from typing import Any
 from uuid import uuid4
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, installed_versions, read_json, write_json, write_jsonl
+from sgpo.io import RENAMED_COUNTS, append_jsonl, installed_versions, read_json, write_json, write_jsonl
 
-# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
-RENAMED_METRICS = {
-    "targets/share": "targets/fraction",
-    "clipped_share": "clipped_fraction",
-    "divergence/capped_mean": "divergence/clipped_mean",
-    "divergence/capped_share": "divergence/clipped_fraction",
-}
-RENAMED_COUNTS = {"per_step": "global_batch"}
 STAGING_OF_0_1 = ".unfinished"  # now `.staging`
 
 
