@@ -14,6 +14,7 @@ from sgpo.errors import InputError
 from sgpo.puzzles.base import SolutionStyle
 from sgpo.puzzles.benchmark import HeldOut
 from sgpo.training.config import SGPOConfig
+from sgpo.training.options import RENAMED
 from sgpo.training.recipe import check_options, load_recipe
 
 SHIPPED = Path("research/study.yaml")  # from the root of a clone, as all paths in it
@@ -21,8 +22,6 @@ SHIPPED = Path("research/study.yaml")  # from the root of a clone, as all paths 
 # How much the warm-up gives away of the untaught words. `readers` gives away little, and has four times as many rows
 # in which a solution stands in the prompt.
 WarmupKind = Literal["little", "much", "readers"]
-# Options that older result files know by another name.
-RENAMED: dict[str, str] = {}
 SPLITS = ("fresh", "harder", "recombined", "reworded", "guided", "untouched")
 
 
@@ -263,5 +262,5 @@ def check_settings(file: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
 def _changed(stage: dict[str, Any]) -> dict[str, Any]:
     """The options that differ from their defaults, by their present names."""
     defaults = {field.name: field.default for field in fields(SGPOConfig)}
-    present = {RENAMED.get(name, name): value for name, value in stage.items()}
+    present = {RENAMED[name][0] if name in RENAMED else name: value for name, value in stage.items()}
     return {name: value for name, value in present.items() if value != defaults[name]}

@@ -1,4 +1,4 @@
-"""Families of puzzles, and how their splits are drawn.
+"""Families of puzzles, how their splits are drawn, and rows for a warm-up.
 
 A family is a small frozen dataclass whose fields are its difficulty knobs and whose `make` draws one puzzle with its
 solution and strategy. Each puzzle is written in two forms: `compact`, for the tiny policy's vocabulary of words, and
@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from sgpo.errors import InputError
 from sgpo.problems import Problem
+from sgpo.prompts import autonomous_prompt, guided_prompt
 from sgpo.strategies import Strategy
 
 Form = Literal["compact", "natural"]
@@ -178,6 +179,45 @@ def mix_puzzles(
     ]
     random.Random(seed).shuffle(puzzles)
     return puzzles
+
+
+def warmup_rows(
+    families: Sequence[Family],
+    count: int,
+    *,
+    seed: int,
+    guided_words: Words = "scrambled",
+    reworded: float = 0.0,
+    keep: Callable[[Puzzle], bool] = lambda puzzle: True,
+) -> list[dict[str, str]]:
+    """`count` rows `{"prompt", "completion"}` for a warm-up, shuffled, a third of each of three sorts.
+
+    Autonomous prompts of taught words teach the skills and those words. Autonomous and guided ones in which every
+    untaught word has a meaning at random teach to guess and to follow a strategy, and nothing about the words.
+
+    Args:
+        families: The families that take part.
+        count: The number of rows.
+        seed: The same seed gives the same rows.
+        guided_words: With "all" the guided rows have the true meanings, and so teach some of them on the side.
+        reworded: The fraction of rows in the other wording.
+        keep: Which puzzles may occur.
+    """
+    rng = random.Random(seed)
+    sorts: tuple[tuple[Words, bool], ...] = (("taught", False), ("scrambled", False), (guided_words, True))
+    rows = []
+    for (words, guided), number in zip(sorts, split_evenly(count, len(sorts)), strict=True):
+        for puzzle in mix_puzzles(families, number, split="warmup", seed=seed + guided, words=words, keep=keep):
+            wording = puzzle.compact
+            problem = wording.reworded if rng.random() < reworded else wording.problem
+            prompt = (
+                guided_prompt(problem, wording, style="compact")
+                if guided
+                else autonomous_prompt(problem, style="compact")
+            )
+            rows.append({"prompt": prompt, "completion": wording.solution})
+    rng.shuffle(rows)
+    return rows
 
 
 def split_evenly(count: int, parts: int) -> list[int]:

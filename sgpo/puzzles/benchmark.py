@@ -26,11 +26,10 @@ from sgpo.errors import InputError
 from sgpo.evaluation.benchmarks import register_benchmark
 from sgpo.problems import Problem
 from sgpo.prompts import strategy_text
-from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, mix_puzzles, split_evenly
+from sgpo.puzzles.base import Family, Form, Puzzle, SolutionStyle, mix_puzzles, split_evenly, warmup_rows
 from sgpo.puzzles.clock import Clock
 from sgpo.puzzles.clues import OPERATIONS, Clues
 from sgpo.puzzles.ordering import Ordering
-from sgpo.puzzles.policy import warmup_rows
 from sgpo.strategies import Strategy
 
 TRAINED: tuple[Family, ...] = (Clues(clues=(2, 3)), Ordering(clues=(2, 3)))

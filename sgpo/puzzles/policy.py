@@ -1,18 +1,10 @@
-"""The tiny policy of the embedded default: a tokenizer of words, a Qwen2 of half a million parameters, its warm-up.
-
-The warm-up teaches the skills, some of the words, and how to follow a strategy; of the other words it teaches nothing,
-so that an autonomous prompt with such a word is answered by luck at first.
-"""
+"""The tiny policy of the embedded default: a tokenizer of words, and a Qwen2 of half a million parameters."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sgpo.prompts import autonomous_prompt, guided_prompt
-from sgpo.puzzles.base import Family, Puzzle, Words, mix_puzzles, split_evenly
-from sgpo.puzzles.families import FAMILIES
+from sgpo.puzzles import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -72,42 +64,3 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(config)
-
-
-def warmup_rows(
-    families: Sequence[Family],
-    count: int,
-    *,
-    seed: int,
-    guided_words: Words = "scrambled",
-    reworded: float = 0.0,
-    keep: Callable[[Puzzle], bool] = lambda puzzle: True,
-) -> list[dict[str, str]]:
-    """`count` rows `{"prompt", "completion"}`, shuffled, a third of each of three sorts.
-
-    Autonomous prompts of taught words teach the skills and those words. Autonomous and guided ones in which every
-    untaught word has a meaning at random teach to guess and to follow a strategy, and nothing about the words.
-
-    Args:
-        families: The families that take part.
-        count: The number of rows.
-        seed: The same seed gives the same rows.
-        guided_words: With "all" the guided rows have the true meanings, and so teach some of them on the side.
-        reworded: The fraction of rows in the other wording.
-        keep: Which puzzles may occur.
-    """
-    rng = random.Random(seed)
-    sorts: tuple[tuple[Words, bool], ...] = (("taught", False), ("scrambled", False), (guided_words, True))
-    rows = []
-    for (words, guided), number in zip(sorts, split_evenly(count, len(sorts)), strict=True):
-        for puzzle in mix_puzzles(families, number, split="warmup", seed=seed + guided, words=words, keep=keep):
-            wording = puzzle.compact
-            problem = wording.reworded if rng.random() < reworded else wording.problem
-            prompt = (
-                guided_prompt(problem, wording, style="compact")
-                if guided
-                else autonomous_prompt(problem, style="compact")
-            )
-            rows.append({"prompt": prompt, "completion": wording.solution})
-    rng.shuffle(rows)
-    return rows

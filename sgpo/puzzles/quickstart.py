@@ -24,7 +24,8 @@ from sgpo.io import read_json, write_json
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.prompts import autonomous_prompt, guided_prompt
 from sgpo.puzzles import DEFAULT_FAMILIES, RETENTION_FAMILY, mix_puzzles, select_families
-from sgpo.puzzles.policy import build_policy, build_tokenizer, warmup_rows
+from sgpo.puzzles.base import warmup_rows
+from sgpo.puzzles.policy import build_policy, build_tokenizer
 from sgpo.report import write_report
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
 from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, pass_rate, sample_groups

@@ -21,6 +21,7 @@ from sgpo.errors import BudgetError, EndpointError, InputError
 from sgpo.io import counted, read_rows
 from sgpo.problems import Problem, without_calculator_marks
 from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, autonomous_prompt, extract_prompt, rank_prompt
+from sgpo.reasoning import without_reasoning
 from sgpo.strategies.bank import Outcome, StrategyBank
 from sgpo.strategies.leak.gate import GATE_VERSION, find_leaks
 from sgpo.strategies.replies import (
@@ -33,7 +34,6 @@ from sgpo.strategies.replies import (
     all_or_first_error,
     ask_until_usable,
     read_object,
-    without_reasoning,
 )
 from sgpo.strategies.strategy import Scores, Strategy, current_time
 from sgpo.verifier import Verifier

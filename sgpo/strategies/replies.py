@@ -29,6 +29,7 @@ from pydantic import (
 
 from sgpo.endpoint import ChatEndpoint, Reply
 from sgpo.prompts import ask_again_prompt
+from sgpo.reasoning import without_reasoning
 from sgpo.strategies.strategy import steps_from_text
 
 T = TypeVar("T")
@@ -37,7 +38,6 @@ TIMES_ASKED = 3  # for a usable reply
 MAX_CHARS = 200_000  # of a reply without its reasoning; a strategy has a few thousand
 MAX_BRACES = 50  # at which an object is looked for
 
-_REASONING_TAGS = ("think", "thinking", "reasoning")
 _ESCAPE = re.compile(r'\\(["\\/]|u[0-9a-fA-F]{4})|\\')
 # Control characters that were LaTeX: JSON reads "\frac" as a form feed and "rac", "\times" as a tab and "imes".
 _LATEX = {"\f": "\\f", "\b": "\\b", "\t": "\\t", "\r": "\\r"}
@@ -277,15 +277,6 @@ def read_object(text: str, kind: type[M]) -> M:
             first = error.errors(include_url=False, include_input=False)[0]
             wrong = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     raise UnusableReplyError(wrong)
-
-
-def without_reasoning(text: str) -> str:
-    """What a model wrote after it reasoned. A block may have begun in the prompt; one without an end has no after."""
-    for tag in _REASONING_TAGS:
-        text = text.rpartition(f"</{tag}>")[2]
-    for tag in _REASONING_TAGS:
-        text = text.partition(f"<{tag}>")[0]
-    return text
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

@@ -87,7 +87,7 @@ def _evaluations(run: RunDirectory) -> str:
     if not rows:
         return ""
     header = ("problems", "after step", "number", "k", "avg@k", "pass@k", "maj@k")
-    return "Plain prompts; means over problems with 95 % intervals.\n\n" + _table(header, rows)
+    return "Autonomous prompts; means over problems with 95 % intervals.\n\n" + _table(header, rows)
 
 
 def _interval(score: Any) -> str:

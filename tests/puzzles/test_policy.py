@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.prompts import autonomous_prompt, guided_prompt
 from sgpo.puzzles import DEFAULT_FAMILIES, FAMILIES, draw_puzzles, mix_puzzles, select_families
-from sgpo.puzzles.policy import build_policy, build_tokenizer, vocabulary, warmup_rows
+from sgpo.puzzles.base import warmup_rows
+from sgpo.puzzles.policy import build_policy, build_tokenizer, vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,24 @@ def test_a_result_of_other_settings_is_refused(tmp_path):
         read_result(study.model_copy(update={"train": longer}), run)
 
 
+def test_a_result_whose_option_was_renamed_is_read(tmp_path):
+    """The first results say `wrong_strategy_share`; the option is `wrong_strategy_fraction` now."""
+    arms = {"sgpo": {"recipes": [str(RESEARCH / "ablations/wrong_25.yaml")]}}
+    changes = {"arms": arms, "rates": {"sgpo": 1e-4}, "tables": {"main": {"arms": ["sgpo"], "replicates": 1}}}
+    study = load_study(study_file(tmp_path, **changes))
+    (run,) = runs_of(study, study.tables["main"])
+    settings = settings_of(study, run)
+    fraction = settings["stages"][0].pop("wrong_strategy_fraction")
+    for kept, accepted in ((fraction, True), (0.5, False)):
+        settings["stages"][0]["wrong_strategy_share"] = kept
+        write_json(study.results / f"{run.name}.json", result(run, 0.5) | {"settings": settings})
+        if accepted:
+            assert read_result(study, run) is not None
+        else:
+            with pytest.raises(ValueError, match=r"made with stages=.*'wrong_strategy_fraction': 0.5"):
+                read_result(study, run)
+
+
 def test_stages_share_the_steps_and_take_the_recipes_options(tmp_path):
     study = load_study(study_file(tmp_path, train={"max_steps": 5, "per_device_train_batch_size": 2}))
     run = next(run for run in runs_of(study, study.tables["main"]) if run.arm == "sft_grpo" and run.replicate == 1)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgpo.prompts import extract_prompt, rank_prompt
-from sgpo.strategies.replies import UnusableReplyError, WrittenScores, WrittenStrategy, read_object, without_reasoning
+from sgpo.reasoning import without_reasoning
+from sgpo.strategies.replies import UnusableReplyError, WrittenScores, WrittenStrategy, read_object
 from sgpo.strategies.strategy import strategy_from_json
 
 STRATEGY = {
