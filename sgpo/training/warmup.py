@@ -17,6 +17,7 @@ from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
 from sgpo.training.metrics import MetricsWriter, ProgressBar
+from sgpo.training.options import installed_name
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
 from sgpo.verifier import Verifier
 
@@ -131,7 +132,8 @@ def run_warmup(
         "max_length": None,
     }
     if options.get("use_cpu"):
-        defaults |= {"bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": False}
+        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
+        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
     config = SFTConfig(**{**defaults, **options, "output_dir": str(working)})
     trainer = SFTTrainer(
         model=model,
