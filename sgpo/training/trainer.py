@@ -93,9 +93,6 @@ class SGPOTrainer(EvaluatingTrainer):
         InputError: data and options do not fit.
     """
 
-    # The components are normalised over the global batch already (sgpo/training/loss.py).
-    loss_is_scaled_for_ga = True
-
     def __init__(
         self,
         model: Any,
@@ -158,6 +155,9 @@ class SGPOTrainer(EvaluatingTrainer):
             eval_dataset=self.eval_problems or None,
             processing_class=processing_class,
             data_collator=list,
+            # `compute_loss` below calls it. It is named here for the Trainer's sake, which would divide the loss by the
+            # accumulation steps otherwise: the components are normalised over the global batch already.
+            compute_loss_func=batch_loss,
             callbacks=[
                 MetricsWriter(self.run),
                 AlarmWatcher(self.run),
