@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class SGPOError(ValueError):
-    """Any error that a user of `sgpo` can cause and mend."""
+    """Any error that a user of `sgpo` can cause and fix."""
 
 
 class InputError(SGPOError):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import sgpo
-from sgpo.cli import evaluate, problems, runs, strategies, train
+from sgpo.cli import evaluate, problems, runs, strategies
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Threads that spin while they wait make a small model 20 times slower as soon as anything else uses the machine.
@@ -43,8 +43,8 @@ def _options(
     pass
 
 
-app.command()(train.quickstart)
-app.command()(train.train)
+app.command()(runs.quickstart)
+app.command()(runs.train)
 app.command("eval")(evaluate.eval_)
 app.command()(evaluate.score)
 app.command()(runs.compare)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
@@ -123,12 +123,12 @@ def _check_reachable(hub_id: str) -> None:
     try:
         if not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in CONFIG_FILES):
             get_hf_file_metadata(hf_hub_url(hub_id, CONFIG_FILES[0]))
-    except httpx2.ConnectError as error:
-        raise InputError(
-            f"{hub_id}: no such model directory, and the hub, where it might be, cannot be connected to ({error})"
-        ) from None
-    except (httpx2.HTTPError, OSError, ValueError):
-        pass
+    except (HTTPError, OSError, ValueError) as error:
+        # The class is known by its name: it is httpx2's, and httpx's before huggingface_hub 2.
+        if type(error).__name__ == "ConnectError":
+            raise InputError(
+                f"{hub_id}: no such model directory, and the hub, where it might be, cannot be connected to ({error})"
+            ) from None
 
 
 def model_revision(name: str | Path) -> str:

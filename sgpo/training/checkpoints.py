@@ -86,6 +86,7 @@ class ResumableTrainer(Trainer):
                 record_changes(self.run, changes, description, step=max(step, 0))
         else:
             self.run.check_unused()
+        # A new run, or one that a kill left without its config, writes its first files.
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero() and not self.run.config_file.exists():
             self.begin_run()
@@ -150,6 +151,7 @@ class ResumableTrainer(Trainer):
             ) from error
         finally:
             self._saving = False
+        # All processes have written their part: what is in staging is whole.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.run.publish(path)

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from sgpo.io import counted, read_json
 from sgpo.training.config import SGPOConfig
@@ -87,7 +87,7 @@ def _evaluations(run: RunDirectory) -> str:
     if not rows:
         return ""
     header = ("problems", "after step", "number", "k", "avg@k", "pass@k", "maj@k")
-    return "Plain prompts; means over problems with 95 % intervals.\n\n" + _table(header, rows)
+    return "Autonomous prompts; means over problems with 95 % intervals.\n\n" + _table(header, rows)
 
 
 def _interval(score: Any) -> str:
@@ -178,5 +178,5 @@ def hub_errors(what: str, *, fix: str) -> Iterator[None]:
     """Turn an error of the hub or the network into an OSError of one line: what happened, why, and the fix."""
     try:
         yield
-    except (OSError, httpx2.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise OSError(f"{what} ({error}); {fix}") from error

@@ -73,10 +73,12 @@ def check_continuation(run: RunDirectory, now: Mapping[str, Any]) -> Changes:
     if not run.config_file.exists():
         return {}
     begun = run.read_config()
+    # Options of 0.1 that this version cannot honour.
     gone = {name: begun.get("args", {}).get(name, default) for name, default in GONE.items()}
     if used := {name: value for name, value in gone.items() if value != GONE[name]}:
         what = ", ".join(f"{name}={value!r}" for name, value in used.items())
         raise RunDirectoryError(f"{run.path}: the run began with {what}, which is gone; resume it with sgpo 0.1")
+    # Options that differ: some may, the length only under a schedule that does not depend on it.
     changes = changed_options(begun, now)
     schedule = str(now.get("args", {}).get("lr_scheduler_type", "constant"))
     allowed = MAY_CHANGE if schedule in SCHEDULES_OF_NO_LENGTH else MAY_CHANGE - LENGTH

@@ -72,7 +72,7 @@ class RunDirectory:
         """
         if self.config_file.exists():
             raise RunDirectoryError(
-                f"{self.path}: holds a run already; choose another directory, continue that run with --resume, or "
+                f"{self.path}: holds a run already; choose another directory, resume that run with --resume, or "
                 "delete it"
             )
 

@@ -32,7 +32,6 @@ from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGrou
 from sgpo.rollouts.models import check_tokenizer, disable_dropout, load_tokenizer, named_policy, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher
-from sgpo.training.callbacks import MetricsWriter, ProgressBar
 from sgpo.training.checkpoints import use_one_device
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
@@ -57,6 +56,8 @@ from sgpo.training.evaluating import EvaluatingTrainer
 from sgpo.training.loss import Totals, batch_loss, frozen_guided_branch
 from sgpo.training.metrics import (
     Averages,
+    MetricsWriter,
+    ProgressBar,
     add_rollout_metrics,
     record_effects,
     rollout_records,
@@ -218,6 +219,7 @@ class SGPOTrainer(EvaluatingTrainer):
         # Of `num_iterations` updates on the same rollouts, the first samples them.
         if self.state.global_step % self.args.num_iterations == 0 or not self._has_pending(problems):
             self._collect(problems)
+        # Cut the rows at the ends of the micro-batches, and each micro-batch into parts that fit in memory.
         ends = torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()
         micro_batches = []
         for start, end in zip([0, *ends], ends, strict=False):
@@ -324,6 +326,7 @@ class SGPOTrainer(EvaluatingTrainer):
                 ids_N = torch.tensor([t for row in ids for t in row], device=predictions.states.device)
                 logprobs_N = token_logprobs(predictions, ids_N, temperature=self.args.temperature)
             values.update(zip(part, logprobs_N.split([len(row) for row in ids]), strict=True))
+        # As many forwards as the process with the most parts.
         for _ in range(missing):
             self.predictor.dummy_forward(self.model_wrapped)
         return [values[i] for i in range(len(prompts))]
@@ -375,6 +378,7 @@ class SGPOTrainer(EvaluatingTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            # Gather the sums of all processes, and begin new ones.
             results = self.averages.gathered(self.accelerator).results()
             self.pending.averages = Averages()
             if results.get("tokens") and results.get("time/generate"):
@@ -406,6 +410,7 @@ class SGPOTrainer(EvaluatingTrainer):
             write_model_card(self.run)
         if self.args.push_to_hub:
             self.push_to_hub()
+        # The bank learns only of strategies that the right problems were shown.
         shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_fraction
         if self.bank is not None and shown_as_meant and self.is_world_process_zero():
             used = {

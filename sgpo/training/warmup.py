@@ -16,7 +16,7 @@ from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
-from sgpo.training.callbacks import MetricsWriter, ProgressBar
+from sgpo.training.metrics import MetricsWriter, ProgressBar
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
 from sgpo.verifier import Verifier
 

@@ -1,40 +1,49 @@
-"""Worker processes that can be killed, and their replacement.
+"""Worker processes that judge answers and can be killed, their replacement, and the messages between both sides.
 
 Workers are started with `subprocess`, not `multiprocessing`: they never re-import the user's `__main__`, need no
-`if __name__ == "__main__"` guard, and inherit neither torch nor locks. Nothing here uses signals or an event loop,
-so a pool serves any thread and any coroutine.
+`if __name__ == "__main__"` guard, and inherit neither torch nor locks. Nothing on the parent's side uses signals or an
+event loop, so a pool serves any thread and any coroutine.
+
+A message is a length, then JSON: JSON, because a reply must not be able to run anything in the parent. Lone surrogates
+and null bytes in a model's text survive it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import queue
+import resource
 import socket
+import struct
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from sgpo.verifier.worker import receive_message, send_message, serve
+from sgpo.verifier.kinds import UsageError, judge_completion
 
 START_LIMIT = 60.0  # seconds until a new worker must be ready; it imports sympy, which takes about one
 JOBS_PER_WORKER = 5000  # then a fresh process takes over: sympy's caches and fragmented memory go with the old one
+MEMORY_LIMIT = 2 << 30  # bytes of address space; Python with sympy takes 0.3 GB of it
+RECURSION_LIMIT = 3000  # the parser's grammar recurses some thirty calls per bracket
+_LENGTH = struct.Struct("!Q")
 
 Job = Mapping[str, Any]
-Reply = dict[str, Any]
+WorkerReply = dict[str, Any]
 
 logger = logging.getLogger("sgpo.verifier")
 
 # What a new interpreter runs. It must be code in a string: `-m` would look for this package before the child's path is
-# the parent's, on which the user's own functions are. The import above names the module and the function.
+# the parent's, on which the user's own functions are.
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    f"from {serve.__module__} import {serve.__name__}; {serve.__name__}(int(sys.argv[2]))"
+    f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import serve; serve(int(sys.argv[2]))"
 )
 
 
@@ -73,7 +82,7 @@ class Worker:
         self.socket.settimeout(timeout)
         send_message(self.socket, job)
 
-    def receive(self) -> Reply | None:
+    def receive(self) -> WorkerReply | None:
         """Read the reply that is there; None where the worker has died."""
         self.socket.settimeout(max(0.1, self.deadline - time.monotonic()))
         try:
@@ -109,7 +118,7 @@ class Pool:
         for _ in range(self.workers):
             self._idle.put(None)  # a place whose process is not started yet
 
-    def run(self, jobs: Sequence[Job]) -> list[Reply | None]:
+    def run(self, jobs: Sequence[Job]) -> list[WorkerReply | None]:
         """Run jobs on the workers, each of which serves one at a time.
 
         Returns:
@@ -120,7 +129,7 @@ class Pool:
         """
         if self._pid != os.getpid():
             self._open()  # after a fork the processes are the parent's
-        replies: list[Reply | None] = [None] * len(jobs)
+        replies: list[WorkerReply | None] = [None] * len(jobs)
         pending = deque(range(len(jobs)))
         busy: dict[Worker, int] = {}
         try:
@@ -164,7 +173,7 @@ class Pool:
             worker.kill()  # the end of its socket reads as a death below
 
     def _attend(
-        self, worker: Worker, busy: dict[Worker, int], jobs: Sequence[Job], replies: list[Reply | None]
+        self, worker: Worker, busy: dict[Worker, int], jobs: Sequence[Job], replies: list[WorkerReply | None]
     ) -> None:
         """Take what `worker` has said; kill it where it is overdue; free its place where it is done."""
         heard = bool(wait([worker.socket], timeout=0))
@@ -193,3 +202,91 @@ class Pool:
             if worker is not None:
                 worker.kill()
             self._idle.put(None)
+
+
+# -- inside a worker process
+
+
+def serve(descriptor: int) -> None:
+    """Judge one answer after another under limits, until the parent is gone.
+
+    Args:
+        descriptor: the file descriptor of this end of the socket, inherited from the parent.
+    """
+    _die_with_parent()
+    _limit_memory()
+    logging.disable(logging.ERROR)  # math-verify warns about every answer that is no LaTeX
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    import sgpo.verifier.math.equivalence  # noqa: F401  (sympy now, not while the clock of the first answer runs)
+
+    with socket.socket(fileno=descriptor) as connection:
+        send_message(connection, {"ready": True})
+        while (job := receive_message(connection)) is not None:
+            reply = _reply(job)
+            if reply is None:
+                return  # out of memory: the process is not to be trusted with the next answer
+            send_message(connection, reply)
+
+
+def send_message(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send a message.
+
+    Raises:
+        OSError: the other side is gone or does not read in time (`TimeoutError`).
+    """
+    body = json.dumps(message).encode("ascii")
+    connection.sendall(_LENGTH.pack(len(body)) + body)
+
+
+def receive_message(connection: socket.socket) -> dict[str, Any] | None:
+    """Wait for the next message.
+
+    Returns:
+        The message; None where the other side is gone.
+
+    Raises:
+        OSError: the connection is broken, or nothing came in time (`TimeoutError`).
+    """
+    head = _read(connection, _LENGTH.size)
+    body = head and _read(connection, _LENGTH.unpack(head)[0])
+    return json.loads(body) if body else None
+
+
+def _read(connection: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        chunk = connection.recv(min(size - len(data), 1 << 20))
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def _reply(job: dict[str, Any]) -> dict[str, Any] | None:
+    """The reply to a job: a verdict, the user's mistake (`usage`) or a crash (`error`); None where memory ran out."""
+    try:
+        verdict = judge_completion(job["completion"], job["answer"], kind=job["kind"], strict=job["strict"])
+    except MemoryError:
+        return None
+    except UsageError as error:
+        return {"usage": str(error)}
+    except Exception:
+        return {"error": traceback.format_exc(limit=-5)}
+    return {"verdict": verdict.kind, "extracted": verdict.extracted}
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when the parent's end of standard input is closed, however it closes.
+
+    SIGIO's default action is to terminate; it needs no Python code to run, so it also reaches a worker that is stuck
+    in one long C call. (PR_SET_PDEATHSIG is tied to the parent's *thread*, and kills too early.)
+    """
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _limit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

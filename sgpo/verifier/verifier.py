@@ -12,7 +12,7 @@ from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.verifier.extract import READ_LIMIT
 from sgpo.verifier.kinds import IN_PROCESS, UsageError, Verdict, judge_completion
-from sgpo.verifier.pool import Pool, Reply
+from sgpo.verifier.pool import Pool, WorkerReply
 
 logger = logging.getLogger("sgpo.verifier")
 
@@ -99,7 +99,7 @@ class Verifier:
         self.close()
 
 
-def _verdict(reply: Reply | None) -> Verdict:
+def _verdict(reply: WorkerReply | None) -> Verdict:
     if reply is None:
         return Verdict("timeout")
     if "usage" in reply:

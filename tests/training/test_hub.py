@@ -6,9 +6,9 @@ import json
 import types
 from pathlib import Path
 
-import httpx2
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from sgpo import SGPOConfig
 from sgpo.training.recipe import load_recipe
@@ -45,7 +45,7 @@ def test_the_final_model_and_its_card_are_uploaded_once_and_nothing_else(tmp_pat
 
 def test_an_upload_that_fails_names_the_model_and_the_mend(tmp_path, tokenizer, uploads, monkeypatch):
     def refuse(self, **options):
-        raise httpx2.ConnectError("no route to host")
+        raise HTTPError("no route to host")
 
     monkeypatch.setattr(HfApi, "upload_folder", refuse)
     final = tmp_path / "run" / "checkpoints" / "final"
@@ -56,7 +56,7 @@ def test_an_upload_that_fails_names_the_model_and_the_mend(tmp_path, tokenizer, 
 
 def test_a_repository_that_cannot_be_made_is_found_before_training(tmp_path, tokenizer, monkeypatch):
     def refuse(self, name, **options):
-        raise httpx2.ConnectError("no route to host")
+        raise HTTPError("no route to host")
 
     monkeypatch.setattr(HfApi, "create_repo", refuse)
     with pytest.raises(OSError, match=r"no repository could be made \(no route to host\); log in"):

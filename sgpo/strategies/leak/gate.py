@@ -31,8 +31,7 @@ from sgpo.strategies.leak.numbers import (
     quantities,
     read_value,
 )
-from sgpo.strategies.leak.tokens import TextToken, Value, tokenize
-from sgpo.strategies.leak.words import NAMES
+from sgpo.strategies.leak.tokens import NAMES, TextToken, Value, tokenize
 from sgpo.strategies.strategy import Leak, Strategy
 
 GATE_VERSION = 2  # a higher one has extraction judge its candidates again

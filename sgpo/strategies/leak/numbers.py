@@ -1,7 +1,7 @@
 """The numbers that a text states, and which of a strategy's numbers are its instance's.
 
 Numbers are plain or worked out ("half of 144", "the sum of 40 and 32", "6^2 \\cdot 2"). The words around a number
-(`sgpo.strategies.leak.words`) decide whether it is the instance's or the method's.
+(the word lists of `sgpo.strategies.leak.tokens`) decide whether it is the instance's or the method's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,20 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sgpo.strategies.leak.arithmetic import BEGINNINGS, Parser, magnitude, same, to_float
-from sgpo.strategies.leak.tokens import TextToken, Value, tokenize, word_at
-from sgpo.strategies.leak.words import CONSTANTS, DIVISION, EMPHASIS, LABELS, RESULT, STRONG_RESULT, STRUCTURE, UNITS
+from sgpo.strategies.leak.tokens import (
+    CONSTANTS,
+    DIVISION,
+    EMPHASIS,
+    LABELS,
+    RESULT,
+    STRONG_RESULT,
+    STRUCTURE,
+    UNITS,
+    TextToken,
+    Value,
+    tokenize,
+    word_at,
+)
 
 MAX_SMALL = 12  # whole numbers up to here need the words around them
 _PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
