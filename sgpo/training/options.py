@@ -55,12 +55,6 @@ REMOVED = (
 )
 
 
-def installed_name(config: type[Any], name: str) -> str:
-    """Return what the installed release of transformers calls an option of a dataclass of options."""
-    known = {field.name for field in fields(config)}
-    return OTHER_NAMES[name] if name not in known and OTHER_NAMES.get(name) in known else name
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
     """What an option says of itself; see `option`."""
