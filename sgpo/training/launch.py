@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from sgpo.errors import InputError
-from sgpo.io import counted, read_json, write_json, write_text
+from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.models import load_policy, load_tokenizer, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
@@ -55,6 +56,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
 
     Raises:
         InputError: The recipe, its data and its directory do not fit.
+        RunDirectoryError: Another process is at work in the directory.
     """
     run = RunDirectory(recipe.out)
     _check_stage(run, recipe, stage, resume=resume)
@@ -64,7 +66,14 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         _check_resumed_options(run, recipe, args)
     _check_evaluation(recipe, args)
     part_quietly()
+    # From here on no other process may start or resume this run.
+    with holding(run.path) if args.process_index == 0 else nullcontext():
+        return _run_stages(run, recipe, args, stage, resume=resume, model_given=model_given)
 
+
+def _run_stages(
+    run: RunDirectory, recipe: Recipe, args: SGPOConfig, stage: Stage, *, resume: bool, model_given: bool
+) -> Path:
     # All data is read before the first stage writes anything.
     problems = recipe.problems.load()
     # Named as its file, so that runs of other recipes on the same file can be compared.
