@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
@@ -111,7 +111,8 @@ class SGPOTrainer(EvaluatingTrainer):
         args = args or SGPOConfig()
         check_launch(args)
 
-        # The policy and its tokenizer.
+        # The policy and its tokenizer. Adapters are drawn at random, in every process alike.
+        set_seed(args.seed)
         model, source = named_policy(model, args.model_init_kwargs)
         if processing_class is None:
             if not source:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, set_seed
 
 from sgpo.errors import InputError
 from sgpo.io import counted
@@ -135,6 +135,7 @@ def run_warmup(
         checkpointing = installed_name(SFTConfig, "activation_checkpointing")
         defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
     config = SFTConfig(**{**defaults, **options, "output_dir": str(working)})
+    set_seed(config.seed)  # before the adapters are drawn
     trainer = SFTTrainer(
         model=model,
         args=config,
