@@ -29,7 +29,15 @@ from sgpo.prompts import prompt_style
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
-from sgpo.rollouts.models import check_tokenizer, disable_dropout, load_tokenizer, named_policy, shape_chat_template
+from sgpo.rollouts.models import (
+    check_adapters,
+    check_tokenizer,
+    disable_dropout,
+    load_tokenizer,
+    named_policy,
+    shape_chat_template,
+    train_in_float32,
+)
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher
 from sgpo.training.checkpoints import use_one_device
@@ -127,6 +135,8 @@ class SGPOTrainer(EvaluatingTrainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        check_adapters(model)
+        train_in_float32(model)
         disable_dropout(model)
         use_one_device(args)
 
