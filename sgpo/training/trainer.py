@@ -39,7 +39,7 @@ from sgpo.rollouts.models import (
     train_in_float32,
 )
 from sgpo.strategies.bank import StrategyBank
-from sgpo.training.alarms import AlarmWatcher
+from sgpo.training.alarms import AlarmWatcher, DivergenceStop
 from sgpo.training.checkpoints import use_one_device
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
@@ -170,6 +170,7 @@ class SGPOTrainer(EvaluatingTrainer):
             processing_class=processing_class,
             data_collator=list,
             callbacks=[
+                DivergenceStop(self.run.checkpoints),
                 MetricsWriter(self.run),
                 AlarmWatcher(self.run),
                 *([] if args.disable_tqdm else [ProgressBar(args.algorithm)]),
