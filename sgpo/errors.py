@@ -29,3 +29,7 @@ class BankError(SGPOError):
 
 class RunDirectoryError(SGPOError):
     """A run directory that holds another run, cannot be resumed with these options, or cannot be read."""
+
+
+class DivergedError(SGPOError, FloatingPointError):
+    """Training whose loss, gradient or weights are not finite any more; nothing of that was saved."""
