@@ -121,6 +121,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def printable(text: str) -> str:
+    """A text without control characters: what a server, a model or a file says shall not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Raises OSError that names `path`, for one of the system's that may not: a full disk names no file."""
