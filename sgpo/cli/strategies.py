@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its problem's.")]
+ProblemFile = Annotated[Path, typer.Option("--problems", metavar="FILE", help="The problems that they are for.")]
 
 app.command()(extract)
 
@@ -208,21 +209,90 @@ def edit(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
 
 @app.command()
 @one_line_errors
-def review(bank: Bank, as_json: AsJson = False) -> None:
-    """Go through the active strategies that nobody has accepted yet: accept, edit, drop or skip each.
+def check(
+    bank: Bank,
+    problems: ProblemFile,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check candidates too, not only active strategies.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the leak gate over a bank: list the strategies that give away something of their problems.
+
+    Training shows none of these until a person has accepted it (`sgpo strategies review`). The exit code is 1 where an
+    active strategy leaks that nobody has accepted. A problem that the file does not have is the bank's own, if it has it.
 
     \b
     Examples:
-    sgpo strategies review --bank bank.db
+    sgpo strategies check --bank bank.db --problems train.jsonl
     """
+    from sgpo.problems import load_problems
+    from sgpo.strategies.leak.gate import find_leaks
+
+    by_id = {problem.id: problem for problem in load_problems(problems)}
+    counts = {"strategies": 0, "leaks": 0, "accepted": 0, "without_problem": 0}
+    leaking: list[dict[str, Any]] = []
+    with _open(bank, read_only=True) as opened:
+        active = {strategy.id for strategy in opened}
+        for strategy in opened.strategies(candidates=everything):
+            counts["strategies"] += 1
+            problem = by_id.get(strategy.problem_id) or opened.problem(strategy.problem_id)
+            if problem is None:
+                counts["without_problem"] += 1
+            elif leaks := find_leaks(strategy, problem):
+                counts["leaks"] += 1
+                counts["accepted"] += bool(strategy.reviewed)
+                is_active = {"active": strategy.id in active, "accepted": bool(strategy.reviewed)}
+                row = {"id": strategy.id, "problem_id": strategy.problem_id, **is_active}
+                leaking.append({**row, "leaks": [asdict(leak) for leak in leaks]})
+    if as_json:
+        print_json({**counts, "leaking": leaking})
+    else:
+        for row in leaking:
+            state = "accepted" if row["accepted"] else "" if row["active"] else "candidate"
+            found = "; ".join(f"{leak['kind']} in {leak['where']}: {leak['text']!r}" for leak in row["leaks"])
+            print(printable(f"{row['id']} (problem {row['problem_id']}){state and ', ' + state}: {found}"))
+        line = f"{counts['leaks']} of {counted(counts['strategies'], 'strategy', 'strategies')} leak"
+        print(f"{bank}: {line}, {counts['accepted']} of them accepted; {counts['without_problem']} without a problem")
+    if any(row["active"] and not row["accepted"] for row in leaking):
+        raise typer.Exit(1)
+
+
+@app.command()
+@one_line_errors
+def review(
+    bank: Bank,
+    problems: Annotated[
+        Path | None,
+        typer.Option("--problems", metavar="FILE", help="The problems, where the bank does not have them itself."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go through the active strategies that nobody has accepted yet: accept, edit, drop or skip each.
+
+    Each is shown with its problem and with what the leak gate finds in it; one that is accepted is trained with.
+
+    \b
+    Examples:
+    sgpo strategies review --bank bank.db --problems train.jsonl
+    """
+    from sgpo.problems import load_problems
+    from sgpo.strategies.leak.gate import find_leaks
+
     done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
+    by_id = {problem.id: problem for problem in load_problems(problems)} if problems else {}
     with _open(bank) as opened:
         waiting = [strategy for strategy in opened if not strategy.reviewed]
         for number, strategy in enumerate(waiting, start=1):
-            problem = opened.problem(strategy.problem_id)
+            problem = by_id.get(strategy.problem_id) or opened.problem(strategy.problem_id)
             _print(f"\n{number} of {len(waiting)}", err=True)
             if problem:
-                _print(printable(problem.problem), err=True)
+                _print(printable(f"{problem.problem}\nAnswer: {problem.answer}"), err=True)
+                strategy = replace(strategy, leaks=tuple(find_leaks(strategy, problem)))
+            else:
+                _print(
+                    f"no problem {printable(strategy.problem_id)!r}: --problems FILE shows it and its leaks", err=True
+                )
             _print(_panel(opened, strategy), err=True)
             decision = _decide(opened, strategy)
             if decision == "quit":

@@ -149,7 +149,12 @@ class StrategyBank:
 
     def __iter__(self) -> Iterator[Strategy]:
         """The active strategies, in the order they came."""
-        rows = self.db.execute("SELECT * FROM strategies WHERE active ORDER BY rowid")
+        return self.strategies(candidates=False)
+
+    def strategies(self, *, candidates: bool) -> Iterator[Strategy]:
+        """The active strategies, or with `candidates` all, in the order they came."""
+        where = "" if candidates else "WHERE active"
+        rows = self.db.execute(f"SELECT * FROM strategies {where} ORDER BY rowid")
         return (strategy_of(row) for row in read_dicts(rows))
 
     def __len__(self) -> int:
