@@ -220,7 +220,7 @@ def check(
     """Run the leak gate over a bank: list the strategies that give away something of their problems.
 
     Training shows none of these until a person has accepted it (`sgpo strategies review`). The exit code is 1 where an
-    active strategy leaks that nobody has accepted. A problem that the file does not have is the bank's own, if it has it.
+    active strategy leaks that nobody has accepted. Problems that the file lacks are those that extraction stored.
 
     \b
     Examples:
@@ -242,8 +242,8 @@ def check(
             elif leaks := find_leaks(strategy, problem):
                 counts["leaks"] += 1
                 counts["accepted"] += bool(strategy.reviewed)
-                is_active = {"active": strategy.id in active, "accepted": bool(strategy.reviewed)}
-                row = {"id": strategy.id, "problem_id": strategy.problem_id, **is_active}
+                row: dict[str, Any] = {"id": strategy.id, "problem_id": strategy.problem_id}
+                row |= {"active": strategy.id in active, "accepted": bool(strategy.reviewed)}
                 leaking.append({**row, "leaks": [asdict(leak) for leak in leaks]})
     if as_json:
         print_json({**counts, "leaking": leaking})

@@ -109,7 +109,7 @@ def test_numbers_of_the_method_are_no_leaks(answer: str, text: str) -> None:
         ("Multiply the number of dozens by twelve.", "He buys 4 dozen cakes.", "4*12 = 48"),
         ("Multiply by the items in a dozen, which is twelve.", "He buys 4 dozen cakes.", "4*12 = 48"),
         (
-            "Multiply by twelve to get single items for one pack; a part of a dozen is that part.",
+            "Multiply by twelve to get single items; a part of a dozen is that part.",
             "2 dozen",
             "2*12 = 24",
         ),
