@@ -209,6 +209,11 @@ def _encodable(text: str) -> str:
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
+def printable(text: str) -> str:
+    """A text without control characters: what a server, a model or a file says shall not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Raises OSError that names `path`, for one of the system's that may not: a full disk names no file."""

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sgpo"
 LAYERS = [
     {"errors"},
     {"io"},
-    {"problems", "prompts", "reasoning", "endpoint", "objective"},
+    {"problems", "prompts", "reasoning", "chat", "objective"},
+    {"endpoint"},
     {"verifier"},
     {"rollouts"},
     {"evaluation", "strategies", "algorithms"},
@@ -28,7 +29,7 @@ LAYERS = [
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 # A string may name a module only as a logger's name or where a template loader looks: the first argument of these.
 MAY_NAME_A_MODULE = ("getLogger", "get_logger", "PackageLoader")
-NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "reasoning", "endpoint", "io", "errors"]
+NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "reasoning", "chat", "endpoint", "io", "errors"]
 
 
 def part_of(path):

@@ -119,7 +119,7 @@ class ResumableTrainer(Trainer):
         self.save_model()
         return output
 
-    def _checkpoint_to_resume(self, asked: str | bool) -> Path | None:
+    def _checkpoint_to_resume(self, asked: Any) -> Path | None:
         """The checkpoint that was asked for, or the run's last whole one, as the first process finds it: each file is
         read once. None where the run has none. Raises RunDirectoryError where none can be resumed."""
         found: list[tuple[Path | None, str]] = [(None, "")]
