@@ -25,6 +25,15 @@ LOCK = ".lock"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can escape and UTF-8 cannot hold
 _held: set[Path] = set()  # the directories that this process holds
 
+# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
+RENAMED_METRICS = {
+    "targets/share": "targets/fraction",
+    "clipped_share": "clipped_fraction",
+    "divergence/capped_mean": "divergence/clipped_mean",
+    "divergence/capped_share": "divergence/clipped_fraction",
+}
+RENAMED_COUNTS = {"per_step": "global_batch"}
+
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file in UTF-8, whole or not at all.
@@ -75,15 +84,15 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, *, errors: str = "strict") -> Any:
+    """The content of a JSON file; `errors` as for `open`.
 
     Raises:
         InputError: it is no JSON; the message names the file.
         OSError: it cannot be opened.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8", errors=errors))
     except (ValueError, RecursionError) as error:  # ValueError: also no UTF-8, or a number of too many digits
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
 
@@ -198,6 +207,11 @@ def _lock(directory: Path) -> int:
 def _encodable(text: str) -> str:
     """JSON text that UTF-8 can hold: lone surrogates, which stand in strings alone, are escaped."""
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """A text without control characters: what a server, a model or a file says shall not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 @contextmanager

@@ -131,6 +131,7 @@ def eval_(
     sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir DIR --out runs/eval-1.5b
     """
     with work_on_stderr() as output:
+        from sgpo.endpoint import address_of
         from sgpo.evaluation.benchmarks import MAX_TOKENS as BENCHMARK_TOKENS
         from sgpo.evaluation.store import EvaluationSettings
         from sgpo.prompts import prompt_style as style_named
@@ -141,7 +142,7 @@ def eval_(
         settings = EvaluationSettings(
             model=model,
             engine=engine.value,
-            base_url=base_url,
+            base_url=base_url and address_of(base_url),
             prompt=f"{style.name} {style.version}",
             temperature=temperature,
             top_p=top_p,

@@ -131,7 +131,7 @@ class EndpointSource:
 
     def _warn(self, option: str, words: str) -> None:
         """Say what is left to the server from now on, and why."""
-        url = self.endpoint.base_url
+        url = self.endpoint.address
         if option in NEUTRAL:
             what = "left to the server from now on, whose defaults may be others than none"
             logger.warning("%s refuses %s (%s); %s", url, option, words, what)

@@ -7,7 +7,6 @@ and gives keys of older runs their present names. Escaping for HTML is the templ
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,7 @@ from typing import Any, NamedTuple
 
 from sgpo.errors import InputError, RunDirectoryError
 from sgpo.evaluation.compare import evaluation_settings
-from sgpo.io import counted, read_lines
-from sgpo.training.run_directory import RENAMED_COUNTS, RENAMED_METRICS
+from sgpo.io import RENAMED_COUNTS, RENAMED_METRICS, counted, read_json, read_lines
 
 LARGEST = 1e100  # what is larger can neither be added up nor drawn
 _PARTS = ("config.json", "metrics.jsonl", "warmup.json", "eval", "rollouts", "targets")
@@ -240,11 +238,11 @@ def _rename(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
 
 def _read_visible_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+        value = read_json(path, errors="replace")
     except FileNotFoundError:
         notes.append(f"{path.name} is missing")
         return None
-    except (ValueError, RecursionError):
+    except InputError:
         notes.append(f"{path.name} is not JSON and left out")
         return None
     if not isinstance(value, dict):

@@ -119,7 +119,7 @@ class ResumableTrainer(Trainer):
         self.save_model()
         return output
 
-    def _checkpoint_to_resume(self, asked: str | bool) -> Path | None:
+    def _checkpoint_to_resume(self, asked: Any) -> Path | None:
         """The checkpoint that was asked for, or the run's last whole one, as the first process finds it: each file is
         read once. None where the run has none. Raises RunDirectoryError where none can be resumed."""
         found: list[tuple[Path | None, str]] = [(None, "")]
@@ -210,7 +210,7 @@ class ResumableTrainer(Trainer):
 
     # -- what is uploaded
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:  # releases of transformers differ in its arguments
         """Make the repository of `push_to_hub`.
 
         Raises:
@@ -219,7 +219,7 @@ class ResumableTrainer(Trainer):
         with hub_errors(
             "push_to_hub: no repository could be made", fix="log in with `hf auth login`, or train without it"
         ):
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(*args, **kwargs)
 
     def push_to_hub(
         self,
@@ -241,7 +241,7 @@ class ResumableTrainer(Trainer):
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
+            self.init_hf_repo(token, **({} if private is None else {"private": private}))
         return upload_model(
             self.run.final_model,
             self.hub_model_id,

@@ -31,7 +31,10 @@ from sgpo.training.run_directory import RunDirectory
 
 
 class MetricsWriter(TrainerCallback):
-    """Writes every logged row to `metrics.jsonl`; keys of evaluations read `eval/...`, as in the loggers."""
+    """Writes every logged row to `metrics.jsonl`; keys of evaluations read `eval/...`, as in the loggers.
+
+    A number that is not finite is left out, as a mean over nothing is: JSON has none.
+    """
 
     def __init__(self, run: RunDirectory, file: str = "metrics.jsonl") -> None:
         self.run, self.file = run, file
@@ -45,7 +48,11 @@ class MetricsWriter(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            row = {key.replace("eval_", "eval/", 1) if key.startswith("eval_") else key: logs[key] for key in logs}
+            row = {
+                key.replace("eval_", "eval/", 1) if key.startswith("eval_") else key: value
+                for key, value in logs.items()
+                if not isinstance(value, float) or math.isfinite(value)
+            }
             self.run.append_metrics({"step": state.global_step, **row}, file=self.file)
 
 

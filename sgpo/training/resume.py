@@ -16,11 +16,11 @@ import torch
 
 from sgpo.algorithms import Target, TrainingRow
 from sgpo.errors import RunDirectoryError
-from sgpo.io import write_json
+from sgpo.io import RENAMED_METRICS, write_json
 from sgpo.rollouts.groups import PromptIds
 from sgpo.training.loss import Totals
 from sgpo.training.metrics import Averages
-from sgpo.training.run_directory import RENAMED_METRICS, RunDirectory, provenance
+from sgpo.training.run_directory import RunDirectory, provenance
 
 Changes = dict[str, tuple[Any, Any]]  # name of an option: its value until now, and from now on
 

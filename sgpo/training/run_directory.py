@@ -21,16 +21,17 @@ from typing import Any
 from uuid import uuid4
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, counted, installed_versions, read_json, read_lines, write_json, write_jsonl
+from sgpo.io import (
+    RENAMED_COUNTS,
+    append_jsonl,
+    counted,
+    installed_versions,
+    read_json,
+    read_lines,
+    write_json,
+    write_jsonl,
+)
 
-# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
-RENAMED_METRICS = {
-    "targets/share": "targets/fraction",
-    "clipped_share": "clipped_fraction",
-    "divergence/capped_mean": "divergence/clipped_mean",
-    "divergence/capped_share": "divergence/clipped_fraction",
-}
-RENAMED_COUNTS = {"per_step": "global_batch"}
 STAGING_OF_0_1 = ".unfinished"  # now `.staging`
 CONFIG_TYPES = {"args": dict, "problems": dict, "strategies": dict, "prompts": dict, "model": str, "changes": list}
 MANIFEST, STATE = "manifest.json", "trainer_state.json"

@@ -23,8 +23,9 @@ from sgpo.endpoint import Prices, RetryPolicy
 from sgpo.errors import EndpointError
 from sgpo.problems import Problem, save_problems
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.extract import MAX_SOLUTION_CHARS, Extraction, clean_solution, cut_solution, extract_strategies
+from sgpo.strategies.extract import Extraction, extract_strategies
 from sgpo.strategies.replies import StrongModel
+from sgpo.strategies.solutions import MAX_SOLUTION_CHARS, clean_solution, cut_solution
 from sgpo.strategies.strategy import Leak, Strategy
 from sgpo.verifier import Verifier
 
@@ -51,7 +52,11 @@ def bank(tmp_path: Path) -> Iterator[StrategyBank]:
 def extract(
     server: ChatServer, bank: StrategyBank, verifier: Verifier, *problems: Problem, **options: Any
 ) -> Extraction:
-    how = {name: options.pop(name) for name in ("candidates", "solve", "on_progress") if name in options}
+    how = {
+        name: options.pop(name)
+        for name in ("candidates", "solve", "max_tokens", "retry_failed", "on_progress")
+        if name in options
+    }
 
     async def run() -> Extraction:
         settings: dict[str, Any] = {"key": "sk-secret", "retries": RetryPolicy(pause=0.001), "timeout": 10.0, **options}
@@ -407,6 +412,7 @@ from sgpo.problems import load_problems
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import extract_strategies
 from sgpo.strategies.replies import StrongModel
+from sgpo.strategies.solutions import MAX_SOLUTION_CHARS, clean_solution, cut_solution
 from sgpo.verifier import Verifier
 
 async def main(url, problems, path):

@@ -327,7 +327,6 @@ def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, chang
     def start(name, **more):
         adapters = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if change == "adapters" else None
         options = {"eval_strategy": "no", "eval_on_start": False, "bf16": change == "bf16", "max_steps": 3}
-        torch.manual_seed(0)  # peft draws the adapters from it
         return build(tmp_path / name, tokenizer, peft_config=adapters, **options, **more)
 
     whole = start("whole")
@@ -337,6 +336,18 @@ def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, chang
     resumed = start("run")
     resumed.train(resume_from_checkpoint=True)
     assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
+
+
+def test_the_seed_decides_the_adapters(tmp_path, tokenizer):
+    """Whatever was drawn before in this process: each process of a launch, and each stage, has drawn otherwise."""
+
+    def adapters(name, drawn_before, **options):
+        torch.manual_seed(drawn_before)
+        config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
+        return weights_of(build(tmp_path / name, tokenizer, peft_config=config, **options))
+
+    assert largest_difference(adapters("a", 1), adapters("b", 2)) == 0.0
+    assert largest_difference(adapters("c", 1), adapters("d", 1, seed=14)) > 1e-3
 
 
 def test_the_pending_state_of_a_gpu_process_is_resumed_without_a_gpu(tmp_path, monkeypatch):
