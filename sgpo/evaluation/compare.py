@@ -2,11 +2,13 @@
 
 Reads run directories only (docs/run-directory.md). Where the budgets of training differ, the *curve score* is the fair
 one: avg@k averaged over the learning curve, against the completions that training had sampled, up to the budget that
-every run reached. Scores under different sampling settings are different measurements: `unlike_settings` names them.
+every run reached. Scores under different settings are different measurements: `unlike_settings` names them, and every
+comparison carries what it says.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -68,11 +70,12 @@ class EvaluationComparison:
 class RunComparison:
     """Runs compared on every problem set that all of them were evaluated on; the first run is the first baseline.
 
-    `left_out` names the problem sets that only some of the runs have.
+    `left_out` names the problem sets that only some of the runs have; `caution` is what `unlike_settings` says of them.
     """
 
     evaluations: tuple[EvaluationComparison, ...]
     left_out: tuple[str, ...]
+    caution: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,7 +114,7 @@ def compare_runs(runs: Sequence[str | Path]) -> RunComparison:
         _compare(name, list(zip(names, algorithms, [curve[name] for curve in curves], strict=True))) for name in common
     )
     left_out = {name for curve in curves for name in curve} - set(common)
-    return RunComparison(evaluations=evaluations, left_out=tuple(sorted(left_out)))
+    return RunComparison(evaluations=evaluations, left_out=tuple(sorted(left_out)), caution=unlike_settings(paths))
 
 
 def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
@@ -180,7 +183,7 @@ def unlike_settings(runs: Sequence[Path]) -> str | None:
         RunDirectoryError: A `config.json` or an evaluation cannot be read.
     """
     configs = [_read_object(run / "config.json") for run in runs]
-    unlike = _differences([evaluation_settings(config) | _prompt(config) for config in configs])
+    unlike = _differences([evaluation_settings(config) | _prompt(config) | _chat(config) for config in configs])
     if "max_tokens" not in unlike:
         asked = [evaluation_settings(config).get("max_tokens") for config in configs]
         unlike |= _differences([_limits(run, most) for run, most in zip(runs, asked, strict=True)])
@@ -272,6 +275,15 @@ def _prompt(config: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(evaluation, dict) and isinstance(evaluation.get("settings"), dict):
         return {"prompt": evaluation["settings"]["prompt"]} if "prompt" in evaluation["settings"] else {}
     return {"prompt": f"{prompts.get('style')} {prompts.get('version')}"} if isinstance(prompts, dict) else {}
+
+
+def _chat(config: Mapping[str, Any]) -> dict[str, str]:
+    """How a training run shaped the chat, and how strictly it judged: `sgpo eval` is always lenient."""
+    if isinstance(config.get("evaluation"), dict):
+        return {"verifier_policy": json.dumps("lenient")}
+    args = config.get("args")
+    names = ("system_prompt", "chat_template_kwargs", "verifier_policy")
+    return {name: json.dumps(args[name]) for name in names if name in args} if isinstance(args, dict) else {}
 
 
 def _limits(run: Path, asked: Any) -> dict[str, Any]:
