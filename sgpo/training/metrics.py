@@ -24,9 +24,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from sgpo.algorithms import TrainingRow
 from sgpo.errors import BankError
-from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate, seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import mentions_strategy
+from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
 
 
@@ -234,6 +235,12 @@ def add_rollout_metrics(
 def _answer(rollout: Rollout) -> str:
     extracted = rollout.verdict.extracted if rollout.verdict is not None else None
     return rollout.completion if extracted is None else extracted
+
+
+def recorded(rows: Iterable[dict[str, Any]], args: SGPOConfig) -> list[dict[str, Any]]:
+    """Keep the rows of the problems that a run writes: the same ones at every step and after a resume."""
+    below = args.rollout_fraction * 2**63
+    return [row for row in rows if seed_of(args.seed, "recorded", row["problem_id"]) < below]
 
 
 def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:

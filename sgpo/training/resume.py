@@ -31,7 +31,7 @@ push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
 logging_strategy logging_steps logging_first_step log_on_each_node log_level log_level_replica disable_tqdm
 save_strategy save_steps save_total_limit save_only_model save_on_each_node enable_jit_checkpoint
 load_best_model_at_end metric_for_best_model greater_is_better eval_strategy eval_steps eval_delay eval_on_start
-do_train do_eval do_predict resume_from_checkpoint debug skip_memory_metrics
+do_train do_eval do_predict resume_from_checkpoint debug skip_memory_metrics rollout_fraction
 """
 # Options that say how a run is computed. The global batch must stay, however it is divided.
 _RUNNING = """
