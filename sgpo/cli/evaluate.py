@@ -232,8 +232,8 @@ def _style_of_run(model: str) -> str | None:
     """The prompt style that a run directory was trained with."""
     file = Path(model) / "config.json"
     config = read_json(file) if file.is_file() else {}
-    prompts = config.get("prompts")
-    return prompts["style"] if isinstance(prompts, dict) else None
+    prompts = config.get("prompts") if isinstance(config, dict) else None
+    return prompts.get("style") if isinstance(prompts, dict) else None
 
 
 def _source(

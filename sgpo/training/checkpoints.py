@@ -130,7 +130,7 @@ class ResumableTrainer(Trainer):
                     if checkpoint is None and (damaged := list_checkpoints(self.run.checkpoints)):
                         check_checkpoint(max(damaged, key=checkpoint_step))
                 else:
-                    check_checkpoint(checkpoint := Path(asked))
+                    check_checkpoint(checkpoint := Path(str(asked)))
                 found = [(checkpoint, "")]
             except RunDirectoryError as error:
                 found = [(None, str(error))]

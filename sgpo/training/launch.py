@@ -109,8 +109,19 @@ def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) 
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
     check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
     if run.recipe_file.exists():
-        begun = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+        begun = _read_recipe(run.recipe_file)
         refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    """The recipe that a run began with. Raises InputError where it is damaged."""
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: damaged ({type(error).__name__}); put the run's recipe in its place") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"{file}: damaged (no mapping); put the run's recipe in its place")
+    return recipe
 
 
 def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
@@ -136,7 +147,11 @@ def _split(run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: 
     file = run.path / SPLIT
     if not file.exists():
         return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed))
-    ids = {name: set(values) for name, values in read_json(file).items()}
+    try:
+        read = read_json(file)
+        ids = {name: set(map(str, read[name])) for name in ("warmup", "rl")}
+    except (KeyError, TypeError):
+        raise InputError(f"{file}: damaged (no lists 'warmup' and 'rl' of ids); choose another directory") from None
     known = {problem.id for problem in problems}
     if missing := (ids["warmup"] | ids["rl"]) ^ known:
         raise InputError(

@@ -33,6 +33,7 @@ from sgpo.io import (
 )
 
 STAGING_OF_0_1 = ".unfinished"  # now `.staging`
+CONFIG_TYPES = {"args": dict, "problems": dict, "strategies": dict, "prompts": dict, "model": str, "changes": list}
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 
 logger = logging.getLogger("sgpo")
@@ -89,7 +90,7 @@ class RunDirectory:
         """Read `config.json`; counts of a run that 0.1 made get their present names.
 
         Raises:
-            RunDirectoryError: it is no JSON object.
+            RunDirectoryError: it is not the config of a run.
         """
         try:
             config = read_json(self.config_file)
@@ -97,13 +98,19 @@ class RunDirectory:
             raise RunDirectoryError(str(error)) from None
         if not isinstance(config, dict):
             raise RunDirectoryError(f"{self.config_file}: not the config of a run (a JSON {type(config).__name__})")
+        for name, type_ in CONFIG_TYPES.items():
+            if name in config and not isinstance(config[name], type_):
+                found = type(config[name]).__name__
+                raise RunDirectoryError(f"{self.config_file}: not the config of a run ({name!r} is a JSON {found})")
         problems = {RENAMED_COUNTS.get(key, key): count for key, count in config.get("problems", {}).items()}
         return config | {"problems": problems}
 
     @property
     def id(self) -> str:
         """The run's own name, wherever its directory is moved."""
-        return str(self.read_config()["id"])
+        if "id" not in (config := self.read_config()):
+            raise RunDirectoryError(f"{self.config_file}: not the config of a run (no 'id')")
+        return str(config["id"])
 
     def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
         """Add a row to `metrics.jsonl`, or to another such file."""

@@ -68,6 +68,7 @@ from sgpo.training.metrics import (
     ProgressBar,
     add_rollout_metrics,
     record_effects,
+    recorded,
     rollout_records,
     strategy_effects,
     target_records,
@@ -399,7 +400,7 @@ class SGPOTrainer(EvaluatingTrainer):
         super().log(logs, start_time)
 
     def _write_records(self, kind: str, rows: list[dict[str, Any]]) -> None:
-        gathered = gather_object(rows)
+        gathered = gather_object(recorded(rows, self.args))
         if self.is_world_process_zero():
             self.run.write_rows(kind, self.state.global_step + 1, gathered)
 
