@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -14,7 +15,7 @@ import typer
 
 from sgpo.cli.common import AsJson, known_benchmarks, one_line_errors, print_json, work_on_stderr
 from sgpo.errors import EndpointError, InputError
-from sgpo.io import counted, read_json
+from sgpo.io import counted, holding, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +128,7 @@ def eval_(
     \b
     Examples:
     sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl --max-tokens 48
-    sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir benchmarks --out runs/eval-1.5b
+    sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir DIR --out runs/eval-1.5b
     """
     with work_on_stderr() as output:
         from sgpo.endpoint import address_of
@@ -162,7 +163,8 @@ def eval_(
                 f"warning: --temperature 0 makes {most} copies of one completion; --samples 1 says as much",
                 file=sys.stderr,
             )
-        results, failures = _evaluate_sets(build_source, sets, settings, style=style.name, out=out)
+        with holding(out) if out is not None else nullcontext():
+            results, failures = _evaluate_sets(build_source, sets, settings, style=style.name, out=out)
     for failure in failures[:SHOWN_FAILURES]:
         print(f"failed: {failure}", file=sys.stderr)
     if len(failures) > SHOWN_FAILURES:
@@ -240,8 +242,8 @@ def _style_of_run(model: str) -> str | None:
     """The prompt style that a run directory was trained with."""
     file = Path(model) / "config.json"
     config = read_json(file) if file.is_file() else {}
-    prompts = config.get("prompts")
-    return prompts["style"] if isinstance(prompts, dict) else None
+    prompts = config.get("prompts") if isinstance(config, dict) else None
+    return prompts.get("style") if isinstance(prompts, dict) else None
 
 
 def _source(

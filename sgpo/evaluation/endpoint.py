@@ -89,7 +89,7 @@ class EndpointSource:
                     while not done.empty():
                         results.append(done.get_nowait())
                     left -= len(results)
-                    # Judging takes a while: the requests under way must not wait for it.
+                    # The requests under way do not wait for the disk.
                     await asyncio.to_thread(
                         keep, [result for result in results if isinstance(result, SampledCompletion)]
                     )
