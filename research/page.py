@@ -9,17 +9,17 @@ from pathlib import Path
 
 from research.figures import draw_curves
 from research.plan import SPLITS, Study, Table
-from research.results import TableResults, Value, average, best_rates, over_splits, read_results
+from research.results import RunValue, TableResults, average, best_rates, over_splits, read_results
 from sgpo.evaluation.scores import ReplicateMean, difference_over_replicates
 from sgpo.io import write_text
 
-COSTS: dict[str, tuple[Value, str]] = {
+COSTS: dict[str, tuple[RunValue, str]] = {
     "completions": (lambda result: result["completions"], ",.0f"),
     "trained tokens": (lambda result: result["trained_tokens"], ",.0f"),
     "seconds": (lambda result: result["seconds"], ".0f"),
     "CPU s": (lambda result: result["cpu_seconds"], ".0f"),
 }
-HEALTH: dict[str, tuple[Value, str]] = {
+HEALTH: dict[str, tuple[RunValue, str]] = {
     "distinct": (lambda result: result["distinct_solutions"]["fresh"], ".2f"),
     "entropy": (lambda result: result["entropy"], ".3f"),
 }
@@ -78,7 +78,7 @@ def _table(study: Study, name: str, all_results: dict[str, TableResults]) -> str
 
 
 def _means(arms: Sequence[str], results: TableResults, samples: int) -> str:
-    columns: dict[str, tuple[Value, str]] = {
+    columns: dict[str, tuple[RunValue, str]] = {
         **{split: (average(split), ".3f") for split in SPLITS},
         "all six": (over_splits, ".3f"),
         f"pass@{samples}": (lambda result: result["scores"]["fresh"][f"pass@{samples}"], ".3f"),

@@ -10,7 +10,7 @@ from typing import Any
 from research.plan import SPLITS, Study, StudyRun, Table, check_settings, runs_of, settings_of
 from sgpo.io import read_json
 
-Value = Callable[[dict[str, Any]], float]
+RunValue = Callable[[dict[str, Any]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class TableResults:
     planned: list[StudyRun]
     finished: dict[StudyRun, dict[str, Any]]
 
-    def by_replicate(self, arm: str, value: Value, *, rate: float | None = None) -> dict[int, float]:
+    def by_replicate(self, arm: str, value: RunValue, *, rate: float | None = None) -> dict[int, float]:
         """A number of every finished run of an arm, by replicate."""
         return {
             run.replicate: value(result)
@@ -28,7 +28,7 @@ class TableResults:
             if run.arm == arm and (rate is None or run.learning_rate == rate)
         }
 
-    def mean(self, arm: str, value: Value) -> float | None:
+    def mean(self, arm: str, value: RunValue) -> float | None:
         """The mean of that number over the arm's runs; None if no run is finished."""
         values = self.by_replicate(arm, value).values()
         return statistics.fmean(values) if values else None
@@ -57,7 +57,7 @@ def read_result(study: Study, run: StudyRun) -> dict[str, Any] | None:
     return result
 
 
-def average(split: str) -> Value:
+def average(split: str) -> RunValue:
     """avg@k on a split."""
 
     def value(result: dict[str, Any]) -> float:

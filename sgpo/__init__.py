@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sgpo.errors import BankError, BudgetError, EndpointError, InputError, RunDirectoryError, SGPOError
+    from sgpo.errors import (
+        BankError,
+        BudgetError,
+        DivergedError,
+        EndpointError,
+        InputError,
+        RunDirectoryError,
+        SGPOError,
+    )
     from sgpo.problems import Problem, load_problems
     from sgpo.report import write_report
     from sgpo.strategies.bank import StrategyBank
@@ -23,6 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BankError": "sgpo.errors",
     "BudgetError": "sgpo.errors",
+    "DivergedError": "sgpo.errors",
     "EndpointError": "sgpo.errors",
     "InputError": "sgpo.errors",
     "Problem": "sgpo.problems",
@@ -41,6 +50,7 @@ _HOMES = {
 __all__ = [
     "BankError",
     "BudgetError",
+    "DivergedError",
     "EndpointError",
     "InputError",
     "Problem",

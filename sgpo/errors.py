@@ -1,6 +1,6 @@
 """What can go wrong for a user, by kind. Every message is one line that names the file, row or option, and the fix.
 
-All of them are `ValueError`s, so `except ValueError` goes on catching them. What the operating system refuses (a full
+All of them are `ValueError`s, so `except ValueError` still catches them. What the operating system refuses (a full
 disk, a missing permission) is an `OSError`, as everywhere in Python.
 """
 
@@ -29,3 +29,7 @@ class BankError(SGPOError):
 
 class RunDirectoryError(SGPOError):
     """A run directory that holds another run, cannot be resumed with these options, or cannot be read."""
+
+
+class DivergedError(SGPOError, FloatingPointError):
+    """Training whose loss, gradient or weights are not finite any more; nothing of that was saved."""

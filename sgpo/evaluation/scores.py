@@ -27,6 +27,7 @@ VERDICT_KINDS = ("correct", "wrong", "unparsed", "timeout")
 RESAMPLES = 10_000
 MISSED = 0.05  # fraction of the intervals that may miss the truth
 
+Z_QUANTILE = 1.959964  # of the normal distribution, 97.5 %
 # Student's t, 97.5 % quantiles for 1, 2, ... degrees of freedom.
 T_QUANTILES = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -404,3 +405,30 @@ def _lengths(rows: Sequence[CompletionRow]) -> dict[str, Any]:
         },
         "truncated": float(np.mean([row["truncated"] for row in rows])) if known else None,
     }
+
+
+def normal_interval(values: Sequence[float], *, at_least: int) -> ScoreEstimate:
+    """The mean of values and its normal 95 % interval; NaN bounds for fewer than `at_least`, where it is too narrow."""
+    mean = statistics.fmean(values)
+    enough = len(values) >= at_least
+    spread = Z_QUANTILE * statistics.stdev(values) / math.sqrt(len(values)) if enough else math.nan
+    return ScoreEstimate(mean, mean - spread, mean + spread)
+
+
+def difference_of_fractions(passed_a: int, count_a: int, passed_b: int, count_b: int) -> ScoreEstimate:
+    """The difference of two independent fractions with its 95 % interval.
+
+    Newcombe's hybrid score method (Statistics in Medicine 17, 873-890, 1998, method 10).
+    """
+    a, b = passed_a / count_a, passed_b / count_b
+    (low_a, high_a), (low_b, high_b) = _wilson_interval(passed_a, count_a), _wilson_interval(passed_b, count_b)
+    return ScoreEstimate(a - b, a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b))
+
+
+def _wilson_interval(passed: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a fraction."""
+    fraction, z2 = passed / count, Z_QUANTILE**2
+    centre = fraction + z2 / (2 * count)
+    spread = Z_QUANTILE * math.sqrt(fraction * (1 - fraction) / count + z2 / (4 * count * count))
+    scale = 1 + z2 / count
+    return (centre - spread) / scale, (centre + spread) / scale

@@ -61,6 +61,7 @@ def chunked_token_divergence(
     guided_hidden_TH: Tensor,
     lm_head_VH: Tensor,
     *,
+    guided_lm_head_VH: Tensor | None = None,
     direction: Direction = "forward",
     temperature: float = 1.0,
 ) -> Tensor:
@@ -72,7 +73,8 @@ def chunked_token_divergence(
     Args:
         unguided_hidden_TH: Of the branch with gradient.
         guided_hidden_TH: Of the branch without.
-        lm_head_VH: The head of both.
+        lm_head_VH: The head of both, or of the branch with gradient.
+        guided_lm_head_VH: The head of the branch without, if it is another one.
         direction: `forward` or `reverse`, as above.
         temperature: Of sampling; the logits of both branches are divided by it.
 
@@ -83,8 +85,13 @@ def chunked_token_divergence(
         ValueError: the shapes differ, the direction is unknown, or the temperature is not positive.
     """
     _check(unguided_hidden_TH, guided_hidden_TH, direction, temperature)
+    guided_head_VH = lm_head_VH if guided_lm_head_VH is None else guided_lm_head_VH
+    if guided_head_VH.shape != lm_head_VH.shape:
+        raise ValueError(
+            f"both heads must have the same shape, got {tuple(lm_head_VH.shape)} and {tuple(guided_head_VH.shape)}"
+        )
     divergence_T: Tensor = _ChunkedTokenDivergence.apply(
-        unguided_hidden_TH, guided_hidden_TH.detach(), lm_head_VH, direction, temperature
+        unguided_hidden_TH, guided_hidden_TH.detach(), lm_head_VH, guided_head_VH.detach(), direction, temperature
     )
     return divergence_T
 
@@ -148,6 +155,7 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
         unguided_TH: Tensor,
         guided_TH: Tensor,
         head_VH: Tensor,
+        guided_head_VH: Tensor,
         direction: Direction,
         temperature: float,
     ) -> Tensor:
@@ -156,8 +164,9 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
         # A token's gradient is its slope times one number that only backward knows, so with a frozen head the slopes
         # can be kept (T x H) in place of a second pass over the logits.
         keeps_slopes = ctx.head_is_frozen and ctx.needs_input_grad[0]
+        heads = head_VH, guided_head_VH
         blocks = [
-            _block(unguided_TH[rows], guided_TH[rows], head_VH, direction, temperature, with_slope=keeps_slopes)
+            _block(unguided_TH[rows], guided_TH[rows], heads, direction, temperature, with_slope=keeps_slopes)
             for rows in token_blocks(unguided_TH.shape[0])
         ]
         divergence_T, unguided_logsumexp_T, guided_logsumexp_T, slope_TH = (
@@ -167,7 +176,7 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
             ctx.save_for_backward(slope_TH)
         else:
             ctx.save_for_backward(
-                unguided_TH, guided_TH, head_VH, divergence_T, unguided_logsumexp_T, guided_logsumexp_T
+                unguided_TH, guided_TH, *heads, divergence_T, unguided_logsumexp_T, guided_logsumexp_T
             )
         return divergence_T
 
@@ -176,8 +185,9 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.head_is_frozen:
             (slope_TH,) = ctx.saved_tensors
-            return slope_TH * grad_T.unsqueeze(-1).to(slope_TH.dtype), None, None, None, None
-        unguided_TH, guided_TH, head_VH, divergence_T, unguided_logsumexp_T, guided_logsumexp_T = ctx.saved_tensors
+            return slope_TH * grad_T.unsqueeze(-1).to(slope_TH.dtype), None, None, None, None, None
+        unguided_TH, guided_TH, head_VH, guided_head_VH, divergence_T, *logsumexps = ctx.saved_tensors
+        unguided_logsumexp_T, guided_logsumexp_T = logsumexps
         # The head is trained: compute the logits again, tile by tile, and from them the slope of the divergence by each
         # logit. Wide sums: a bf16 sum over many tiles would lose small contributions.
         grad_TH = torch.zeros_like(unguided_TH, dtype=grad_T.dtype)
@@ -186,7 +196,7 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
             upstream_C1 = grad_T[rows].unsqueeze(-1) / ctx.temperature
             for columns in vocabulary_blocks(rows.stop - rows.start, head_VH.shape[0]):
                 unguided_CW = tile_logits(unguided_TH[rows], head_VH[columns], ctx.temperature)
-                guided_CW = tile_logits(guided_TH[rows], head_VH[columns], ctx.temperature)
+                guided_CW = tile_logits(guided_TH[rows], guided_head_VH[columns], ctx.temperature)
                 # From logits to log-probabilities.
                 unguided_CW.sub_(unguided_logsumexp_T[rows].unsqueeze(-1))
                 guided_CW.sub_(guided_logsumexp_T[rows].unsqueeze(-1))
@@ -199,13 +209,13 @@ class _ChunkedTokenDivergence(torch.autograd.Function):
                 # Chain rule: the logits are hidden @ head.T.
                 add_product(grad_TH[rows], slope_CW, head_VH[columns])
                 add_product(grad_VH[columns], slope_CW.T, unguided_TH[rows])
-        return grad_TH.to(unguided_TH.dtype), None, grad_VH.to(head_VH.dtype), None, None
+        return grad_TH.to(unguided_TH.dtype), None, grad_VH.to(head_VH.dtype), None, None, None
 
 
 def _block(
     unguided_CH: Tensor,
     guided_CH: Tensor,
-    head_VH: Tensor,
+    heads: tuple[Tensor, Tensor],
     direction: Direction,
     temperature: float,
     *,
@@ -214,23 +224,26 @@ def _block(
     """Compute the divergence of a block of tokens in one pass over the vocabulary.
 
     With `gap = +-(guided - unguided)` the difference of the logits, and `E` the mean under the branch that the
-    divergence averages over, `KL = E[gap] + the difference of the logsumexps`.
+    divergence averages over, `KL = E[gap] + the difference of the logsumexps`. `heads`: the unguided branch's and the
+    guided one's.
 
     Returns:
         `divergence_C`, both branches' logsumexp (`_C`), and with `with_slope` the slope of the divergence by the
         unguided hidden states (`_CH`).
     """
     tokens = unguided_CH.shape[0]
+    head_VH, guided_head_VH = heads
     unguided, guided = RunningSoftmax(tokens, unguided_CH), RunningSoftmax(tokens, guided_CH)
     gap_C = torch.zeros_like(unguided.sum_C)
-    # The head's rows summed by the unguided weights; and by the guided ones (forward) or by unguided x gap (reverse).
+    # The unguided head's rows summed by the unguided weights; and by the guided ones (forward) or by unguided x gap
+    # (reverse).
     first_CH = unguided_CH.new_zeros(unguided_CH.shape if with_slope else (0, 1), dtype=gap_C.dtype)
     second_CH = torch.zeros_like(first_CH)
     for columns in vocabulary_blocks(tokens, head_VH.shape[0]):
         head_WH = head_VH[columns]
         # The tile's logits of both branches, their gap, and their weights relative to the largest logit so far.
         unguided_CW = tile_logits(unguided_CH, head_WH, temperature)
-        guided_CW = tile_logits(guided_CH, head_WH, temperature)
+        guided_CW = tile_logits(guided_CH, guided_head_VH[columns], temperature)
         gap_CW = guided_CW - unguided_CW if direction == "forward" else unguided_CW - guided_CW
         unguided_CW, unguided_rescale_C = unguided.weights(unguided_CW)
         guided_CW, guided_rescale_C = guided.weights(guided_CW)

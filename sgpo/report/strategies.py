@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from sgpo.evaluation.scores import difference_of_fractions, normal_interval
 from sgpo.report.completions import Tally
 from sgpo.report.read import Measurement
 
-_Z = 1.959964  # 95 %
 _MIN_PROBLEMS = 10  # a normal interval over fewer would be too narrow
 
 
@@ -49,13 +48,10 @@ def _measure_one(key: str, tallies: Sequence[Tally]) -> Uplift:
     autonomous = [tally.autonomous_passed / tally.autonomous for tally in tallies]
     if len(tallies) == 1:
         one = tallies[0]
-        interval = difference_interval(one.guided_passed, one.guided, one.autonomous_passed, one.autonomous)
+        interval = difference_of_fractions(one.guided_passed, one.guided, one.autonomous_passed, one.autonomous)
     else:
         differences = [a - b for a, b in zip(guided, autonomous, strict=True)]
-        mean = statistics.fmean(differences)
-        enough = len(differences) >= _MIN_PROBLEMS
-        spread = _Z * statistics.stdev(differences) / math.sqrt(len(differences)) if enough else math.nan
-        interval = Measurement(mean, mean - spread, mean + spread)
+        interval = normal_interval(differences, at_least=_MIN_PROBLEMS)
     return Uplift(
         key=key,
         problems=len(tallies),
@@ -63,30 +59,5 @@ def _measure_one(key: str, tallies: Sequence[Tally]) -> Uplift:
         autonomous=sum(tally.autonomous for tally in tallies),
         guided_pass_rate=statistics.fmean(guided),
         autonomous_pass_rate=statistics.fmean(autonomous),
-        uplift=interval,
+        uplift=Measurement(interval.mean, interval.low, interval.high),
     )
-
-
-def difference_interval(passed_a: int, count_a: int, passed_b: int, count_b: int) -> Measurement:
-    """The difference of two independent fractions with its 95 % interval.
-
-    Newcombe's hybrid score method (Statistics in Medicine 17, 873-890, 1998, method 10).
-    """
-    fraction_a, fraction_b = passed_a / count_a, passed_b / count_b
-    low_a, high_a = _wilson(passed_a, count_a)
-    low_b, high_b = _wilson(passed_b, count_b)
-    difference = fraction_a - fraction_b
-    return Measurement(
-        difference,
-        difference - math.hypot(fraction_a - low_a, high_b - fraction_b),
-        difference + math.hypot(high_a - fraction_a, fraction_b - low_b),
-    )
-
-
-def _wilson(passed: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a fraction."""
-    fraction = passed / count
-    centre = fraction + _Z * _Z / (2 * count)
-    spread = _Z * math.sqrt(fraction * (1 - fraction) / count + _Z * _Z / (4 * count * count))
-    scale = 1 + _Z * _Z / count
-    return (centre - spread) / scale, (centre + spread) / scale

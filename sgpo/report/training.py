@@ -79,7 +79,7 @@ SECTIONS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 title="Problems with a target",
                 caption="Fraction of problems with a correct guided completion to learn from.",
-                keys=(("targets/share", "fraction"),),
+                keys=(("targets/fraction", "fraction"),),
                 percent=True,
             ),
             Panel(

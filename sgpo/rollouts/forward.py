@@ -41,9 +41,9 @@ class Predictor:
     """Runs a causal language model over rows of prompt + completion.
 
     A hook catches the base model's last hidden states, so that the model is called through its own `forward`, as DDP
-    and PEFT need it. A comparison on one short input recognises models whose logits are not `hidden @ head.T` (soft
-    caps, scales, an adapted head); they give full logits. So do models with a sharded head (FSDP2, ZeRO-3), which is
-    whole only within `forward`.
+    and PEFT need it. One short input shows models whose logits are not exactly what their head makes of these states
+    (soft caps, scales), or whose head is more than a matrix; they give full logits. So do models
+    with a sharded head (FSDP2, ZeRO-3), which is whole only within `forward`.
     """
 
     def __init__(self, model: Any, *, pad_id: int, dtype: torch.dtype | None = None) -> None:
@@ -122,12 +122,26 @@ class Predictor:
         # An adapter on the head is zero at first: no comparison would notice it.
         if any(parameter.requires_grad for parameter in self.head.parameters() if parameter is not self.head.weight):
             return False
+        caught: list[Tensor] = []
+        handles = [
+            self.decoder.register_forward_hook(lambda _module, _inputs, output: caught.append(output[0])),
+            self.head.register_forward_hook(lambda _module, inputs, output: caught.extend((inputs[0], output))),
+        ]
         was_training = model.training
         model.eval()
         input_ids = torch.arange(4, device=self.head.weight.device).unsqueeze(0) % self.head.weight.shape[0]
-        hidden = self._hidden(model, input_ids=input_ids)
-        logits = model(input_ids=input_ids, use_cache=False).logits
-        model.train(was_training)
+        try:
+            logits = model(input_ids=input_ids, use_cache=False).logits
+        finally:
+            model.train(was_training)
+            for handle in handles:
+                handle.remove()
+        if len(caught) != 3:
+            return False
+        # Exactly: a soft cap leaves small logits nearly as they are, until they grow.
+        hidden, head_input, head_output = caught
+        if not torch.equal(head_input, hidden) or not torch.equal(logits.float(), head_output.float()):
+            return False
         return torch.allclose(logits.float(), (hidden @ self.head.weight.T).float(), rtol=1e-2, atol=1e-3)
 
 
@@ -149,12 +163,17 @@ def predicted_divergence(
         guided: The branch without.
         direction: As of `token_divergence`.
         temperature: What logits are divided by.
-        one_head: Both branches are of one model. Branches of two models are compared by full logits, `N x V` of each.
+        one_head: Both branches are of one model, which is not so where the guided one has other weights.
     """
-    if unguided.head_VH is None or not one_head:
+    if unguided.head_VH is None or guided.head_VH is None:
         return token_divergence(unguided.logits(), guided.logits(), direction=direction, temperature=temperature)
     return chunked_token_divergence(
-        unguided.states, guided.states, unguided.head_VH, direction=direction, temperature=temperature
+        unguided.states,
+        guided.states,
+        unguided.head_VH,
+        guided_lm_head_VH=None if one_head else guided.head_VH,
+        direction=direction,
+        temperature=temperature,
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
 
+from sgpo.errors import DivergedError
 from sgpo.rollouts.engine import Completion, Sampling
 
 # Drop finished rows only once this fraction of the batch has ended: each drop copies the cache of the others.
@@ -294,11 +295,11 @@ def sample_tokens(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> 
         top-p cut.
 
     Raises:
-        FloatingPointError: a logit is NaN.
+        DivergedError: a logit is NaN.
     """
     logprobs_BV = (logits_BV.float() / (sampling.temperature or 1.0)).log_softmax(-1)
     if logprobs_BV.isnan().any():
-        raise FloatingPointError("the policy's logits are not numbers: training diverged, or the weights are damaged")
+        raise DivergedError("the policy's logits are not numbers: training diverged, or the weights are damaged")
     if sampling.temperature == 0:
         tokens_B = logprobs_BV.argmax(-1)
     else:

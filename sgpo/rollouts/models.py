@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
+
+logger = logging.getLogger("sgpo")
 
 # The files that `from_pretrained` reads: weights, configs, chat template, vocabulary; not an optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
@@ -73,7 +76,9 @@ def _load_merged(source: str, **options: Any) -> Any:
     if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
         base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
     model = AutoModelForCausalLM.from_pretrained(resolve_model(base), **options)
-    return PeftModel.from_pretrained(model, source).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, source)
+    check_adapters(adapted)
+    return adapted.merge_and_unload()
 
 
 def is_adapter(source: str | Path) -> bool:
@@ -81,14 +86,82 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
+def check_adapters(model: Any) -> None:
+    """Check that a model with adapters can be merged into a whole one: saving, loading and vLLM do that.
+
+    Raises:
+        InputError: the adapters are no change of weights (prompt tuning), or they change one of two embeddings that
+            share their weights, where merging them would change the other one too.
+    """
+    if not hasattr(model, "peft_config"):
+        return
+    for config in model.peft_config.values():
+        if config.is_prompt_learning:
+            raise InputError(f"peft_config: {config.peft_type.value} is no change of weights; train LoRA adapters")
+    base = model.get_base_model()
+    embeddings = {"embed_tokens": base.get_input_embeddings(), "lm_head": base.get_output_embeddings()}
+    innermost = {name: _original(module) for name, module in embeddings.items() if module is not None}
+    shared = len({id(module.weight) for module in innermost.values()}) < len(innermost)
+    # The setting, too: modules that are trained whole are copies, which saving would tie again.
+    shared = shared or bool(getattr(base.config.get_text_config(), "tie_word_embeddings", False))
+    adapted = [name for name, module in embeddings.items() if module is not innermost.get(name)]
+    if shared and adapted:
+        raise InputError(
+            f"lora: adapters on {' and '.join(adapted)} of a model whose input and output embeddings share their "
+            "weights cannot be merged; leave these out of target_modules and modules_to_save"
+        )
+
+
+def _original(module: Any) -> Any:
+    """An embedding as it was before adapters were laid around it."""
+    for name in ("base_layer", "original_module"):
+        module = getattr(module, name, module)
+    return module
+
+
+def train_in_float32(model: Any) -> None:
+    """Cast a model that is trained in 16 bits to float32, since small updates vanish in 16 bits; say so.
+
+    Raises:
+        InputError: a part of it is trained in 16 bits beside adapters, above weights that stay in 16 bits.
+    """
+    trained = {p.dtype for p in model.parameters() if p.requires_grad} & {torch.bfloat16, torch.float16}
+    if not trained:
+        return
+    words = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in trained))
+    if hasattr(model, "peft_config"):
+        raise InputError(
+            f"beside the adapters, weights are trained in {words} (modules_to_save), where small updates vanish; load "
+            "the model in float32: leave dtype out of model_init_kwargs"
+        )
+    logger.warning(
+        "the weights to train are %s, where small updates vanish: they are cast to float32; bf16=true sets the "
+        "precision of the arithmetic",
+        words,
+    )
+    model.float()
+
+
 def disable_dropout(model: torch.nn.Module) -> None:
-    """Set every rate of dropout to 0: dropout would make the importance ratio of an unchanged policy differ from 1."""
+    """Set every rate of dropout, and of noise on a router's choice, to 0, and leave a router's own loss out.
+
+    Either would make the importance ratio of an unchanged policy differ from 1.
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        # Many models keep a rate as a number (attention_dropout, layerdrop) and apply it in training mode.
-        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
-            setattr(module, name, 0.0)
+        # Many models keep a rate as a number (attention_dropout, layerdrop), or read it from their config.
+        for holder in (module, getattr(module, "config", None)):
+            for name in [name for name, value in _attributes(holder).items() if isinstance(value, float)]:
+                if "drop" in name or "jitter" in name:
+                    setattr(holder, name, 0.0)
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False  # the router's loss needs them, and is in no loss of ours
+
+
+def _attributes(holder: Any) -> dict[str, Any]:
+    return vars(holder) if hasattr(holder, "__dict__") else {}
 
 
 def resolve_model(name: str | Path) -> str:

@@ -6,7 +6,8 @@ vLLM is no dependency of ours: `pip install 'sgpo[vllm]'` on a machine with a GP
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
@@ -55,7 +57,8 @@ class VLLMEngine:
 
     def sync_weights(self, model: Any) -> None:
         self.generation.model = model
-        self.generation.sync_weights()
+        with _base_unchanged(model):
+            self.generation.sync_weights()
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int]
@@ -91,6 +94,28 @@ class VLLMEngine:
             return prompts
         most = int(accelerator.gather(torch.tensor([len(prompts)], device=accelerator.device)).max())
         return prompts + [[self.pad_id]] * (most - len(prompts))
+
+
+@contextmanager
+def _base_unchanged(model: Any) -> Iterator[None]:
+    """Keep the frozen weights below adapters as they are, to the bit.
+
+    TRL merges the adapters into them in place, and subtracts them again: in 16 bits, each time leaves other weights.
+    A copy lies in main memory meanwhile.
+    """
+    frozen = [
+        parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        for layer in (getattr(module, "base_layer", None) for module in model.modules())
+        if layer is not None
+        for parameter in layer.parameters()
+    ]
+    copies = [parameter.detach().to("cpu", copy=True) for parameter in frozen]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, copy in zip(frozen, copies, strict=True):
+                parameter.copy_(copy)
 
 
 class OfflineVLLM:

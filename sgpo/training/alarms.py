@@ -2,20 +2,26 @@
 
 An alarm compares the last `ROWS` rows of metrics.jsonl with the first ones, or with a fixed limit. When it begins to
 hold, it warns and adds a row to `alarms.jsonl`, and it does so again only once it has ceased to hold. No alarm stops a
-run.
+run; numbers that are not finite do.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sgpo.training.run_directory import RunDirectory
+from sgpo.errors import DivergedError
+from sgpo.training.run_directory import RunDirectory, last_checkpoint
 
 logger = logging.getLogger("sgpo")
 
@@ -78,7 +84,7 @@ def _distinct_answers(rows: Sequence[Row]) -> Alarm | None:
 
 
 def _no_gradient(rows: Sequence[Row]) -> Alarm | None:
-    keys = ("loss", "groups/with_gradient", "targets/share")
+    keys = ("loss", "groups/with_gradient", "targets/fraction")
     if any(row.get(key) for row in rows[-ROWS:] for key in keys):
         return None
     message = (
@@ -194,3 +200,67 @@ class AlarmWatcher(TrainerCallback):
                 }
                 self.run.append_metrics({"step": state.global_step, **row}, file="alarms.jsonl")
         self.holding = {alarm.kind for alarm in alarms}
+
+
+# -- what stops a run
+
+
+class DivergenceStop(TrainerCallback):
+    """Stops a run at the first step whose gradient, weights or loss are not finite, before anything of it is saved.
+
+    The gradient is looked at before the optimizer's step, the weights after it. With fp16 an infinite gradient is no
+    sign: the scaler skips that step.
+    """
+
+    def __init__(self, checkpoints: Path, learning_rate: str = "learning_rate") -> None:
+        """`checkpoints`: where the run's are; `learning_rate`: what its option is called."""
+        self.checkpoints, self.learning_rate = checkpoints, learning_rate
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        gradients = (p.grad for p in model.parameters() if p.grad is not None)
+        if not args.fp16 and not _all_finite(gradients, args.device):
+            self._stop(state.global_step + 1, "gradient is")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if not _all_finite((p.detach() for p in model.parameters() if p.requires_grad), args.device):
+            self._stop(state.global_step, "weights are")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Its components, too: the Trainer logs a loss of 0 in place of one that is not finite.
+        losses = [value for key, value in (logs or {}).items() if key == "loss" or key.startswith("loss/")]
+        if not all(map(math.isfinite, losses)):
+            self._stop(state.global_step, "loss is")
+
+    def _stop(self, step: int, what: str) -> None:
+        checkpoint = last_checkpoint(self.checkpoints)
+        fix = (
+            f"go back to {checkpoint}: start a new run with it as the model"
+            if checkpoint is not None
+            else "there is no checkpoint yet to go back to: start again"
+        )
+        raise DivergedError(
+            f"training diverged at step {step}: its {what} not finite, and nothing of it was saved; {fix}, with a "
+            f"lower {self.learning_rate}"
+        )
+
+
+def _all_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
+    """Whether all numbers are finite, in all processes: each may hold a part."""
+    parts = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    infinite = torch.zeros((), device=device)
+    for part in parts:
+        infinite += (~part.isfinite()).any()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(infinite)
+    return not infinite.item()

@@ -24,14 +24,18 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from sgpo.algorithms import TrainingRow
 from sgpo.errors import BankError
-from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate, seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import mentions_strategy
+from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
 
 
 class MetricsWriter(TrainerCallback):
-    """Writes every logged row to `metrics.jsonl`; keys of evaluations read `eval/...`, as in the loggers."""
+    """Writes every logged row to `metrics.jsonl`; keys of evaluations read `eval/...`, as in the loggers.
+
+    A number that is not finite is left out, as a mean over nothing is: JSON has none.
+    """
 
     def __init__(self, run: RunDirectory, file: str = "metrics.jsonl") -> None:
         self.run, self.file = run, file
@@ -45,7 +49,11 @@ class MetricsWriter(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            row = {key.replace("eval_", "eval/", 1) if key.startswith("eval_") else key: logs[key] for key in logs}
+            row = {
+                key.replace("eval_", "eval/", 1) if key.startswith("eval_") else key: value
+                for key, value in logs.items()
+                if not isinstance(value, float) or math.isfinite(value)
+            }
             self.run.append_metrics({"step": state.global_step, **row}, file=self.file)
 
 
@@ -214,7 +222,7 @@ def add_rollout_metrics(
             averages.add("distinct_answers", len({_answer(r) for r in group.autonomous}))
     # What the algorithm made of the groups.
     targets = [row.target for row in rows if row.target is not None]
-    averages.add("targets/share", len({row.problem_index for row in rows if row.target is not None}), len(groups))
+    averages.add("targets/fraction", len({row.problem_index for row in rows if row.target is not None}), len(groups))
     if guided:
         averages.add("distill_weight", sum(target.weight for target in targets), len(groups))
     verdicts = Counter(
@@ -227,6 +235,12 @@ def add_rollout_metrics(
 def _answer(rollout: Rollout) -> str:
     extracted = rollout.verdict.extracted if rollout.verdict is not None else None
     return rollout.completion if extracted is None else extracted
+
+
+def recorded(rows: Iterable[dict[str, Any]], args: SGPOConfig) -> list[dict[str, Any]]:
+    """Keep the rows of the problems that a run writes: the same ones at every step and after a resume."""
+    below = args.rollout_fraction * 2**63
+    return [row for row in rows if seed_of(args.seed, "recorded", row["problem_id"]) < below]
 
 
 def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
@@ -299,8 +313,8 @@ def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[st
     """
     effects: dict[str, list[int]] = {}
     for row in rows:
-        strategy_id = strategy_ids.get(row["problem_id"])
-        if strategy_id is None or row["reward"] is None:
+        strategy_id = strategy_ids.get(str(row.get("problem_id")))
+        if strategy_id is None or row.get("reward") is None:
             continue
         counts = effects.setdefault(strategy_id, [0, 0, 0, 0])
         place = 0 if row["group"] == "guided" else 2

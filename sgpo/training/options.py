@@ -193,6 +193,13 @@ def unread_options(config: type[Any], values: Mapping[str, Any]) -> dict[str, st
     return unread
 
 
+def installed_name(config: type[Any], name: str) -> str:
+    """The name by which the installed release of transformers or TRL knows an option; the same if it knows neither."""
+    known = {field.name for field in fields(config)}
+    other = OTHER_NAMES.get(name)
+    return other if name not in known and other in known else name
+
+
 def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: str = "") -> None:
     """Raises InputError for an option or a recipe key that has another name now, or was removed.
 

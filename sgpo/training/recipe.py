@@ -16,7 +16,7 @@ from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
 from sgpo.training.config import NO_TOKEN, SGPOConfig
-from sgpo.training.options import OTHER_NAMES, refuse_old_names, unread_options
+from sgpo.training.options import installed_name, refuse_old_names, unread_options
 
 logger = logging.getLogger("sgpo")
 
@@ -141,8 +141,7 @@ def check_options(
             raise InputError(f"{where}: output_dir is the recipe's 'out'")
         if name == "hub_token":
             raise InputError(f"{where}: {NO_TOKEN}")
-        if name not in known and OTHER_NAMES.get(name) in known:
-            name = OTHER_NAMES[name]
+        name = installed_name(config, name)
         if name not in known:
             hint = _nearest(name, [*also, *known]) or f"; the options are those of {config.__name__}"
             raise InputError(f"{where}: unknown option {name!r}{hint}")

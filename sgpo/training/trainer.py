@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
@@ -29,9 +29,17 @@ from sgpo.prompts import prompt_style
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
-from sgpo.rollouts.models import check_tokenizer, disable_dropout, load_tokenizer, named_policy, shape_chat_template
+from sgpo.rollouts.models import (
+    check_adapters,
+    check_tokenizer,
+    disable_dropout,
+    load_tokenizer,
+    named_policy,
+    shape_chat_template,
+    train_in_float32,
+)
 from sgpo.strategies.bank import StrategyBank
-from sgpo.training.alarms import AlarmWatcher
+from sgpo.training.alarms import AlarmWatcher, DivergenceStop
 from sgpo.training.checkpoints import use_one_device
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
@@ -60,6 +68,7 @@ from sgpo.training.metrics import (
     ProgressBar,
     add_rollout_metrics,
     record_effects,
+    recorded,
     rollout_records,
     strategy_effects,
     target_records,
@@ -93,9 +102,6 @@ class SGPOTrainer(EvaluatingTrainer):
         InputError: data and options do not fit.
     """
 
-    # The components are normalised over the global batch already (sgpo/training/loss.py).
-    loss_is_scaled_for_ga = True
-
     def __init__(
         self,
         model: Any,
@@ -111,7 +117,8 @@ class SGPOTrainer(EvaluatingTrainer):
         args = args or SGPOConfig()
         check_launch(args)
 
-        # The policy and its tokenizer.
+        # The policy and its tokenizer. Adapters are drawn at random, in every process alike.
+        set_seed(args.seed)
         model, source = named_policy(model, args.model_init_kwargs)
         if processing_class is None:
             if not source:
@@ -126,6 +133,8 @@ class SGPOTrainer(EvaluatingTrainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        check_adapters(model)
+        train_in_float32(model)
         disable_dropout(model)
         use_one_device(args)
 
@@ -158,7 +167,11 @@ class SGPOTrainer(EvaluatingTrainer):
             eval_dataset=self.eval_problems or None,
             processing_class=processing_class,
             data_collator=list,
+            # `compute_loss` below calls it. It is named here for the Trainer's sake, which would divide the loss by the
+            # accumulation steps otherwise: the components are normalised over the global batch already.
+            compute_loss_func=batch_loss,
             callbacks=[
+                DivergenceStop(self.run.checkpoints),
                 MetricsWriter(self.run),
                 AlarmWatcher(self.run),
                 *([] if args.disable_tqdm else [ProgressBar(args.algorithm)]),
@@ -387,7 +400,7 @@ class SGPOTrainer(EvaluatingTrainer):
         super().log(logs, start_time)
 
     def _write_records(self, kind: str, rows: list[dict[str, Any]]) -> None:
-        gathered = gather_object(rows)
+        gathered = gather_object(recorded(rows, self.args))
         if self.is_world_process_zero():
             self.run.write_rows(kind, self.state.global_step + 1, gathered)
 

@@ -9,14 +9,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, set_seed
 
 from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.models import check_adapters, train_in_float32
+from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
+from sgpo.training.options import installed_name
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
 from sgpo.verifier import Verifier
 
@@ -116,7 +119,8 @@ def run_warmup(
         Where the model was saved.
 
     Raises:
-        InputError: adapters with sharded weights, which cannot be merged here.
+        InputError: adapters that cannot be merged: with sharded weights, or as `check_adapters`.
+        DivergedError: loss, gradient or weights are not finite any more.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from datasets import Dataset
@@ -129,20 +133,30 @@ def run_warmup(
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "max_length": None,
+        "logging_nan_inf_filter": False,
     }
     if options.get("use_cpu"):
-        defaults |= {"bf16": False, "activation_checkpointing": False, "dataloader_pin_memory": False}
+        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
+        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
     config = SFTConfig(**{**defaults, **options, "output_dir": str(working)})
+    if peft_config is None:
+        train_in_float32(model)
+    set_seed(config.seed)  # before the adapters are drawn
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[MetricsWriter(run, "warmup.jsonl"), *([] if config.disable_tqdm else [ProgressBar("warm-up")])],
+        callbacks=[
+            DivergenceStop(working, "warmup.learning_rate"),
+            MetricsWriter(run, "warmup.jsonl"),
+            *([] if config.disable_tqdm else [ProgressBar("warm-up")]),
+        ],
     )
     if peft_config is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise InputError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
+    check_adapters(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     # Resume from the last checkpoint, if there is one, and drop the rows of metrics that come again.

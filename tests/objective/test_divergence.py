@@ -102,14 +102,18 @@ def tile_size(request, monkeypatch):
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize("frozen_head", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_chunked_equals_full(tile_size, direction, frozen_head, temperature):
+@pytest.mark.parametrize("heads", [1, 2])
+def test_chunked_equals_full(tile_size, direction, frozen_head, temperature, heads):
     unguided, guided, head = hidden_and_head(seed=0)
+    guided_head = head if heads == 1 else hidden_and_head(seed=5)[2]
     head.requires_grad_(not frozen_head)
     inputs = [unguided] if frozen_head else [unguided, head]
     upstream = random_logits(7, seed=9)
 
-    chunked = chunked_token_divergence(unguided, guided, head, direction=direction, temperature=temperature)
-    full = token_divergence(unguided @ head.T, guided @ head.detach().T, direction=direction, temperature=temperature)
+    options = {"direction": direction, "temperature": temperature}
+    second = {} if heads == 1 else {"guided_lm_head_VH": guided_head.requires_grad_()}
+    chunked = chunked_token_divergence(unguided, guided, head, **second, **options)
+    full = token_divergence(unguided @ head.T, guided @ guided_head.detach().T, **options)
     torch.testing.assert_close(chunked, full, rtol=1e-10, atol=1e-12)
     for ours, reference in zip(
         torch.autograd.grad(chunked @ upstream, inputs), torch.autograd.grad(full @ upstream, inputs), strict=True
@@ -151,6 +155,15 @@ def test_chunked_in_bfloat16_follows_the_full_form(tile_size, frozen_head):
     ):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours, reference, rtol=0.05, atol=0.05)
+
+
+def test_two_heads_must_be_of_one_shape():
+    unguided, guided, head = hidden_and_head(seed=0)
+    with pytest.raises(ValueError, match=r"the same shape, got \(11, 5\) and \(10, 5\)"):
+        chunked_token_divergence(unguided, guided, head, guided_lm_head_VH=head[:10])
+    guided_head = head.clone().requires_grad_()
+    chunked_token_divergence(unguided, guided, head.requires_grad_(), guided_lm_head_VH=guided_head).sum().backward()
+    assert guided_head.grad is None
 
 
 def test_chunked_never_holds_all_logits(monkeypatch):

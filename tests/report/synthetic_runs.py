@@ -179,7 +179,7 @@ def _metrics(rng: random.Random, step: int, steps: int, level: float, guided: bo
         row |= {
             "loss/distill": noisy(0.3 - 0.3 * level, 0.02),
             "pass_rate/guided": min(1.0, noisy(0.93, 0.02)),
-            "targets/share": min(1.0, noisy(0.95, 0.02)),
+            "targets/fraction": min(1.0, noisy(0.95, 0.02)),
             "distill_weight": noisy(0.6 - 0.5 * level, 0.03),
             "divergence/mean": noisy(0.5 - 0.5 * level, 0.05),
             "divergence/clipped_mean": noisy(0.1 - 0.1 * level, 0.01),

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import pytest
 
+from sgpo.evaluation.scores import difference_of_fractions
 from sgpo.report.completions import Tally
-from sgpo.report.strategies import difference_interval, measure_uplift
+from sgpo.report.strategies import measure_uplift
 
 
 def test_the_interval_is_that_of_newcombes_paper() -> None:
     # Newcombe (1998), table II, example (a), method 10: 56/70 against 48/80 is 0.2000 (0.0524, 0.3339).
-    interval = difference_interval(56, 70, 48, 80)
-    assert tuple(interval) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    interval = difference_of_fractions(56, 70, 48, 80)
+    assert astuple(interval) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
     # Example (h): 10/10 against 0/10 is 1.0000 (0.6075, 1.0000).
-    assert tuple(difference_interval(10, 10, 0, 10)) == pytest.approx((1.0, 0.6075, 1.0), abs=5e-5)
+    assert astuple(difference_of_fractions(10, 10, 0, 10)) == pytest.approx((1.0, 0.6075, 1.0), abs=5e-5)
 
 
 def test_uplift_is_the_mean_over_problems_not_over_completions() -> None:

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sgpo.objective import logprobs as tiles
 from sgpo.rollouts import forward as logprobs
@@ -68,6 +69,20 @@ def test_a_head_that_is_not_linear_is_recognised():
     assert Predictor(tiny_qwen2(), pad_id=0).head_is_linear
     assert Predictor(lora(), pad_id=0).head_is_linear
     assert not Predictor(gemma2(), pad_id=0).head_is_linear
+
+
+@pytest.mark.parametrize("name", ["Gemma2", "NanoChat", "VaultGemma", "RecurrentGemma", "Gemma3"])
+def test_a_soft_cap_is_recognised_while_logits_are_small(name):
+    """Where it does nothing yet: once logits grow it does, by many nats."""
+    cap = {"RecurrentGemma": "logits_soft_cap"}.get(name, "final_logit_softcapping")
+    options = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+               "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "lru_width": 32}  # fmt: skip
+    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(**options, **{cap: None if name == "Gemma3" else 30.0})).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.01)
+    assert Predictor(model, pad_id=0).head_is_linear == (name == "Gemma3")  # which has none
 
 
 def test_the_head_is_only_applied_to_completion_tokens():

@@ -15,7 +15,7 @@ from tests.training.building import ScriptedEngine, build_trainer, metrics_of, r
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEALTHY = {
     "loss": 0.1, "entropy": 0.5, "completion_length/autonomous": 100.0, "distinct_answers": 4.0, "grad_norm": 1.0,
-    "pass_rate/autonomous": 0.3, "groups/with_gradient": 0.5, "targets/share": 0.5, "strategy_mentions": 0.0,
+    "pass_rate/autonomous": 0.3, "groups/with_gradient": 0.5, "targets/fraction": 0.5, "strategy_mentions": 0.0,
     "verdicts/correct": 30, "verdicts/wrong": 60, "verdicts/unparsed": 10, "verdicts/timeout": 0,
 }  # fmt: skip
 
@@ -35,7 +35,7 @@ def kinds(made):
         ("entropy", {"entropy": 0.09}),
         ("completion_length", {"completion_length/autonomous": 49.0}),
         ("distinct_answers", {"distinct_answers": 1.9}),
-        ("no_gradient", {"groups/with_gradient": 0.0, "targets/share": 0.0, "loss": 0.0}),
+        ("no_gradient", {"groups/with_gradient": 0.0, "targets/fraction": 0.0, "loss": 0.0}),
         ("strategy_mentions", {"strategy_mentions": 0.06}),
         ("mostly_unparsed", {"verdicts/unparsed": 91}),
         ("mostly_timeout", {"verdicts/timeout": 101}),
@@ -57,8 +57,8 @@ def test_each_alarm_is_raised_where_its_threshold_is_passed(kind, changes):
         {},
         {"entropy": 0.11, "completion_length/autonomous": 51.0, "strategy_mentions": 0.05, "verdicts/unparsed": 90},
         {"distinct_answers": 1.5, "pass_rate/autonomous": 0.41},  # most answers are the right one by now
-        {"groups/with_gradient": 0.0, "targets/share": 0.0},  # an algorithm whose loss needs neither
-        {"groups/with_gradient": 0.0, "loss": 0.0, "targets/share": 0.1},
+        {"groups/with_gradient": 0.0, "targets/fraction": 0.0},  # an algorithm whose loss needs neither
+        {"groups/with_gradient": 0.0, "loss": 0.0, "targets/fraction": 0.1},
     ],
     ids=["healthy", "just above", "learning", "imitation", "targets"],
 )

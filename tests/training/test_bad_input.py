@@ -117,7 +117,7 @@ def test_a_truncated_completion_is_never_a_target(tmp_path, tokenizer):
     assert target["guided_pass_rate"] == 1.0
     assert target["weight"] == 0.8  # 0.5 (1 - 0) / (0 + 0.1), at most 0.8
     (row,) = metrics_of(trainer)
-    assert row["targets/share"] == 0.5
+    assert row["targets/fraction"] == 0.5
     assert row["distill_weight"] == pytest.approx(0.4)
     assert row["truncated/guided"] == pytest.approx(7 / 8)
     assert row["truncated/autonomous"] == 0.0
@@ -193,7 +193,7 @@ def test_a_group_without_a_verdict_is_not_one_that_failed(tmp_path, tokenizer):
     trainer.train()
     (row,) = metrics_of(trainer)
     assert (row["verdicts/timeout"], row["verdicts/correct"]) == (24, 24)
-    assert (row["targets/share"], row["distill_weight"], row["loss"]) == (0.0, 0.0, 0.0)
+    assert (row["targets/fraction"], row["distill_weight"], row["loss"]) == (0.0, 0.0, 0.0)
     assert row["pass_rate/guided"] == 1.0
     assert "pass_rate/autonomous" not in row
 

@@ -141,7 +141,7 @@ def test_opsd_is_guided_by_the_initial_weights(tmp_path, tokenizer):
             loss = loss + (p.exp() * (p - u)).sum(-1).mean() / 4 / 6
     assert largest_difference(naive.gradients(model, loss), recorder.gradients[1]) < 1e-5
     assert metrics_of(trainer)[1]["loss/distill"] == pytest.approx(loss.item(), abs=1e-5)
-    assert metrics_of(trainer)[1]["targets/share"] == 0.5
+    assert metrics_of(trainer)[1]["targets/fraction"] == 0.5
     assert trainer.prepared.counts["without_strategy"] == 3
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from sgpo.objective import token_divergence
 from sgpo.rollouts.forward import Predictor, predicted_divergence
 from sgpo.training.loss import frozen_guided_branch
 from tests.training.building import build_trainer, policy, some_problems
@@ -86,3 +87,20 @@ def test_in_mixed_precision_the_frozen_guided_model_computes_as_the_policy_does(
         ours, guided = trainer.predictor(trainer.model_wrapped, *ROWS), trainer.frozen_guided(*ROWS)
     assert ours.states.dtype == guided.states.dtype == torch.bfloat16
     assert torch.equal(ours.states, guided.states)
+
+
+def test_a_frozen_copy_makes_no_full_logits(monkeypatch):
+    """Two heads, tile by tile: at a vocabulary of 152,000, full logits of both take megabytes a token."""
+    model = policy()
+    predictor = Predictor(model, pad_id=0)
+    guided = frozen_guided_branch(model, predictor, FULL_PRECISION)(*ROWS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    predictions = predictor(model, *ROWS)
+    options = {"direction": "forward", "temperature": 1.0}
+    full = token_divergence(predictions.logits(), guided.logits(), **options)
+    monkeypatch.setattr("sgpo.rollouts.forward.token_divergence", None)
+    chunked = predicted_divergence(predictions, guided, one_head=False, **options)
+    torch.testing.assert_close(chunked, full, rtol=1e-4, atol=1e-5)
+    assert full.max() > 0.1

@@ -21,7 +21,7 @@ from sgpo.training import launch
 from tests.training.building import bank_of, hash_verdict, policy, read_lines, some_problems
 
 GOLDEN = Path(__file__).with_name("golden_run.json")
-KEYS = ("loss", "loss/policy", "loss/distill", "grad_norm", "divergence/mean", "completions", "targets/share")
+KEYS = ("loss", "loss/policy", "loss/distill", "grad_norm", "divergence/mean", "completions", "targets/fraction")
 
 
 def test_five_steps_have_the_losses_and_gradient_norms_of_the_golden_run(tmp_path, tokenizer, monkeypatch):

@@ -7,10 +7,13 @@ import copy
 import pytest
 import torch
 import transformers
+from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sgpo import SGPOConfig, SGPOTrainer
+from sgpo.errors import InputError
 from sgpo.rollouts.models import load_policy
+from sgpo.training.options import installed_name
 from tests.training import naive
 from tests.training.building import (
     END_TOKENS,
@@ -27,6 +30,7 @@ from tests.training.building import (
 )
 
 PROBLEMS = some_problems()
+SMALL = {"vocab_size": 258, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "pad_token_id": 0}
 
 
 def expected_gradients(trainer, tokenizer, model):
@@ -101,6 +105,34 @@ def test_an_adapter_is_saved_and_loads(tmp_path, tokenizer):
         assert not torch.allclose(loaded(ids).logits, before, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("options", "which"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+        ({"target_modules": ["embed_tokens"]}, "embed_tokens"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "lm_head"),
+    ],
+    ids=["head", "embedding", "trained head"],
+)
+def test_adapters_on_tied_embeddings_are_refused(tmp_path, tokenizer, options, which):
+    """Merging them into the shared weights would change both embeddings, and what is loaded is not what was trained."""
+    message = f"lora: adapters on {which} of a model whose input and output embeddings share their weights"
+    with pytest.raises(InputError, match=message):
+        build_trainer(tmp_path / "run", tokenizer, peft_config=lora(**options))
+    # Nor are those of other programs loaded so.
+    policy().save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), lora(**options))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match=message):
+        load_policy(tmp_path / "adapter")
+
+
+def test_prompt_tuning_is_refused(tmp_path, tokenizer):
+    tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(InputError, match="PROMPT_TUNING is no change of weights; train LoRA adapters"):
+        build_trainer(tmp_path / "run", tokenizer, peft_config=tuning)
+
+
 # -- how a model is loaded
 
 
@@ -118,6 +150,31 @@ def test_a_model_is_loaded_as_its_options_say(tmp_path, tokenizer):
         SGPOTrainer(policy(), args, PROBLEMS, processing_class=tokenizer)
     with pytest.raises(ValueError, match="no model that could be loaded"):
         load_policy(tmp_path / "base", attn_implementaton="eager")
+
+
+@pytest.mark.parametrize("how", ["an object", "by its path"])
+def test_weights_that_are_trained_have_32_bits(tmp_path, tokenizer, caplog, how):
+    """In bfloat16, 20 steps of AdamW at 1e-6 would leave nearly all weights as they are."""
+    policy().to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    by_path = {"model": str(tmp_path / "base"), "model_init_kwargs": {"dtype": "bfloat16"}}
+    options = {"model": policy().to(torch.bfloat16)} if how == "an object" else by_path
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, **options, optim="adamw_torch", learning_rate=1e-6, max_steps=2
+    )
+    before = weights_of(trainer)
+    assert {weight.dtype for weight in before.values()} == {torch.float32}
+    assert "the weights to train are bfloat16, where small updates vanish: they are cast to float32" in caplog.text
+    trainer.train()
+    moved = torch.cat([(weights_of(trainer)[name] != before[name]).flatten() for name in before if "_proj" in name])
+    assert moved.float().mean() > 0.95
+
+
+def test_a_head_trained_in_16_bits_beside_adapters_is_refused(tmp_path, tokenizer):
+    model = policy(tie_word_embeddings=False).to(torch.bfloat16)
+    config = lora(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(InputError, match=r"trained in bfloat16 .* leave dtype out of model_init_kwargs"):
+        build_trainer(tmp_path / "run", tokenizer, model=model, peft_config=config)
 
 
 # -- chat templates
@@ -162,6 +219,27 @@ def test_dropout_is_off(tmp_path, tokenizer):
     assert largest_difference(recorder.gradients[0], expected) < 2e-5 * scale
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Falcon", {"hidden_dropout": 0.5, "attention_dropout": 0.5}),  # rates read from the config
+        ("Mixtral", {"router_jitter_noise": 0.5, "output_router_logits": True}),  # noise, and a loss of the router's
+        ("Phimoe", {"router_jitter_noise": 0.5}),
+    ],
+    ids=["Falcon", "Mixtral", "Phimoe"],
+)
+def test_what_is_drawn_at_random_in_a_forward_is_off(tmp_path, tokenizer, name, options):
+    if name != "Falcon":
+        options |= {"intermediate_size": 64, "num_local_experts": 4, "num_key_value_heads": 4}
+    config = getattr(transformers, f"{name}Config")(**{**SMALL, **options}, eos_token_id=1, bos_token_id=None)
+    model = AutoModelForCausalLM.from_config(config)
+    trainer = build_trainer(tmp_path / "run", tokenizer, model=model)
+    trainer.train()
+    trainer.model.train()
+    ids = torch.arange(5, 25).unsqueeze(0)
+    assert torch.equal(trainer.model(ids, use_cache=False).logits, trainer.model(ids, use_cache=False).logits)
+
+
 def test_the_models_generation_config_decides_nothing_but_the_end_tokens(tmp_path, tokenizer):
     plain = build_trainer(tmp_path / "plain", tokenizer, max_steps=2, learning_rate=0.1)
     plain.train()
@@ -197,7 +275,7 @@ def test_checkpointing_of_activations_changes_nothing(tmp_path, tokenizer):
         trainer = build_trainer(
             tmp_path / str(checkpointing),
             tokenizer,
-            activation_checkpointing=checkpointing,
+            **{installed_name(SGPOConfig, "activation_checkpointing"): checkpointing},
             max_steps=2,
             learning_rate=0.1,
         )
@@ -222,9 +300,6 @@ def test_a_dataset_of_rows_and_a_model_by_its_path(tmp_path, tokenizer):
     given = build_trainer(tmp_path / "given", tokenizer)
     given.train()
     assert largest_difference(weights_of(by_path), weights_of(given)) == 0.0
-
-
-SMALL = {"vocab_size": 258, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "pad_token_id": 0}
 
 
 @pytest.mark.parametrize(

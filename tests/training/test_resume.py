@@ -272,7 +272,9 @@ def test_steps_made_anew_replace_the_old_ones_in_the_bank(tmp_path, tokenizer):
 
 
 def as_0_1_left_it(run):
-    """Give the files of a killed run the names and keys that 0.1 gave them."""
+    """Give the files of a killed run the names and keys that 0.1 gave them, and no manifest."""
+    for file in (run / "checkpoints").glob("checkpoint-*/manifest.json"):
+        file.unlink()
     config = json.loads((run / "config.json").read_text())
     config["problems"]["per_step"] = config["problems"].pop("global_batch")
     config["args"] |= {"guide_decay": 0.0, "distill_token_share": 1.0}
@@ -325,7 +327,6 @@ def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, chang
     def start(name, **more):
         adapters = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if change == "adapters" else None
         options = {"eval_strategy": "no", "eval_on_start": False, "bf16": change == "bf16", "max_steps": 3}
-        torch.manual_seed(0)  # peft draws the adapters from it
         return build(tmp_path / name, tokenizer, peft_config=adapters, **options, **more)
 
     whole = start("whole")
@@ -335,6 +336,18 @@ def test_adapters_and_sixteen_bits_resume_exactly_too(tmp_path, tokenizer, chang
     resumed = start("run")
     resumed.train(resume_from_checkpoint=True)
     assert largest_difference(weights_of(whole), weights_of(resumed)) == 0.0
+
+
+def test_the_seed_decides_the_adapters(tmp_path, tokenizer):
+    """Whatever was drawn before in this process: each process of a launch, and each stage, has drawn otherwise."""
+
+    def adapters(name, drawn_before, **options):
+        torch.manual_seed(drawn_before)
+        config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
+        return weights_of(build(tmp_path / name, tokenizer, peft_config=config, **options))
+
+    assert largest_difference(adapters("a", 1), adapters("b", 2)) == 0.0
+    assert largest_difference(adapters("c", 1), adapters("d", 1, seed=14)) > 1e-3
 
 
 def test_the_pending_state_of_a_gpu_process_is_resumed_without_a_gpu(tmp_path, monkeypatch):

@@ -168,7 +168,7 @@ def test_metrics_are_what_the_rollouts_show(finished):
             assert row[f"verdicts/{kind}"] == sum(r["verdict"] == kind for r in rollouts)
         targets = read_lines(finished.run.path / f"targets/step-{row['step']:06d}.jsonl")
         values = [kl for target in targets for kl in target["divergences"]]
-        assert row["targets/share"] == pytest.approx(len(targets) / 6)
+        assert row["targets/fraction"] == pytest.approx(len(targets) / 6)
         assert row["distill_weight"] == pytest.approx(sum(target["weight"] for target in targets) / 6)
         assert row["divergence/mean"] == pytest.approx(sum(values) / len(values))
         assert row["divergence/clipped_mean"] == pytest.approx(sum(min(kl, 1) for kl in values) / len(values))

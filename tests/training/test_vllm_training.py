@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from types import ModuleType
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from trl.generation.vllm_generation import VLLMGeneration
 
 from sgpo.rollouts import vllm as adapter
 from sgpo.rollouts.engine import Sampling
@@ -35,8 +39,21 @@ class Generation:
         self.mode, self.copy, self.synced = options["mode"], policy(), []
 
     def sync_weights(self):
+        if isinstance(self.model, PeftModel):
+            self.sync_merged_weights()
+            return
         self.copy.load_state_dict(self.model.state_dict())
         self.synced.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+
+    def sync_merged_weights(self):
+        """By TRL's own walk over the parameters, which merges the adapters and takes them off again."""
+        self._dist = SimpleNamespace(gather_params=lambda parameters: nullcontext(), is_fsdp=False)
+        weights = {name: p.detach().float().clone() for name, p in VLLMGeneration._iter_named_params(self)}
+        self.copy.load_state_dict(weights, strict=False)  # but for a tied head
+        self.synced.append(weights)
+
+    def _fix_param_name_to_vllm(self, name, extra_prefixes=()):
+        return VLLMGeneration._fix_param_name_to_vllm(self, name, list(extra_prefixes))
 
     def generate(self, prompts, images, num_generations):
         engine = HFEngine(self.copy, pad_id=0, eos_ids=self.generation_kwargs["stop_token_ids"])
@@ -98,6 +115,34 @@ def test_weights_are_handed_over_after_every_update_and_before_an_evaluation(tmp
     for handed_over, expected in zip(synced, [*recorder.weights, weights_of(trainer)], strict=True):
         assert largest_difference(handed_over, expected) == 0.0
     assert largest_difference(synced[0], synced[1]) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_below_adapters_stay_to_the_bit(tmp_path, tokenizer, dtype):
+    """Handing merged weights over must not wear them: what is saved and loaded is what was trained."""
+    policy().save_pretrained(tmp_path / "base")
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, engine="vllm", model=str(tmp_path / "base"), peft_config=config, max_steps=3,
+        model_init_kwargs={"dtype": str(dtype).removeprefix("torch.")}, learning_rate=0.01,
+    )  # fmt: skip
+    before = weights_of(trainer)
+    for _ in range(5):
+        trainer.engine.sync_weights(trainer.model)
+    trainer.train()
+    after = weights_of(trainer)
+    frozen = [name for name in before if "lora_" not in name]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    # vLLM was given the merged weights.
+    name = "model.layers.0.self_attn.q_proj"
+    merged = (
+        trainer.model.get_submodule(f"base_model.model.{name}").get_delta_weight("default")
+        + after[f"base_model.model.{name}.base_layer.weight"].float()
+    )
+    trainer.engine.sync_weights(trainer.model)
+    given = trainer.engine.engine.generation.synced[-1][f"{name}.weight"]
+    assert (given - merged).abs().max() < (0.02 if dtype == torch.bfloat16 else 1e-5) * merged.abs().max()
 
 
 def test_vllm_has_room_for_the_longest_prompt_and_completion(tmp_path, tokenizer):

@@ -161,6 +161,20 @@ def test_a_warmup_with_adapters_trains_them_alone_and_leaves_a_whole_model(tmp_p
     assert moved == {name for name in start if "q_proj.weight" in name}
 
 
+def test_the_seed_decides_the_adapters_of_a_warmup(tmp_path, tokenizer):
+    from peft import LoraConfig
+
+    rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
+    ends = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(drawn_before)
+        lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        run = RunDirectory(tmp_path / str(drawn_before))
+        saved = run_warmup(policy(), tokenizer, rows, OPTIONS | {"seed": 5}, run, peft_config=lora)
+        ends.append(dict(AutoModelForCausalLM.from_pretrained(saved).named_parameters()))
+    assert largest_difference(*ends) == 0.0
+
+
 def test_a_warmup_that_was_interrupted_goes_on(tmp_path, tokenizer):
     from transformers import TrainerCallback
     from trl import SFTTrainer
