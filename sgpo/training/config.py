@@ -319,7 +319,7 @@ class SGPOConfig(TrainingArguments):
         "`strict` wants the answer in a box, and exact values.",
         source="[verifier](verifier.md)",
     )
-    verifier_timeout: float = option(5.0, "Seconds that judging one answer may take.")
+    verifier_timeout: float = option(5.0, "Seconds of processor time that judging one answer may take.")
 
     # The run directory.
     rollout_fraction: float = option(
