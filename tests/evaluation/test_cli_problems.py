@@ -221,7 +221,7 @@ def test_a_check_that_finds_nothing_shows_no_table(tmp_path):
         ),
         (["gone.parquet"], "gone.parquet: no such problem file"),
         (["broken.parquet"], "broken.parquet: cannot be read as parquet"),
-        (["latin.csv"], "latin.csv: cannot be read as CSV"),
+        (["latin.csv"], "latin.csv, row 2: not UTF-8 text"),
     ],
 )
 def test_mistakes_of_import_leave_nothing(tmp_path, words, message):
