@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sgpo.errors import BankError, BudgetError, DivergedError, EndpointError, InputError, RunDirectoryError, SGPOError
+    from sgpo.errors import (
+        BankError,
+        BudgetError,
+        DivergedError,
+        EndpointError,
+        InputError,
+        RunDirectoryError,
+        SGPOError,
+    )
     from sgpo.problems import Problem, load_problems
     from sgpo.report import write_report
     from sgpo.strategies.bank import StrategyBank

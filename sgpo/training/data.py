@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
@@ -22,18 +22,21 @@ from sgpo.algorithms import Algorithm, TrainingRow
 from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem, problem_from_row
-from sgpo.prompts import autonomous_prompt, guided_prompt, solution_guided_prompt
+from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
 from sgpo.rollouts.groups import PromptIds, RolloutGroup, seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
+from sgpo.training.guidance import guidance_for
 
 # A batch takes only rows at least this fraction as long as its longest. On a CPU padding costs more than another
 # forward (docs/results/performance.md), and on a GPU a large batch is busy enough in any case.
 MIN_LENGTH_FRACTION = 0.75
 
-Content = Literal["own", "other", "empty", "solution"]
+# With guided prompts for fewer problems than this fraction, an algorithm that needs them would train as another one.
+MIN_GUIDED_FRACTION = 0.1
+
 Collect = Callable[[Sequence[Problem]], tuple[list[RolloutGroup], list[TrainingRow]]]
 
 logger = logging.getLogger("sgpo")
@@ -92,6 +95,12 @@ class Prepared:
     strategies: dict[str, Strategy] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def guided_fraction(self) -> float:
+        """The fraction of the problems that have a guided prompt; 1 without problems."""
+        guided = [group.guided_prompt is not None for group in self.groups.values()]
+        return sum(guided) / len(guided) if guided else 1.0
+
 
 def prepare_problems(
     problems: Sequence[Problem],
@@ -104,7 +113,7 @@ def prepare_problems(
     """Encode every prompt, and the solutions if `algorithm` needs them; leave out what is too long, and count it.
 
     Raises:
-        InputError: nothing is left.
+        InputError: nothing is left, or nearly nothing is guided.
     """
 
     def encode(text: str) -> PromptIds:
@@ -113,7 +122,7 @@ def prepare_problems(
     names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
     counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
     prepared = Prepared(counts=counts)
-    guides = algorithm.num_guided > 0 or algorithm.needs.guided_prompts
+    guides = algorithm.guides
     guidance = (
         guidance_for(
             problems,
@@ -157,12 +166,13 @@ def prepare_problems(
             counts["retrieved"] += shown.strategy.problem_id != problem.id
             group.strategy_id = shown.strategy.id
             prepared.strategies[shown.strategy.id] = shown.strategy
-    _check_prepared(prepared, args, bank)
+    _check_prepared(prepared, args, bank, guides=guides)
     return prepared
 
 
-def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None) -> None:
-    """Warn of problems that are left out or not guided. Raises InputError if nothing is left to train on."""
+def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None, *, guides: bool) -> None:
+    """Warn of problems that are left out or not guided. Raises InputError if nothing is left to train on, or to guide
+    an algorithm that `guides`."""
     counts = prepared.counts
     if counts["problems"] and not prepared.problems:
         raise InputError(
@@ -182,14 +192,30 @@ def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | N
             *(counted(counts["problems"], "problem"), counts["too_long"], args.max_prompt_length),
             *(counts["without_strategy"], counts["guided_prompt_too_long"]),
         )
-    unguided = counts["without_strategy"] == len(prepared.problems) > 0
-    if bank is not None and unguided and args.strategy_content != "solution":
-        its = next((f"{strategy.problem_id!r}" for strategy in bank), "none")
-        logger.warning(
-            "%s holds no strategy for any of these problems, so nothing is guided: its problem ids (such as %s) must "
-            "be those of the problem file (such as %r)",
-            *(bank.path, its, prepared.problems[0].id),
+    if guides and prepared.guided_fraction < MIN_GUIDED_FRACTION:
+        guided = sum(group.guided_prompt is not None for group in prepared.groups.values())
+        message = (
+            f"algorithm {args.algorithm} learns from guided prompts, and {guided} of "
+            f"{counted(len(prepared.problems), 'problem')} can have one: {_why_unguided(prepared, args, bank)}"
         )
+        if not args.allow_unguided:
+            raise InputError(f"{message}; or set allow_unguided=true to train without")
+        logger.warning("%s", message)
+
+
+def _why_unguided(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None) -> str:
+    counts, problem = prepared.counts, prepared.problems[0]
+    if counts["guided_prompt_too_long"] > counts["without_strategy"]:
+        return f"most guided prompts are longer than max_prompt_length={args.max_prompt_length}; raise it"
+    if args.strategy_content == "solution":
+        return "strategy_content=solution, and the others have no solution"
+    if bank is None:
+        return "there is no bank of strategies; name one (bank)"
+    its = next((f"{strategy.problem_id!r}" for strategy in bank), "none")
+    return (
+        f"{bank.path} holds no strategy for the others: its problem ids (such as {its}) must be those of the problem "
+        f"file (such as {problem.id!r})"
+    )
 
 
 def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
@@ -211,100 +237,6 @@ def longest_sequence(
         for problem in problems
     ]
     return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])
-
-
-# -- what guided prompts show
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """A guided prompt, and the strategy in it (None: it shows no strategy)."""
-
-    prompt: str
-    strategy: Strategy | None
-
-
-@dataclass(frozen=True, slots=True)
-class _KindAlone:
-    """A strategy that says no more than what kind of problem it is for."""
-
-    problem_type: str
-    approach: str = ""
-    steps: tuple[str, ...] = ()
-
-
-def guidance_for(
-    problems: Sequence[Problem],
-    bank: StrategyBank | None,
-    *,
-    use: Literal["own", "retrieved", "both"],
-    content: Content,
-    wrong_fraction: float,
-    style: str,
-    seed: int,
-) -> dict[str, Guidance]:
-    """Choose what the guided prompt of each problem shows.
-
-    Args:
-        problems: The problems.
-        bank: The strategies.
-        use: Which strategy of the bank is a problem's: its own, a retrieved one, or its own if it has one.
-        content: The guided prompt shows that strategy (`own`); that of some `other` problem; its kind of problem alone
-            (`empty`); or the `solution` in its place.
-        wrong_fraction: With `own`, this fraction of the problems, chosen at random, is given another problem's strategy
-            for the whole run.
-        style: The prompt style.
-        seed: Decides which problems and which other strategies.
-
-    Returns:
-        The guidance by problem id; a problem without any is left out.
-
-    Raises:
-        InputError: another problem's strategy is asked for, and all of them say the same.
-    """
-    if content == "solution":
-        return {
-            problem.id: Guidance(solution_guided_prompt(problem.problem, problem.solution, style=style), None)
-            for problem in problems
-            if problem.solution is not None
-        }
-    found = {problem.id: bank.for_problem(problem, use=use) for problem in problems} if bank is not None else {}
-    strategies = {id_: strategy for id_, strategy in found.items() if strategy is not None}
-    if content == "empty":
-        return {
-            problem.id: Guidance(
-                guided_prompt(problem.problem, _KindAlone(strategies[problem.id].problem_type), style=style), None
-            )
-            for problem in problems
-            if problem.id in strategies
-        }
-    wrong = set(strategies) if content == "other" else _wrong_ids(strategies, wrong_fraction, seed)
-    shown = {id_: _other(id_, strategies, seed) if id_ in wrong else s for id_, s in strategies.items()}
-    return {
-        problem.id: Guidance(guided_prompt(problem.problem, shown[problem.id], style=style), shown[problem.id])
-        for problem in problems
-        if problem.id in shown
-    }
-
-
-def _wrong_ids(strategies: Mapping[str, Strategy], fraction: float, seed: int) -> set[str]:
-    """The problems with the smallest random numbers: a larger fraction contains a smaller one."""
-    order = sorted(strategies, key=lambda id_: seed_of(seed, "wrong strategy", id_))
-    return set(order[: round(fraction * len(order))])
-
-
-def _other(id_: str, strategies: Mapping[str, Strategy], seed: int) -> Strategy:
-    """Another problem's strategy, one that does not say the same."""
-    rng = random.Random(seed_of(seed, "other strategy", id_))
-    candidates = list(strategies.values())
-    rng.shuffle(candidates)
-    for candidate in candidates:
-        if candidate.text != strategies[id_].text:
-            return candidate
-    raise InputError(
-        f"no other strategy for problem {id_!r}: all {len(candidates)} say the same; leave strategy_content at 'own' "
-        "and wrong_strategy_fraction at 0"
-    )
 
 
 # -- order and micro-batches

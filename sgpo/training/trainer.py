@@ -172,7 +172,7 @@ class SGPOTrainer(EvaluatingTrainer):
             callbacks=[
                 DivergenceStop(self.run.checkpoints),
                 MetricsWriter(self.run),
-                AlarmWatcher(self.run),
+                AlarmWatcher(self.run, guided_fraction=self.prepared.guided_fraction if self.algorithm.guides else 1.0),
                 *([] if args.disable_tqdm else [ProgressBar(args.algorithm)]),
                 *(callbacks or []),
             ],

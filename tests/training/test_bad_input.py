@@ -60,13 +60,33 @@ def test_retrieved_strategies_are_used_if_asked_for_and_counted(tmp_path, tokeni
     assert config["args"]["strategies"] == "both"
 
 
-def test_a_bank_for_other_problems_is_warned_of(tmp_path, tokenizer, caplog):
-    strangers = [Problem(id="p-other", problem="1?", answer="1")]
-    build_trainer(tmp_path / "a", tokenizer, problems=PROBLEMS, bank=bank_of(tmp_path / "a.db", PROBLEMS[:1]))
-    assert "nothing is guided" not in caplog.text
-    build_trainer(tmp_path / "b", tokenizer, problems=PROBLEMS, bank=bank_of(tmp_path / "b.db", strangers))
-    assert "b.db holds no strategy for any of these problems" in caplog.text
-    assert "(such as 'p-other') must be those of the problem file (such as 'q0')" in caplog.text
+@pytest.mark.parametrize("case", ["another bank", "no bank", "too long", "no solutions"])
+def test_an_algorithm_without_its_guidance_is_refused(tmp_path, tokenizer, caplog, case):
+    """It would train as another algorithm."""
+    problems = some_problems(20)
+    strangers = bank_of(tmp_path / "b.db", [Problem(id="p-other", problem="1?", answer="1"), problems[0]])
+    options, why = {
+        "another bank": ({"bank": strangers}, "b.db holds no strategy for the others: its problem ids .such as "
+                         "'p-other'. must be those of the problem file .such as 'q0'."),
+        "no bank": ({"bank": None}, "there is no bank of strategies; name one .bank."),
+        "too long": ({"max_prompt_length": 12}, "most guided prompts are longer than max_prompt_length=12; raise it"),
+        "no solutions": ({"algorithm": "opsd", "strategy_content": "solution"}, "and the others have no solution"),
+    }[case]  # fmt: skip
+    name = options.get("algorithm", "sgpo")
+    guided = int(case == "another bank")
+    message = f"algorithm {name} learns from guided prompts, and {guided} of 20 problems can have one: .*{why}"
+    with pytest.raises(InputError, match=message + "; or set allow_unguided=true to train without"):
+        build_trainer(tmp_path / "run", tokenizer, problems=problems, **options)
+    build_trainer(tmp_path / "run", tokenizer, problems=problems, allow_unguided=True, **options)
+    assert "learns from guided prompts" in caplog.text
+    if case == "no bank":
+        build_trainer(tmp_path / "run", tokenizer, problems=problems, num_guided=0, **options)
+        build_trainer(tmp_path / "run", tokenizer, problems=problems, algorithm="grpo", **options)
+
+
+def test_a_bank_for_a_tenth_of_the_problems_is_enough(tmp_path, tokenizer):
+    bank = bank_of(tmp_path / "b.db", some_problems(2))
+    build_trainer(tmp_path / "run", tokenizer, problems=some_problems(20), bank=bank)
 
 
 def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, caplog):
@@ -93,7 +113,9 @@ def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, 
 
 def test_a_prompt_of_just_the_limit_is_kept(tmp_path, tokenizer):
     problem = Problem(id="edge", problem="?" * 63, answer="1")  # and a space before it
-    trainer = build_trainer(tmp_path / "run", tokenizer, problems=[problem], per_device_train_batch_size=1)
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, problems=[problem], per_device_train_batch_size=1, allow_unguided=True
+    )
     assert trainer.prepared.counts["too_long"] == 0
     assert trainer.prepared.counts["guided_prompt_too_long"] == 1
 
@@ -316,9 +338,8 @@ def test_an_equal_budget_may_be_named_and_a_resolved_config_loads_again(tmp_path
     ],
 )
 def test_data_and_options_that_do_not_fit_are_refused(tmp_path, tokenizer, options, message):
-    bank = bank_of(tmp_path / "bank.db", [])
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
-        build_trainer(tmp_path / "run", tokenizer, **({"bank": bank} | options))
+        build_trainer(tmp_path / "run", tokenizer, **({"bank": None, "algorithm": "grpo"} | options))
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 

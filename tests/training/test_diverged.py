@@ -63,7 +63,7 @@ def test_the_first_step_that_is_not_finite_stops_the_run(tmp_path, tokenizer, wh
 
 def test_a_run_that_diverges_before_its_first_checkpoint_says_so(tmp_path, tokenizer):
     trainer = first(build_trainer(tmp_path / "run", tokenizer), Spoiler(1, float("nan"), "gradient"))
-    with pytest.raises(DivergedError, match="at step 1: .* there is no checkpoint yet to go back to: start again"):
+    with pytest.raises(DivergedError, match=r"at step 1: .* there is no checkpoint yet to go back to: start again"):
         trainer.train()
     assert not (tmp_path / "run/checkpoints/final").exists()
 

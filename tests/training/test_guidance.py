@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from sgpo import SGPOConfig, Strategy, StrategyBank
-from sgpo.training.data import guidance_for
+from sgpo.training.guidance import guidance_for
 from tests.training.building import bank_of, build_trainer, some_problems
 
 

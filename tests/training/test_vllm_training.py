@@ -136,9 +136,10 @@ def test_weights_below_adapters_stay_to_the_bit(tmp_path, tokenizer, dtype):
     assert not all(torch.equal(before[name], after[name]) for name in before)
     # vLLM was given the merged weights.
     name = "model.layers.0.self_attn.q_proj"
-    merged = trainer.model.get_submodule(f"base_model.model.{name}").get_delta_weight("default") + after[
-        f"base_model.model.{name}.base_layer.weight"
-    ].float()
+    merged = (
+        trainer.model.get_submodule(f"base_model.model.{name}").get_delta_weight("default")
+        + after[f"base_model.model.{name}.base_layer.weight"].float()
+    )
     trainer.engine.sync_weights(trainer.model)
     given = trainer.engine.engine.generation.synced[-1][f"{name}.weight"]
     assert (given - merged).abs().max() < (0.02 if dtype == torch.bfloat16 else 1e-5) * merged.abs().max()

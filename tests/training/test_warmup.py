@@ -50,7 +50,7 @@ def test_prompts_are_the_tokens_that_rollouts_see(tmp_path, tokenizer, chat):
     tokenizer = with_chat_template(tokenizer) if chat else tokenizer
     rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
     trainer = build_trainer(
-        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], bank=None, per_device_train_batch_size=2
+        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], bank=None, algorithm="grpo", per_device_train_batch_size=2
     )
     trainer.train()
     seen = {tuple(prompt) for prompt in trainer.engine.calls[0][0]}
