@@ -15,7 +15,7 @@ import random
 import statistics
 import time
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sgpo/cli.py; before torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sgpo/cli/__init__.py; before torch is loaded
 
 import torch
 from transformers import GenerationConfig

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sgpo/cli.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sgpo/cli/__init__.py
 
 PROBLEMS, GROUP, NEW_TOKENS = 16, 12, 96
 WORDS = [f"w{i}" for i in range(45)]

@@ -8,27 +8,40 @@ nothing that is stored.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
-import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import httpx2
 import openai
 
+from sgpo.chat import (
+    Prices,
+    RefusedError,
+    Reply,
+    UnreadableReplyError,
+    glimpse,
+    read_replies,
+    refused_by_status,
+    retry_after,
+)
 from sgpo.errors import BudgetError, EndpointError, InputError
 from sgpo.io import counted
 
+__all__ = ["ChatEndpoint", "EndpointUsage", "Prices", "Reply", "RequestError", "RetryPolicy", "retry_after"]
+
 CONNECT_SECONDS = 10.0
-MAX_BYTES = 16 * 2**20  # of one response; endless ones end here, or at the time-out
+MAX_BYTES = 16 * 2**20  # of one response, unpacked; endless ones end here, or at the time-out
 MAX_PAUSE = 60.0  # seconds between attempts, where the server does not say
 MAX_RETRY_AFTER = 600.0  # seconds that a server may ask for
+NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")  # as codes of an error
 SHORTEST_KEY = 6  # what stands in for a key at a local server ("x", "none") is no secret, and part of many words
+
+LIMITS = ("max_tokens", "max_completion_tokens")
 
 # Options that some endpoints refuse, and the words by which they do. Without `n` a server gives one choice.
 REFUSABLE: Mapping[str, re.Pattern[str]] = {
@@ -47,34 +60,6 @@ class RequestError(Exception):
     def __init__(self, message: str, *, final: bool) -> None:
         super().__init__(message)
         self.final = final
-
-
-class UnreadableReplyError(Exception):
-    """A success by its status, but no chat completion."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """The text of one choice, with its part of the request's tokens and cost (None: no prices were given).
-
-    `counted`: the server reported the tokens, they are no estimate. `has_message`: the choice had one, even if empty.
-    """
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None = None
-    truncated: bool = False
-    counted: bool = True
-    has_message: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """In the currency of your choice, per million tokens."""
-
-    prompt: float
-    completion: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,14 +113,15 @@ class ChatEndpoint:
         max_tokens: The same, in tokens of prompts and replies.
         prices: To count what is paid.
         retries: When a request is sent again, and when the endpoint is given up.
-        refusable: Options that may be left out once the server refuses them, and the words by which it does.
+        refusable: Options that may be left out where the server refuses them, and the words by which it does. It is
+            believed once it accepts the same request without the option: some errors only repeat the prompt's words.
         on_refusal: Told the option that is left out from now on, and the server's words.
 
     Raises:
         InputError: An address that is none, a key that holds what no key has.
     """
 
-    base_url: str
+    base_url: str = field(repr=False)
     model: str
     key: str = field(repr=False)
     concurrency: int = 32
@@ -149,16 +135,19 @@ class ChatEndpoint:
     usage: EndpointUsage = field(default_factory=EndpointUsage)
 
     def __post_init__(self) -> None:
-        valid = False
+        url = None
         with suppress(httpx2.InvalidURL):
-            valid = httpx2.URL(self.base_url).scheme in ("http", "https")
-        if not valid:
+            url = httpx2.URL(self.base_url)
+        self.address = address_of(self.base_url)  # for messages
+        if url is None or url.scheme not in ("http", "https"):
             wanted = "expected one such as http://localhost:8000/v1"
-            raise InputError(f"--base-url {self.base_url}: not an address; {wanted}")
+            raise InputError(f"--base-url {self.address}: not an address; {wanted}")
         if not self.key.isascii() or not self.key.strip().isprintable():
             raise InputError("the key in OPENAI_API_KEY holds characters that no key has")
+        secrets = (self.key.strip(), url.password)
+        self._secrets = [secret for secret in secrets if len(secret) >= SHORTEST_KEY]
         self._stop: Exception | None = None  # why nothing more is sent
-        self._replaced: dict[str, str | None] = {}  # refused options, and by what they are said instead
+        self._replaced: dict[str, Refusal] = {}
         self._answered = False
         self._unreadable = self._refused = self._given_up = 0
 
@@ -197,43 +186,54 @@ class ChatEndpoint:
 
     async def _send(self, body: dict[str, Any]) -> tuple[list[Reply], dict[str, Any]]:
         attempt = 0
+        refused: dict[str, Refusal] = {}  # by this request's answers, not yet believed
         while True:
             self._spend_request(retry=attempt > 0)
             attempt += 1
             after = None
             attempts = self.retries.attempts if self._answered else self.retries.attempts_at_first
-            sent = self._adapted(body)
+            sent = _adapted(body, self._replaced | refused)
             try:
                 async with asyncio.timeout(self.timeout):
-                    # The client's typed call would spend more time on a request than all the rest here.
-                    response = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=sent)
-                replies = self._read(response.content)
+                    content = await self._post(sent)
+                replies = self._read(content)
             except (TimeoutError, openai.APITimeoutError) as failure:
                 error = f"no answer within {self.timeout:g} s"
                 if isinstance(failure.__cause__, httpx2.ConnectTimeout):
                     error = f"no connection within {CONNECT_SECONDS:g} s"
                 attempts = self.retries.attempts_out_of_time
-            except openai.APIStatusError as failure:
-                if self._adapt(failure, sent):
+            except RefusedError as failure:
+                if option := self._refused_option(failure, sent):
+                    refused[option] = self._refusal(failure, option, sent[option])
                     continue
-                error, after = self._judge_status(failure)
-                if failure.status_code == 429:
+                error = self._judge(failure)
+                after = failure.after
+                if failure.status == 429:
                     attempts = self.retries.attempts_rate_limited
             except openai.APIConnectionError as failure:
                 error = f"the connection failed ({self._cause(failure)})"
             except UnreadableReplyError as failure:
-                reason = self._scrub(str(failure))
-                error = f"no chat completion ({reason})"
+                error = f"no chat completion ({failure})"
                 attempts = self.retries.attempts_unreadable
                 self._unreadable += 1
                 if self._unreadable >= self.retries.unreadable_in_a_row:
-                    self._end(f"{self.base_url}: nothing but unreadable answers; the last was {reason}")
+                    self._end(f"{self.address}: nothing but unreadable answers; the last was {failure}")
             else:
+                self._learn(refused)
                 self._answered, self._unreadable, self._given_up = True, 0, 0
                 return replies, sent
             if attempt >= attempts:
                 self._give_up(error, attempt)
             await self._wait(after, attempt)
+
+    async def _post(self, sent: dict[str, Any]) -> bytes:
+        try:
+            # The client's typed call would spend more time on a request than all the rest here.
+            response = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=sent)
+        except openai.APIStatusError as failure:
+            headers = failure.response.headers
+            raise refused_by_status(failure.status_code, failure.body, failure.message, headers) from None
+        return response.content
 
     def _spend_request(self, *, retry: bool) -> None:
         if self._stop:
@@ -260,7 +260,7 @@ class ChatEndpoint:
         self._given_up += 1
         limit = self.retries.given_up_in_a_row if self._answered else self.retries.given_up_at_first
         if self._given_up >= limit:
-            self._end(f"{self.base_url}: {error}, {attempts} times over; is the server up?")
+            self._end(f"{self.address}: {error}, {attempts} times over; is the server up?")
         raise RequestError(error, final=False)
 
     async def _wait(self, after: float | None, attempt: int) -> None:
@@ -268,57 +268,59 @@ class ChatEndpoint:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), pause if after is None else after)
 
-    def _judge_status(self, failure: openai.APIStatusError) -> tuple[str, float | None]:
-        """What went wrong, and the seconds the server asks to wait; raises where asking again is no use."""
-        status = failure.status_code
-        error = f"status {status}: {self._words(failure)}"
+    def _judge(self, failure: RefusedError) -> str:
+        """What went wrong, where it may pass; raises where asking again is no use."""
+        status, inside = failure.status, failure.inside
+        error = f"status {status}: {glimpse(self._scrub(failure.words))}"
         # What no request will get past.
-        if status in (401, 403):
-            self._end(f"{self.base_url}: the key was refused ({error}); check --base-url, or set OPENAI_API_KEY")
-        if status == 404:
+        if status == 402 or failure.code in NO_CREDIT:
+            self._end(f"{self.address}: no credit is left ({error}); top it up, the same command goes on from here")
+        if status == 401 or (status == 403 and not inside):
+            self._end(f"{self.address}: the key was refused ({error}); check --base-url, or set OPENAI_API_KEY")
+        if status == 404 and not inside:
             fix = f"is there a model {self.model!r} there, and is --base-url right (most end in /v1)?"
-            self._end(f"{self.base_url} refuses model {self.model!r} ({error}); {fix}")
-        if status == 429 and failure.code == "insufficient_quota":
-            self._end(f"{self.base_url}: {error}")
-        after = retry_after(failure.response.headers)
+            self._end(f"{self.address} refuses model {self.model!r} ({error}); {fix}")
+        after = failure.after
         if after is not None and after > MAX_RETRY_AFTER:
-            self._end(f"{self.base_url}: asks to come back in {after / 60:.0f} minutes ({error})")
+            self._end(f"{self.address}: asks to come back in {after / 60:.0f} minutes ({error})")
         # What may pass.
         if status in (408, 409, 429) or status >= 500:
-            return error, after
+            return error
         # Refused for what the request says. Where that is all the server ever says, the mistake is not one problem's.
         self._refused += 1
         if not self._answered and self._refused >= self.retries.refused_at_first:
-            self._end(f"{self.base_url}: refuses every request ({error})")
+            self._end(f"{self.address}: refuses every request ({error})")
         raise RequestError(error, final=True)
 
-    def _adapted(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        adapted = dict(body)
-        for option, other in self._replaced.items():
-            value = adapted.pop(option, None)
-            if other and value is not None:
-                adapted[other] = value
-        return adapted
+    def _refused_option(self, failure: RefusedError, sent: Mapping[str, Any]) -> str | None:
+        """The option of a request that the server refuses, by its name or by words that have it."""
+        if failure.status not in (400, 422):
+            return None
+        if failure.param:
+            name = failure.param.split(".")[0]
+            return name if name in sent and name in self.refusable else None
+        words = self._scrub(failure.words)
+        named = (name for name, words_of in self.refusable.items() if name in sent and words_of.search(words))
+        return next(named, None)
 
-    def _adapt(self, failure: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
-        """Leave out or rename an option that the server refuses by name. True: ask once more without it."""
-        if failure.status_code not in (400, 422):
-            return False
-        words = self._words(failure)
-        for option, named in self.refusable.items():
-            if option not in sent or not named.search(words):
-                continue
-            too_large = "context" in words or "too large" in words
-            other = "max_completion_tokens" if option == "max_tokens" and not too_large else None
+    def _refusal(self, failure: RefusedError, option: str, value: Any) -> Refusal:
+        words = self._scrub(failure.words)
+        too_large = "context" in words or "too large" in words
+        instead = "max_completion_tokens" if option == "max_tokens" and not too_large else None
+        # A limit that is refused says nothing on lower ones.
+        lowest = value if option in LIMITS and isinstance(value, int) else None
+        return Refusal(instead, lowest, glimpse(words))
+
+    def _learn(self, refused: Mapping[str, Refusal]) -> None:
+        """Believe what an accepted request was sent without."""
+        for option, refusal in refused.items():
             # Several requests under way are refused for the same: it is said once.
-            if self.on_refusal and option not in self._replaced and not other:
-                self.on_refusal(option, words)
-            self._replaced[option] = other
-            return True
-        return False
+            if self.on_refusal and option not in self._replaced and not refusal.instead:
+                self.on_refusal(option, refusal.words)
+            self._replaced[option] = refusal
 
     def _read(self, content: bytes) -> list[Reply]:
-        replies = [replace(reply, text=self._scrub(reply.text)) for reply in read_replies(content, self.prices)]
+        replies = read_replies(content, self.prices, self._scrub)
         usage = self.usage
         usage.prompt_tokens += sum(reply.prompt_tokens for reply in replies)
         usage.completion_tokens += sum(reply.completion_tokens for reply in replies)
@@ -326,99 +328,43 @@ class ChatEndpoint:
             usage.cost = (usage.cost or 0.0) + sum(reply.cost or 0.0 for reply in replies)
         return replies
 
-    def _words(self, failure: openai.APIStatusError) -> str:
-        body = failure.body
-        message = body.get("message", body) if isinstance(body, dict) else body
-        return self._scrub(_glimpse(str(message or failure.message)))
-
     def _cause(self, failure: Exception) -> str:
         cause: BaseException = failure
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        return self._scrub(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
+        return glimpse(self._scrub(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__))
 
     def _scrub(self, text: str) -> str:
-        key = self.key.strip()
-        return text.replace(key, "[key]") if len(key) >= SHORTEST_KEY else text
+        """Without secrets. Give it whole texts: what is cut first may keep half a key that is not found any more."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
 
-def read_replies(content: bytes, prices: Prices | None) -> list[Reply]:
-    """The replies of a chat completion, one per choice; an empty text where a choice has none.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An option that a server refuses: by what it is said instead, the value that was refused where lower ones may not
+    be, and the server's words."""
 
-    Raises:
-        UnreadableReplyError: Anything else: an HTML page, an error with status 200, half a completion.
-    """
-    try:
-        completion = json.loads(content)
-    except (ValueError, RecursionError):
-        raise UnreadableReplyError(f"no JSON: {_glimpse(content)!r}") from None
-    choices = completion.get("choices") if isinstance(completion, dict) else None
-    if not isinstance(choices, list):
-        raise UnreadableReplyError(f"JSON without choices: {_glimpse(content)!r}")
-    choices = choices or [None]
-    counts = _token_counts(completion.get("usage"))
-    # Where the server counts nothing, a quarter of the answer's bytes, so that a budget holds.
-    prompt_tokens, completion_tokens = counts or (0, len(content) // 4)
-    paid = (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / 1e6 if prices else None
-    return [
-        Reply(
-            text=text or "",
-            prompt_tokens=_part(prompt_tokens, i, len(choices)),
-            completion_tokens=_part(completion_tokens, i, len(choices)),
-            cost=None if paid is None else paid / len(choices),
-            truncated=isinstance(choice, dict) and choice.get("finish_reason") == "length",
-            counted=counts is not None,
-            has_message=text is not None,
-        )
-        for i, choice in enumerate(choices)
-        for text in [_choice_text(choice)]
-    ]
+    instead: str | None
+    lowest: int | None
+    words: str
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or as a date."""
-    try:
-        if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        value = headers.get("retry-after", "")
-        is_date = value[:1].isalpha()
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time() if is_date else float(value))
-    except (ValueError, TypeError):
-        return None
+def address_of(base_url: str) -> str:
+    """An address as it may be printed and stored: without a user, a password or a query in it."""
+    return re.sub(r"^(\w+://)?.*@", r"\1", base_url, flags=re.DOTALL).partition("?")[0]
 
 
-def _choice_text(choice: Any) -> str | None:
-    """The text of a choice, empty where the model said nothing; None where there is no message."""
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict) or "content" not in message:
-        return None
-    content = message["content"]
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        content = "".join(part for part in parts if isinstance(part, str))
-    if not isinstance(content, str):
-        return "" if content is None else None
-    return content.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be stored
-
-
-def _token_counts(usage: Any) -> tuple[int, int] | None:
-    """The tokens of prompt and completion that a server reports; None where it reports none."""
-    try:
-        counts = usage["prompt_tokens"], usage["completion_tokens"]
-    except (TypeError, LookupError):
-        return None
-    return counts if all(isinstance(count, int) and count >= 0 for count in counts) else None
-
-
-def _part(total: int, i: int, parts: int) -> int:
-    return total // parts + (i < total % parts)
-
-
-def _glimpse(content: bytes | str) -> str:
-    """The beginning of a text, on one line."""
-    text = content if isinstance(content, str) else content[:2000].decode("utf-8", "replace")
-    text = " ".join(text[:2000].split())
-    return text if len(text) <= 200 else text[:200] + "..."
+def _adapted(body: Mapping[str, Any], refusals: Mapping[str, Refusal]) -> dict[str, Any]:
+    adapted = dict(body)
+    for option, refusal in refusals.items():
+        if refusal.lowest is not None and adapted.get(option, 0) < refusal.lowest:
+            continue
+        value = adapted.pop(option, None)
+        if refusal.instead and value is not None:
+            adapted[refusal.instead] = value
+    return adapted
 
 
 class _BoundedTransport(httpx2.AsyncHTTPTransport):
@@ -427,17 +373,28 @@ class _BoundedTransport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _BoundedStream(response.stream)
+        # Asked for none, some servers compress. It is unpacked here, where the bytes that it unfolds into are counted.
+        packing = response.headers.pop("content-encoding", "identity").lower()
+        if packing not in ("identity", "gzip", "deflate"):
+            await response.aclose()
+            raise httpx2.ReadError(f"an answer packed as {glimpse(packing)}, which was not asked for")
+        response.stream = _BoundedStream(response.stream, unpack=packing != "identity")
         return response
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, *, unpack: bool) -> None:
         self._stream = stream
+        self._unpacker = zlib.decompressobj(wbits=47) if unpack else None  # either of the two headers
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._stream:
+            if self._unpacker:
+                try:
+                    chunk = self._unpacker.decompress(chunk, MAX_BYTES - size + 1)
+                except zlib.error as error:
+                    raise httpx2.ReadError(f"an answer that cannot be unpacked ({error})") from None
             size += len(chunk)
             if size > MAX_BYTES:
                 raise httpx2.ReadError(f"an answer of more than {MAX_BYTES:,} bytes")

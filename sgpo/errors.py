@@ -1,6 +1,6 @@
 """What can go wrong for a user, by kind. Every message is one line that names the file, row or option, and the fix.
 
-All of them are `ValueError`s, so `except ValueError` goes on catching them. What the operating system refuses (a full
+All of them are `ValueError`s, so `except ValueError` still catches them. What the operating system refuses (a full
 disk, a missing permission) is an `OSError`, as everywhere in Python.
 """
 

@@ -1,4 +1,5 @@
-"""How files are written, whole or not at all; how JSON and JSON Lines are read; how a count is said; what is installed.
+"""How files are written, whole or not at all, in a directory that one process holds; how JSON and JSON Lines are read;
+how a count is said; what is installed.
 
 There are two readers of JSON Lines. `read_rows` is for files that users give: the first bad line is an error that names
 its row. `read_lines` is for files that a run may be writing, or was killed in the middle of: a bad line is left out and
@@ -7,26 +8,44 @@ counted.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, RunDirectoryError
+
+LOCK = ".lock"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can escape and UTF-8 cannot hold
+_held: set[Path] = set()  # the directories that this process holds
+
+# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
+RENAMED_METRICS = {
+    "targets/share": "targets/fraction",
+    "clipped_share": "clipped_fraction",
+    "divergence/capped_mean": "divergence/clipped_mean",
+    "divergence/capped_share": "divergence/clipped_fraction",
+}
+RENAMED_COUNTS = {"per_step": "global_batch"}
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file in UTF-8, whole or not at all.
 
-    No reader ever sees half of it, and where writing fails what was there stays. A kill leaves the staging file
-    `.NAME.tmp`, which the next write replaces. `errors` as for `open`.
+    No reader ever sees half of it, and where writing fails what was there stays. Each write has a staging file of its
+    own, `.NAME.XXXXXXXX.tmp`, so two processes never write into one; a kill leaves it there. `errors` as
+    for `open`.
 
     Raises:
         OSError: the file cannot be written; the message names it.
     """
-    staging = path.with_name(f".{path.name}.tmp")
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with named(path):
         try:
             staging.write_text(text, encoding="utf-8", errors=errors)
@@ -40,19 +59,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all; its directory is made if need be. Raises OSError as `write_text`."""
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
-    write_text(path, text, errors="surrogatepass")
+    write_text(path, _encodable(json.dumps(content, indent=2, default=str, ensure_ascii=False)) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, escape: bool = True) -> None:
     """Write a JSON Lines file, whole or not at all; its directory is made if need be. Raises OSError as `write_text`.
 
-    With `escape` everything beyond ASCII is escaped, since a completion may hold half a surrogate pair, which UTF-8
-    cannot; files that people read and edit are written without.
+    With `escape` everything beyond ASCII is escaped; files that people read and edit are written without.
     """
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=escape) + "\n" for row in rows))
+    write_text(path, "".join(_encodable(json.dumps(row, ensure_ascii=escape)) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -67,15 +84,15 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, *, errors: str = "strict") -> Any:
+    """The content of a JSON file; `errors` as for `open`.
 
     Raises:
         InputError: it is no JSON; the message names the file.
         OSError: it cannot be opened.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8", errors=errors))
     except (ValueError, RecursionError) as error:  # ValueError: also no UTF-8, or a number of too many digits
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
 
@@ -129,6 +146,72 @@ def installed_versions(*packages: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+@contextmanager
+def holding(directory: Path) -> Iterator[None]:
+    """Be the only process that writes into a directory, which is made where it is missing.
+
+    The lock dies with the process, however that ends. Whoever holds a directory may hold it again. A file system that
+    knows no locks refuses nobody.
+
+    Raises:
+        RunDirectoryError: another process holds it.
+        OSError: it cannot be made.
+    """
+    directory = directory.absolute()
+    if directory in _held:
+        yield
+        return
+    made = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = _lock(directory)
+    _held.add(directory)
+    try:
+        yield
+    finally:
+        _held.discard(directory)
+        (directory / LOCK).unlink(missing_ok=True)  # while it is locked: see _lock
+        os.close(lock)
+        with suppress(OSError):  # it is not empty
+            if made:
+                directory.rmdir()
+
+
+def _lock(directory: Path) -> int:
+    """Lock a directory by its file `.lock`, which says who holds it; returns the open file."""
+    file = directory / LOCK
+    while True:
+        with named(file):
+            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.read(lock, 200).decode("utf-8", errors="replace").strip()
+            os.close(lock)
+            raise RunDirectoryError(
+                f"{directory}: in use by another process ({who or 'it has just begun'}); wait for its end, or choose "
+                "another directory"
+            ) from None
+        except OSError:
+            return lock  # no locks on this file system
+        # Who held it before may have removed the file in the meantime, and another may have made it anew.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), file.stat()):
+                os.ftruncate(lock, 0)
+                os.write(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+                return lock
+        os.close(lock)
+
+
+def _encodable(text: str) -> str:
+    """JSON text that UTF-8 can hold: lone surrogates, which stand in strings alone, are escaped."""
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """A text without control characters: what a server, a model or a file says shall not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 @contextmanager

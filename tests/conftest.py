@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sgpo/cli.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sgpo/cli/__init__.py
 
 from pathlib import Path
 

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sgpo"
 LAYERS = [
     {"errors"},
     {"io"},
-    {"problems", "prompts", "reasoning", "endpoint", "objective"},
+    {"problems", "prompts", "reasoning", "chat", "objective"},
+    {"endpoint"},
     {"verifier"},
     {"rollouts"},
     {"evaluation", "strategies", "algorithms"},
@@ -27,7 +29,7 @@ LAYERS = [
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 # A string may name a module only as a logger's name or where a template loader looks: the first argument of these.
 MAY_NAME_A_MODULE = ("getLogger", "get_logger", "PackageLoader")
-NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "reasoning", "endpoint", "io", "errors"]
+NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "reasoning", "chat", "endpoint", "io", "errors"]
 
 
 def part_of(path):
@@ -114,3 +116,32 @@ def test_parts_that_never_import_torch(part):
 def test_the_help_of_the_command_imports_no_torch():
     code = "import sys, sgpo, sgpo.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def public_definitions():
+    """The files of every public class and function at the top of a module."""
+    files = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith(
+                "_"
+            ):
+                files[node.name].append(str(path.relative_to(PACKAGE)))
+    return files
+
+
+def test_one_name_is_one_thing():
+    # `check` and `import` name commands in `cli/`, which nobody imports.
+    repeated = {name: files for name, files in public_definitions().items() if len(files) > 1}
+    assert {name: files for name, files in repeated.items() if not files[0].startswith("cli/")} == {}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_can_be_read_at_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+@pytest.mark.parametrize(("library", "home"), [("typer", "cli"), ("sqlite3", "strategies")])
+def test_a_library_has_one_home(library, home):
+    users = {part_of(path) for path in PACKAGE.rglob("*.py") for name in imports_of(path) if name == library}
+    assert users == {home}

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
 import typer
 
 from sgpo.errors import InputError, SGPOError
+from sgpo.io import printable
 
 if TYPE_CHECKING:
     from sgpo.evaluation.benchmarks import Benchmark, MadeBenchmark
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
@@ -41,7 +43,7 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
                 raise
             if isinstance(error, BrokenPipeError) and output_is_gone():
                 raise  # and not a pipe to a process of ours
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            print("error: " + " ".join(printable(str(error)).split()), file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept", file=sys.stderr)

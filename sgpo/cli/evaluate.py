@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -14,7 +15,7 @@ import typer
 
 from sgpo.cli.common import AsJson, known_benchmarks, one_line_errors, print_json, work_on_stderr
 from sgpo.errors import EndpointError, InputError
-from sgpo.io import counted, read_json
+from sgpo.io import counted, holding, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,9 +128,10 @@ def eval_(
     \b
     Examples:
     sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl --max-tokens 48
-    sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir benchmarks --out runs/eval-1.5b
+    sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir DIR --out runs/eval-1.5b
     """
     with work_on_stderr() as output:
+        from sgpo.endpoint import address_of
         from sgpo.evaluation.benchmarks import MAX_TOKENS as BENCHMARK_TOKENS
         from sgpo.evaluation.store import EvaluationSettings
         from sgpo.prompts import prompt_style as style_named
@@ -140,7 +142,7 @@ def eval_(
         settings = EvaluationSettings(
             model=model,
             engine=engine.value,
-            base_url=base_url,
+            base_url=base_url and address_of(base_url),
             prompt=f"{style.name} {style.version}",
             temperature=temperature,
             top_p=top_p,
@@ -156,7 +158,8 @@ def eval_(
         build_source = _source(engine, model, base_url, batch_size, concurrency, vllm_options)
         if out is not None and engine is not EngineName.openai:
             settings = replace(settings, revision=model_revision(model))
-        results, failures = _evaluate_sets(build_source, sets, settings, style=style.name, out=out)
+        with holding(out) if out is not None else nullcontext():
+            results, failures = _evaluate_sets(build_source, sets, settings, style=style.name, out=out)
     for failure in failures[:SHOWN_FAILURES]:
         print(f"failed: {failure}", file=sys.stderr)
     if len(failures) > SHOWN_FAILURES:
@@ -229,8 +232,8 @@ def _style_of_run(model: str) -> str | None:
     """The prompt style that a run directory was trained with."""
     file = Path(model) / "config.json"
     config = read_json(file) if file.is_file() else {}
-    prompts = config.get("prompts")
-    return prompts["style"] if isinstance(prompts, dict) else None
+    prompts = config.get("prompts") if isinstance(config, dict) else None
+    return prompts.get("style") if isinstance(prompts, dict) else None
 
 
 def _source(

@@ -164,12 +164,12 @@ def compare(
     """
     from rich.console import Console
 
-    from sgpo.evaluation.compare import compare_runs, unlike_settings
+    from sgpo.evaluation.compare import compare_runs
 
     comparison = compare_runs(runs)
     print_json(comparison.to_json()) if as_json else Console().print(comparison_table(comparison))
-    if caution := unlike_settings(runs):
-        print(f"warning: {caution}", file=sys.stderr)
+    if comparison.caution:  # for a reader of the terminal who looks at no table, and of a pipe
+        print(f"warning: {comparison.caution}", file=sys.stderr)
 
 
 @one_line_errors
@@ -193,13 +193,14 @@ def report(
 
 
 def comparison_table(comparison: RunComparison) -> Group:
-    """The comparison for a terminal of 80 columns: a table per problem set, runs first, then their differences."""
+    """The comparison for a terminal of 80 columns: a table per problem set, runs first, then their differences; below
+    each what is not alike in the evaluations."""
     from rich.console import Group
 
-    return Group(*map(_evaluation_table, comparison.evaluations))
+    return Group(*(_evaluation_table(evaluation, comparison.caution) for evaluation in comparison.evaluations))
 
 
-def _evaluation_table(evaluation: EvaluationComparison) -> Table:
+def _evaluation_table(evaluation: EvaluationComparison, caution: str | None) -> Table:
     from rich.table import Table
 
     budget = f", curves up to {evaluation.budget:,} completions" if evaluation.budget else ""
@@ -208,6 +209,8 @@ def _evaluation_table(evaluation: EvaluationComparison) -> Table:
     if evaluation.problems < evaluation.total:
         problems = f"the {evaluation.problems:,} of {counted(evaluation.total, 'problem')} that every run has answered"
     table = Table(title=f"{_escaped(evaluation.name)}: {problems}{budget}; 95 % over problems")
+    if caution:
+        table.caption, table.caption_justify = f"[bold]{_escaped(caution)}[/bold]", "left"
     table.add_column("run", overflow="fold")
     for head in ("step", f"last avg@{ks}", "over the curve"):
         table.add_column(head, no_wrap=True)

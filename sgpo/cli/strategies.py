@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json
+from sgpo.cli.common import AsJson, Bank, check_new, one_line_errors, print_json
+from sgpo.cli.extract import extract
 from sgpo.errors import InputError, SGPOError
-from sgpo.io import counted
+from sgpo.io import counted, printable
 
 if TYPE_CHECKING:
     from sgpo.strategies.bank import StrategyBank
@@ -31,8 +30,10 @@ app = typer.Typer(
     """,
 )
 
-Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its problem's.")]
+ProblemFile = Annotated[Path, typer.Option("--problems", metavar="FILE", help="The problems that they are for.")]
+
+app.command()(extract)
 
 
 @app.command("import")
@@ -109,7 +110,7 @@ def list_(
             leaks = str(len(row["leaks"])) if "leaks" in row else "?"
             cells = [row["id"] + ("" if row["active"] else " (candidate)"), row["problem_id"], row["problem_type"]]
             cells += [str(len(row["steps"])), score, leaks, _uplift(opened, row["id"])]
-            table.add_row(*(Text(_printable(cell)) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         _print(table)
 
 
@@ -162,91 +163,6 @@ def stats(bank: Bank, as_json: AsJson = False) -> None:
 
 @app.command()
 @one_line_errors
-def extract(
-    problems: Annotated[str, typer.Option("--problems", metavar="FILE", help="Problems, with solutions where known.")],
-    bank: Bank,
-    base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="The endpoint; most end in /v1.")],
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The strong model's name at the endpoint.")],
-    candidates: Annotated[int, typer.Option(min=1, help="Write this many per problem; the best becomes active.")] = 5,
-    concurrency: Annotated[int, typer.Option(min=1, help="The most requests under way at once.")] = 32,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N problems.")] = None,
-    solve: Annotated[bool, typer.Option("--solve", help="Ask for a solution where there is no correct one.")] = False,
-    from_run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Use the policy's own correct completions as solutions.")
-    ] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIELD=COLUMN", help="Read a field from another column; repeatable."),
-    ] = None,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Stop after this many tokens in all.")] = None,
-    prices: Annotated[
-        tuple[float, float] | None, typer.Option(help="Count the cost: prices of a million prompt and reply tokens.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Give up a request after this many seconds.")] = 300.0,
-    as_json: AsJson = False,
-) -> None:
-    """Ask a strong model for strategies: it writes them from solutions and ranks them, the leak gate checks them.
-
-    The key comes from OPENAI_API_KEY. The same command resumes a run that was stopped; nothing is asked twice.
-
-    \b
-    Examples:
-    sgpo strategies extract --problems train.jsonl --bank bank.db --base-url http://localhost:8000/v1 --model NAME
-    sgpo strategies extract --problems train.jsonl --bank bank.db --base-url URL --model NAME --token-budget 2000000
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from sgpo.endpoint import EndpointUsage, Prices
-    from sgpo.problems import load_problems, parse_fields
-    from sgpo.strategies.extract import Extraction, read_own_solutions, run_extraction
-
-    loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
-    if from_run:
-        loaded = read_own_solutions(loaded, from_run)
-    started = time.monotonic()
-    console = Console(stderr=True)
-    texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("rate", "paid")]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *texts, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("strategies", total=len(loaded), paid="", rate="")
-
-        def show(report: Extraction, usage: EndpointUsage) -> None:
-            rate = f"{(report.done - report.earlier) / (time.monotonic() - started):.1f}/s"
-            paid = f"{usage.tokens:,} tokens" + ("" if usage.cost is None else f", cost {usage.cost:.4g}")
-            progress.update(task, completed=report.done, rate=rate, paid=paid)
-
-        result = run_extraction(
-            loaded,
-            bank,
-            candidates=candidates,
-            solve=solve,
-            on_progress=show,
-            base_url=base_url,
-            model=model,
-            key=os.environ.get("OPENAI_API_KEY", ""),
-            concurrency=concurrency,
-            timeout=timeout,
-            max_requests=max_requests,
-            max_tokens=token_budget,
-            prices=Prices(prompt=prices[0], completion=prices[1]) if prices else None,
-        )
-    if as_json:
-        print_json(result)
-        return
-    names = ("active", "leaking", "failed", "unsolved", "earlier", "unfinished")
-    counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
-    cost = "" if result["cost"] is None else f", cost {result['cost']:.4g}"
-    print(f"{bank}: {counted(result['problems'], 'problem')}: {counts}")
-    asked = f"{counted(result['requests'], 'request')}, {counted(result['tokens'], 'token')}"
-    print(f"{asked}{cost}, {result['seconds']:.0f} s")
-    if result["stopped"]:
-        print(f"stopped: {result['stopped']}; the same command resumes from here")
-
-
-@app.command()
-@one_line_errors
 def failures(bank: Bank, as_json: AsJson = False) -> None:
     """List the problems that extraction got no strategy for, and why; --json adds the last reply to each.
 
@@ -266,7 +182,7 @@ def failures(bank: Bank, as_json: AsJson = False) -> None:
 
     table = Table(Column("problem", overflow="fold"), "outcome", "reason")
     for row in rows:
-        table.add_row(*(Text(_printable(row[name] or "-")) for name in ("problem_id", "outcome", "message")))
+        table.add_row(*(Text(printable(row[name] or "-")) for name in ("problem_id", "outcome", "message")))
     if rows:
         _print(table)
     outcomes = Counter(row["outcome"] for row in rows)
@@ -293,21 +209,90 @@ def edit(id_: Id, bank: Bank, as_json: AsJson = False) -> None:
 
 @app.command()
 @one_line_errors
-def review(bank: Bank, as_json: AsJson = False) -> None:
-    """Go through the active strategies that nobody has accepted yet: accept, edit, drop or skip each.
+def check(
+    bank: Bank,
+    problems: ProblemFile,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check candidates too, not only active strategies.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the leak gate over a bank: list the strategies that give away something of their problems.
+
+    Training shows none of these until a person has accepted it (`sgpo strategies review`). The exit code is 1 where an
+    active strategy leaks that nobody has accepted. Problems that the file lacks are those that extraction stored.
 
     \b
     Examples:
-    sgpo strategies review --bank bank.db
+    sgpo strategies check --bank bank.db --problems train.jsonl
     """
+    from sgpo.problems import load_problems
+    from sgpo.strategies.leak.gate import find_leaks
+
+    by_id = {problem.id: problem for problem in load_problems(problems)}
+    counts = {"strategies": 0, "leaks": 0, "accepted": 0, "without_problem": 0}
+    leaking: list[dict[str, Any]] = []
+    with _open(bank, read_only=True) as opened:
+        active = {strategy.id for strategy in opened}
+        for strategy in opened.strategies(candidates=everything):
+            counts["strategies"] += 1
+            problem = by_id.get(strategy.problem_id) or opened.problem(strategy.problem_id)
+            if problem is None:
+                counts["without_problem"] += 1
+            elif leaks := find_leaks(strategy, problem):
+                counts["leaks"] += 1
+                counts["accepted"] += bool(strategy.reviewed)
+                row: dict[str, Any] = {"id": strategy.id, "problem_id": strategy.problem_id}
+                row |= {"active": strategy.id in active, "accepted": bool(strategy.reviewed)}
+                leaking.append({**row, "leaks": [asdict(leak) for leak in leaks]})
+    if as_json:
+        print_json({**counts, "leaking": leaking})
+    else:
+        for row in leaking:
+            state = "accepted" if row["accepted"] else "" if row["active"] else "candidate"
+            found = "; ".join(f"{leak['kind']} in {leak['where']}: {leak['text']!r}" for leak in row["leaks"])
+            print(printable(f"{row['id']} (problem {row['problem_id']}){state and ', ' + state}: {found}"))
+        line = f"{counts['leaks']} of {counted(counts['strategies'], 'strategy', 'strategies')} leak"
+        print(f"{bank}: {line}, {counts['accepted']} of them accepted; {counts['without_problem']} without a problem")
+    if any(row["active"] and not row["accepted"] for row in leaking):
+        raise typer.Exit(1)
+
+
+@app.command()
+@one_line_errors
+def review(
+    bank: Bank,
+    problems: Annotated[
+        Path | None,
+        typer.Option("--problems", metavar="FILE", help="The problems, where the bank does not have them itself."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go through the active strategies that nobody has accepted yet: accept, edit, drop or skip each.
+
+    Each is shown with its problem and with what the leak gate finds in it; one that is accepted is trained with.
+
+    \b
+    Examples:
+    sgpo strategies review --bank bank.db --problems train.jsonl
+    """
+    from sgpo.problems import load_problems
+    from sgpo.strategies.leak.gate import find_leaks
+
     done = {"accepted": 0, "edited": 0, "dropped": 0, "skipped": 0}
+    by_id = {problem.id: problem for problem in load_problems(problems)} if problems else {}
     with _open(bank) as opened:
         waiting = [strategy for strategy in opened if not strategy.reviewed]
         for number, strategy in enumerate(waiting, start=1):
-            problem = opened.problem(strategy.problem_id)
+            problem = by_id.get(strategy.problem_id) or opened.problem(strategy.problem_id)
             _print(f"\n{number} of {len(waiting)}", err=True)
             if problem:
-                _print(_printable(problem.problem), err=True)
+                _print(printable(f"{problem.problem}\nAnswer: {problem.answer}"), err=True)
+                strategy = replace(strategy, leaks=tuple(find_leaks(strategy, problem)))
+            else:
+                _print(
+                    f"no problem {printable(strategy.problem_id)!r}: --problems FILE shows it and its leaks", err=True
+                )
             _print(_panel(opened, strategy), err=True)
             decision = _decide(opened, strategy)
             if decision == "quit":
@@ -410,16 +395,9 @@ def _panel(bank: StrategyBank, strategy: Strategy) -> Any:
     lines += [("Leak", f"{leak.kind} in {leak.where}: {leak.text!r}") for leak in strategy.leaks or ()]
     lines += [("Uplift", _uplift(bank, strategy.id))]
     text = Text("\n").join(
-        Text(f"{name:>12}  ", style="bold").append(_printable(value), style="not bold")
-        for name, value in lines
-        if value
+        Text(f"{name:>12}  ", style="bold").append(printable(value), style="not bold") for name, value in lines if value
     )
-    return Panel(text, title=Text(f"{strategy.id}, problem {_printable(strategy.problem_id)}"), title_align="left")
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a model's text shall not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return Panel(text, title=Text(f"{strategy.id}, problem {printable(strategy.problem_id)}"), title_align="left")
 
 
 def _prompt(question: str) -> str:

@@ -2,11 +2,13 @@
 
 Reads run directories only (docs/run-directory.md). Where the budgets of training differ, the *curve score* is the fair
 one: avg@k averaged over the learning curve, against the completions that training had sampled, up to the budget that
-every run reached. Scores under different sampling settings are different measurements: `unlike_settings` names them.
+every run reached. Scores under different settings are different measurements: `unlike_settings` names them, and every
+comparison carries what it says.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -68,11 +70,12 @@ class EvaluationComparison:
 class RunComparison:
     """Runs compared on every problem set that all of them were evaluated on; the first run is the first baseline.
 
-    `left_out` names the problem sets that only some of the runs have.
+    `left_out` names the problem sets that only some of the runs have; `caution` is what `unlike_settings` says of them.
     """
 
     evaluations: tuple[EvaluationComparison, ...]
     left_out: tuple[str, ...]
+    caution: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,7 +114,7 @@ def compare_runs(runs: Sequence[str | Path]) -> RunComparison:
         _compare(name, list(zip(names, algorithms, [curve[name] for curve in curves], strict=True))) for name in common
     )
     left_out = {name for curve in curves for name in curve} - set(common)
-    return RunComparison(evaluations=evaluations, left_out=tuple(sorted(left_out)))
+    return RunComparison(evaluations=evaluations, left_out=tuple(sorted(left_out)), caution=unlike_settings(paths))
 
 
 def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
@@ -124,7 +127,7 @@ def read_curves(run: Path) -> dict[str, list[CurvePoint]]:
     for file in sorted((_checked(run) / "eval").glob("*.json")):
         row = _read_object(file)
         try:
-            name, samples = row["name"], row["samples"]
+            name, samples = str(row["name"]), row["samples"]
             k = samples_per_problem(samples)
             scores = {id_: kinds.count("correct") / k for id_, kinds in samples.items()}
             point = CurvePoint(int(row["step"]), int(row["completions"]), k, int(row.get("missing", 0)), scores)
@@ -180,7 +183,7 @@ def unlike_settings(runs: Sequence[Path]) -> str | None:
         RunDirectoryError: A `config.json` or an evaluation cannot be read.
     """
     configs = [_read_object(run / "config.json") for run in runs]
-    unlike = _differences([evaluation_settings(config) | _prompt(config) for config in configs])
+    unlike = _differences([evaluation_settings(config) | _prompt(config) | _chat(config) for config in configs])
     if "max_tokens" not in unlike:
         asked = [evaluation_settings(config).get("max_tokens") for config in configs]
         unlike |= _differences([_limits(run, most) for run, most in zip(runs, asked, strict=True)])
@@ -274,6 +277,15 @@ def _prompt(config: Mapping[str, Any]) -> dict[str, str]:
     return {"prompt": f"{prompts.get('style')} {prompts.get('version')}"} if isinstance(prompts, dict) else {}
 
 
+def _chat(config: Mapping[str, Any]) -> dict[str, str]:
+    """How a training run shaped the chat, and how strictly it judged: `sgpo eval` is always lenient."""
+    if isinstance(config.get("evaluation"), dict):
+        return {"verifier_policy": json.dumps("lenient")}
+    args = config.get("args")
+    names = ("system_prompt", "chat_template_kwargs", "verifier_policy")
+    return {name: json.dumps(args[name]) for name in names if name in args} if isinstance(args, dict) else {}
+
+
 def _limits(run: Path, asked: Any) -> dict[str, Any]:
     """The limit of tokens in each evaluation; the one asked for, where the evaluation says nothing else."""
     return {f"max_tokens of {name}": row.get("max_tokens", asked) or "none" for name, row in _evaluations(run).items()}
@@ -281,16 +293,18 @@ def _limits(run: Path, asked: Any) -> dict[str, Any]:
 
 def _left_to_server(run: Path) -> dict[str, str]:
     """The sampling options that were left to the server in each evaluation."""
+    left = {name: row.get("left_to_server") for name, row in _evaluations(run).items()}
     return {
-        f"left to the server in {name}": " and ".join(row.get("left_to_server", ())) or "nothing"
-        for name, row in _evaluations(run).items()
+        f"left to the server in {name}": " and ".join(map(str, options)) if options else "nothing"
+        for name, options in left.items()
+        if options is None or isinstance(options, list)
     }
 
 
 def _evaluations(run: Path) -> dict[str, dict[str, Any]]:
     """What the last `eval/*.json` of each problem set says."""
     rows = [_read_object(file) for file in sorted((run / "eval").glob("*.json"))]
-    return {row["name"]: row for row in rows if "name" in row}
+    return {str(row["name"]): row for row in rows if "name" in row}
 
 
 def _estimate(scores: PerProblem) -> ScoreEstimate:

@@ -89,7 +89,7 @@ class EndpointSource:
                     while not done.empty():
                         results.append(done.get_nowait())
                     left -= len(results)
-                    # Judging takes a while: the requests under way must not wait for it.
+                    # The requests under way do not wait for the disk.
                     await asyncio.to_thread(
                         keep, [result for result in results if isinstance(result, SampledCompletion)]
                     )
@@ -131,7 +131,7 @@ class EndpointSource:
 
     def _warn(self, option: str, words: str) -> None:
         """Say what is left to the server from now on, and why."""
-        url = self.endpoint.base_url
+        url = self.endpoint.address
         if option in NEUTRAL:
             what = "left to the server from now on, whose defaults may be others than none"
             logger.warning("%s refuses %s (%s); %s", url, option, words, what)

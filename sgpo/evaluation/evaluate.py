@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import EndpointError, InputError
 from sgpo.evaluation.scores import CompletionRow, EvaluationResult, score_rows
-from sgpo.evaluation.store import CompletionFile
+from sgpo.evaluation.store import VERDICT_FIELDS, CompletionFile
 from sgpo.io import counted, read_rows
 from sgpo.problems import Problem, load_problems
 from sgpo.prompts import autonomous_prompt
@@ -217,8 +217,9 @@ def evaluate(
         samples: Completions of each problem.
         style: Style of the prompts.
         seed: Seed of sampling and bootstrap.
-        kept: Resume with the completions in this file, and append every new one as it is judged. Its rows also say
-            under which limit each was sampled, since a later invocation may add to them. For one process alone.
+        kept: Resume with the completions in this file, and append every new one as it comes; verdicts are added once
+            all are there. Its rows also say under which limit each was sampled, since a later invocation may add to
+            them. For one process alone.
         rank: Of `world_size` processes that share the problems, which one this is.
         world_size: How many processes there are.
         gather: Returns the rows of all processes for those of this one.
@@ -234,30 +235,37 @@ def evaluate(
         raise InputError("no problems to evaluate on")
     if len({problem.id for problem in problems}) < len(problems):
         raise InputError("two problems of an evaluation have the same id")
-    rows: list[CompletionRow] = list(kept.read()) if kept else []
+    rows: list[dict[str, Any]] = kept.read() if kept else []
     requests = build_requests(problems[rank::world_size], samples=samples, style=style, seed=seed)
     limit = source.token_limit([request.prompt for request in requests], sampling.max_tokens)
 
     def keep(sampled: Sequence[SampledCompletion]) -> None:
-        judged = judge_rows([one.to_row() for one in sampled], [one.request.problem for one in sampled], verifier)
+        new = [one.to_row() for one in sampled]
         if kept:
-            for row, one in zip(judged, sampled, strict=True):
+            for row, one in zip(new, sampled, strict=True):
                 row |= {"max_tokens": one.max_tokens, "left_to_server": one.left_to_server}
-            kept.append(judged)
-        rows.extend(judged)
+            kept.append(new)
+        rows.extend(new)
 
-    # Sample what is not there yet; every completion is judged and kept as it comes.
+    # Sample what is not there yet; every completion is kept as it comes, and judged when nothing can be lost any more.
     there = {(row["problem_id"], row["sample"]) for row in rows}
     missing = [request for request in requests if (request.problem.id, request.number) not in there]
     failures: list[str] = []
     if missing or world_size > 1:  # other processes may have some, and engines that they share wait for all
         failures = source.sample(missing, replace(sampling, max_tokens=limit), keep)
+    by_id = {problem.id: problem for problem in problems}
+    unjudged = [row for row in rows if not row.keys() >= VERDICT_FIELDS and row["problem_id"] in by_id]
+    judged = judge_rows(unjudged, [by_id[row["problem_id"]] for row in unjudged], verifier)
+    for row, with_verdict in zip(unjudged, judged, strict=True):
+        row |= with_verdict
+    if kept and unjudged:
+        kept.write(rows)
     # From here on every process has all rows, and computes the same scores.
-    rows = gather(rows)
-    if failures and not rows:
+    everyone = gather(list(rows))
+    if failures and not everyone:
         raise EndpointError(f"nothing was answered; {failures[0]}")
-    result = score_rows(problems, rows, verifier, samples=samples, seed=seed)
-    limits = [row.get("max_tokens", limit) for row in rows]
+    result = score_rows(problems, everyone, verifier, samples=samples, seed=seed)
+    limits = [row.get("max_tokens", limit) for row in everyone]
     return replace(result, failures=tuple(failures), max_tokens=None if None in limits else max(limits))
 
 

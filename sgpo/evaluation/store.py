@@ -1,8 +1,8 @@
 """The directory of `sgpo eval --out`: it keeps every completion as it comes, so that a killed evaluation resumes.
 
-`config.json` says what was asked of which model, `eval/NAME-step-000000.jsonl` gets every completion with its verdict,
-and `eval/NAME-step-000000.json` the scores at the end: a run directory (docs/run-directory.md), which `sgpo compare`
-and `sgpo report` read.
+`config.json` says what was asked of which model, `eval/NAME-step-000000.jsonl` gets every completion as it comes, and
+the verdicts when all are there, `eval/NAME-step-000000.json` the scores at the end: a run directory
+(docs/run-directory.md), which `sgpo compare` and `sgpo report` read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, installed_versions, read_json, write_json
+from sgpo.io import append_jsonl, installed_versions, read_json, write_json, write_jsonl
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Sampling
 
-ROW_FIELDS = {"problem_id", "sample", "completion", "verdict", "extracted", "tokens", "truncated"}
+ROW_FIELDS = {"problem_id", "sample", "completion", "tokens", "truncated"}
+VERDICT_FIELDS = {"verdict", "extracted"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +99,13 @@ class EvaluationStore:
 
 
 class CompletionFile:
-    """The judged completions of one problem set, appended as they come; a `path` of None keeps nothing."""
+    """The completions of one problem set, appended as they come, judged later; a `path` of None keeps nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """The rows that are there; a last line that a kill cut off is removed from the file.
+        """The rows that are there, judged or not; a last line that a kill cut off is removed from the file.
 
         Raises:
             RunDirectoryError: A row is not a completion of an evaluation; the message names it.
@@ -116,10 +117,10 @@ class CompletionFile:
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         rows = []
-        for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
+        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict) or not row.keys() >= ROW_FIELDS:
                 raise RunDirectoryError(
@@ -129,9 +130,14 @@ class CompletionFile:
         return rows
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add judged completions."""
+        """Add completions."""
         if self.path is not None:
             append_jsonl(self.path, rows)
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace all rows, by the same with their verdicts."""
+        if self.path is not None:
+            write_jsonl(self.path, rows)
 
 
 def _check_same(file: Path, settings: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
@@ -140,7 +146,7 @@ def _check_same(file: Path, settings: Mapping[str, Any], digests: Mapping[str, s
         before = read_json(file).get("evaluation")
     except (OSError, InputError, AttributeError):
         before = None
-    if not isinstance(before, dict) or not before.keys() >= {"settings", "problems"}:
+    if not isinstance(before, dict) or not all(isinstance(before.get(key), dict) for key in ("settings", "problems")):
         raise RunDirectoryError(f"{file.parent}: holds another run; choose another --out")
     changed = {key: (before["settings"].get(key), value) for key, value in settings.items()}
     changed = {key: values for key, values in changed.items() if values[0] != values[1]}

@@ -235,7 +235,8 @@ def _block(
     head_VH, guided_head_VH = heads
     unguided, guided = RunningSoftmax(tokens, unguided_CH), RunningSoftmax(tokens, guided_CH)
     gap_C = torch.zeros_like(unguided.sum_C)
-    # The unguided head's rows summed by the unguided weights; and by the guided ones (forward) or by unguided x gap (reverse).
+    # The unguided head's rows summed by the unguided weights; and by the guided ones (forward) or by unguided x gap
+    # (reverse).
     first_CH = unguided_CH.new_zeros(unguided_CH.shape if with_slope else (0, 1), dtype=gap_C.dtype)
     second_CH = torch.zeros_like(first_CH)
     for columns in vocabulary_blocks(tokens, head_VH.shape[0]):

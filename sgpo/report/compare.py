@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sgpo.evaluation.compare import EvaluationComparison, compare_runs, unlike_settings
+from sgpo.evaluation.compare import EvaluationComparison, compare_runs
 from sgpo.report.facts import describe_progress
 from sgpo.report.plots import PAGE, ForestRow, forest_figure, to_svg
 from sgpo.report.read import EvaluationRecord, Measurement, RunRecord, visible_text
@@ -138,15 +138,14 @@ def compare_on_each_set(runs: Sequence[RunRecord]) -> dict[str, ComparisonTable]
             continue
         for one in comparison.evaluations:
             if visible_text(one.name) in names:
-                tables[visible_text(one.name)] = _tabulate_comparison(runs, indices, one)
+                tables[visible_text(one.name)] = _tabulate_comparison(runs, indices, one, comparison.caution)
     return tables
 
 
 def _tabulate_comparison(
-    runs: Sequence[RunRecord], indices: Sequence[int], found: EvaluationComparison
+    runs: Sequence[RunRecord], indices: Sequence[int], found: EvaluationComparison, caution: str | None
 ) -> ComparisonTable:
     """`indices` say which of the runs those of the comparison are."""
-    caution = unlike_settings([runs[index].path for index in indices])
     name, metric = visible_text(found.name), f"avg@{found.runs[0].k}"
     index = {score.run: number for number, score in zip(indices, found.runs, strict=True)}
     scores = [

@@ -7,7 +7,6 @@ and gives keys of older runs their present names. Escaping for HTML is the templ
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from typing import Any, NamedTuple
 
 from sgpo.errors import InputError, RunDirectoryError
 from sgpo.evaluation.compare import evaluation_settings
-from sgpo.io import counted, read_lines
-from sgpo.training.run_directory import RENAMED_COUNTS, RENAMED_METRICS
+from sgpo.io import RENAMED_COUNTS, RENAMED_METRICS, counted, read_json, read_lines
 
+LARGEST = 1e100  # what is larger can neither be added up nor drawn
 _PARTS = ("config.json", "metrics.jsonl", "warmup.json", "eval", "rollouts", "targets")
 _SCORE_KEY = re.compile(r"(avg|pass|maj)@(\d+)")
 _EVAL_FILE = re.compile(r"(?P<name>.+)-step-(?P<step>\d+)")
@@ -131,6 +130,9 @@ def read_run(path: Path, name: str) -> RunRecord:
     run.config = _read_config(path / "config.json", run.notes)
     if (path / "metrics.jsonl").exists():
         run.metrics = [_rename(row, RENAMED_METRICS) for row in read_visible_rows(path / "metrics.jsonl", run.notes)]
+        numbers = (value for row in run.metrics for value in row.values() if isinstance(value, int | float))
+        if large := sum(LARGEST < abs(number) < math.inf for number in numbers):
+            run.notes.append(f"metrics.jsonl: {counted(large, 'number')} beyond {LARGEST:g} left out")
     else:
         run.notes.append("metrics.jsonl is missing: no training curves")
     asked = evaluation_settings(run.config).get("max_tokens")
@@ -186,14 +188,11 @@ def text_of(row: Mapping[str, Any], key: str) -> str:
 
 
 def number_of(row: Mapping[str, Any], key: str) -> float | None:
-    """`row[key]` as a finite number; None where it is missing or no such number."""
+    """`row[key]` as a number up to `LARGEST`; None where it is missing or no such number."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if abs(value) <= LARGEST else None
 
 
 def count_of(row: Mapping[str, Any], key: str) -> int | None:
@@ -239,11 +238,11 @@ def _rename(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
 
 def _read_visible_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+        value = read_json(path, errors="replace")
     except FileNotFoundError:
         notes.append(f"{path.name} is missing")
         return None
-    except (ValueError, RecursionError):
+    except InputError:
         notes.append(f"{path.name} is not JSON and left out")
         return None
     if not isinstance(value, dict):

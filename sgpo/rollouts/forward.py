@@ -42,8 +42,8 @@ class Predictor:
 
     A hook catches the base model's last hidden states, so that the model is called through its own `forward`, as DDP
     and PEFT need it. One short input shows models whose logits are not exactly what their head makes of these states
-    (soft caps, scales), or whose head is more than a matrix; they give full logits. So do models with a sharded head (FSDP2, ZeRO-3), which is
-    whole only within `forward`.
+    (soft caps, scales), or whose head is more than a matrix; they give full logits. So do models
+    with a sharded head (FSDP2, ZeRO-3), which is whole only within `forward`.
     """
 
     def __init__(self, model: Any, *, pad_id: int, dtype: torch.dtype | None = None) -> None:

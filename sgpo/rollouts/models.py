@@ -155,8 +155,9 @@ def disable_dropout(model: torch.nn.Module) -> None:
             for name in [name for name, value in _attributes(holder).items() if isinstance(value, float)]:
                 if "drop" in name or "jitter" in name:
                     setattr(holder, name, 0.0)
-        if getattr(getattr(module, "config", None), "output_router_logits", False):
-            module.config.output_router_logits = False  # the router's loss needs them, and is in no loss of ours
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False  # the router's loss needs them, and is in no loss of ours
 
 
 def _attributes(holder: Any) -> dict[str, Any]:

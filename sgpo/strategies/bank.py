@@ -36,7 +36,7 @@ _EFFECTS = " UNION ALL ".join(
     f"SELECT strategy_id, {', '.join(Effect.__slots__)} FROM {table}" for table in ("effects", "run_effects")
 )
 _SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
-_REPLY_FIELDS = ("text", "prompt_tokens", "completion_tokens", "cost")
+_REPLY_FIELDS = ("text", "prompt_tokens", "completion_tokens", "cost", "finish_reason", "refusal", "left_to_server")
 
 
 class StrategyBank:
@@ -149,7 +149,12 @@ class StrategyBank:
 
     def __iter__(self) -> Iterator[Strategy]:
         """The active strategies, in the order they came."""
-        rows = self.db.execute("SELECT * FROM strategies WHERE active ORDER BY rowid")
+        return self.strategies(candidates=False)
+
+    def strategies(self, *, candidates: bool) -> Iterator[Strategy]:
+        """The active strategies, or with `candidates` all, in the order they came."""
+        where = "" if candidates else "WHERE active"
+        rows = self.db.execute(f"SELECT * FROM strategies {where} ORDER BY rowid")
         return (strategy_of(row) for row in read_dicts(rows))
 
     def __len__(self) -> int:
@@ -236,7 +241,10 @@ class StrategyBank:
         from sgpo.endpoint import Reply
 
         row = self.db.execute("SELECT answers FROM responses WHERE key = ?", (key,)).fetchone()
-        return [Reply(**reply) for reply in json.loads(row[0])] if row else None
+        if row is None:
+            return None
+        fields = ({**reply, "left_to_server": tuple(reply.get("left_to_server", ()))} for reply in json.loads(row[0]))
+        return [Reply(**reply) for reply in fields]
 
     def store_replies(self, key: str, model: str, replies: Sequence[Reply]) -> None:
         """Store what was replied. It is on the disk when the call returns."""
@@ -254,10 +262,11 @@ class StrategyBank:
         with self.transaction():
             self.db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def is_extracted(self, problem_id: str, key: str) -> bool:
-        """Whether a problem came to an outcome, extracted in the way that `key` stands for."""
-        row = self.db.execute("SELECT key FROM outcomes WHERE problem_id = ?", (problem_id,)).fetchone()
-        return row is not None and row[0] == key
+    def outcome(self, problem_id: str, key: str) -> Outcome | None:
+        """How a problem ended, extracted in the way that `key` stands for; None where it has not come to an end."""
+        query = "SELECT outcome FROM outcomes WHERE problem_id = ? AND key = ?"
+        row = self.db.execute(query, (problem_id, key)).fetchone()
+        return row[0] if row else None
 
     def record_outcome(
         self,
@@ -274,7 +283,7 @@ class StrategyBank:
 
         Args:
             problem: The problem, with the solution that was used.
-            key: What the outcome depends on, as for `is_extracted`.
+            key: What the outcome depends on, as for `outcome`.
             outcome: How it ended.
             candidates: All strategies that were written.
             active: The one to use. An active strategy that a person has accepted stays in its place.

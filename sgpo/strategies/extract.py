@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sgpo.endpoint import EndpointUsage, RequestError
 from sgpo.errors import BudgetError, EndpointError, InputError
-from sgpo.io import counted, read_rows
-from sgpo.problems import Problem, without_calculator_marks
+from sgpo.io import counted
+from sgpo.problems import Problem
 from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, autonomous_prompt, extract_prompt, rank_prompt
-from sgpo.reasoning import without_reasoning
 from sgpo.strategies.bank import Outcome, StrategyBank
 from sgpo.strategies.leak.gate import GATE_VERSION, find_leaks
 from sgpo.strategies.replies import (
@@ -35,11 +36,9 @@ from sgpo.strategies.replies import (
     ask_until_usable,
     read_object,
 )
+from sgpo.strategies.solutions import clean_solution, cut_solution
 from sgpo.strategies.strategy import Scores, Strategy, current_time
 from sgpo.verifier import Verifier
-
-MAX_SOLUTION_CHARS = 32_000  # about 10,000 tokens; see `cut_solution`
-CUT_MARK = "\n\n[... {count:,} characters left out ...]\n\n"
 
 CANDIDATE_OPTIONS = ChatOptions(temperature=0.8, top_p=0.95)
 RANK_OPTIONS = ChatOptions(temperature=0.0)
@@ -69,14 +68,16 @@ SCORES_SCHEMA = _schema("scores", dict.fromkeys(("faithful", "general", "actiona
 class Extraction:
     """What a run of `extract_strategies` did, problem by problem.
 
-    `earlier`: finished by a run before; `active` (has a strategy now), `leaking` (every candidate leaks), `failed`
-    (nothing usable came) and `unsolved` (no correct solution) are how the others ended; `unfinished`: left for the next
-    run. `wrong_solutions` had another answer than the gold one, `no_solution` counts problems without any; `cut`
-    solutions were longer than what is shown.
+    `earlier`: finished by a run before, of which `earlier_failed` may be asked again; `active` (has a strategy now),
+    `leaking` (every candidate leaks), `failed` (nothing usable came) and `unsolved` (no correct solution) are how the
+    others ended; `unfinished`: left for the next run. `reasons` has one problem's reason, the last, for `failed`,
+    `unsolved` and `unfinished`. `wrong_solutions` had another answer than the gold one, `no_solution` counts problems
+    without any; `cut` solutions were longer than what is shown.
     """
 
     problems: int
     earlier: int = 0
+    earlier_failed: int = 0
     active: int = 0
     leaking: int = 0
     failed: int = 0
@@ -89,6 +90,7 @@ class Extraction:
     leaking_candidates: int = 0
     unranked_candidates: int = 0
     unusable_answers: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
 
     @property
@@ -107,6 +109,8 @@ async def extract_strategies(
     *,
     candidates: int = 5,
     solve: bool = False,
+    max_tokens: int | None = None,
+    retry_failed: bool = False,
     on_progress: Callable[[Extraction], None] | None = None,
 ) -> Extraction:
     """Extract strategies of problems into a bank, as many at a time as `model.concurrency`.
@@ -118,6 +122,9 @@ async def extract_strategies(
         verifier: Judges the solutions.
         candidates: Strategies to write per problem.
         solve: Ask the strong model for a solution where there is no correct one, up to `candidates` times.
+        max_tokens: The limit of every reply, in place of that of `CANDIDATE_OPTIONS` and the others. It is no reason to
+            do a finished problem again.
+        retry_failed: Ask again for the problems that an earlier run counts as failed.
         on_progress: Told the report after every problem.
 
     Returns:
@@ -132,7 +139,16 @@ async def extract_strategies(
         raise InputError(f"candidates must be at least 1, got {candidates}")
     if not solve and not any(problem.solution for problem in problems):
         raise InputError("no problem has a solution to extract from; name the field that holds it, or pass --solve")
-    run = _Run(bank, model, verifier, candidates, solve, Extraction(problems=len(problems)))
+    run = _Run(
+        bank,
+        model,
+        verifier,
+        candidates=candidates,
+        solve=solve,
+        max_tokens=max_tokens,
+        retry_failed=retry_failed,
+        report=Extraction(problems=len(problems)),
+    )
     waiting = iter(problems)
 
     async def work() -> None:
@@ -160,29 +176,52 @@ def run_extraction(
     *,
     candidates: int,
     solve: bool,
+    max_tokens: int | None,
+    retry_failed: bool,
+    token_budget: int | None,
     on_progress: Callable[[Extraction, EndpointUsage], None],
+    on_interrupt: Callable[[], None],
     **endpoint: Any,
 ) -> dict[str, Any]:
     """Run `extract_strategies` into the bank at a path, which is made if it does not exist.
+
+    The first Ctrl-C sends nothing more and waits for the answers under way, which are paid for; the second one raises
+    KeyboardInterrupt.
 
     Args:
         problems: The problems, with solutions where they are known.
         bank: The bank's file.
         candidates: Strategies to write per problem.
         solve: Ask for a solution where there is no correct one.
+        max_tokens: The limit of every reply, see `extract_strategies`.
+        retry_failed: Ask again for the problems that failed.
+        token_budget: Stop after this many tokens in all.
         on_progress: Told the report, and what was sent and got, after every problem.
-        endpoint: The fields of `StrongModel`, beside `cache`.
+        on_interrupt: Told at the first Ctrl-C.
+        endpoint: The other fields of `StrongModel`.
 
     Returns:
-        The report and what it took, as a JSON object.
+        The report and what it took, as a JSON object; `interrupted` says whether there was a Ctrl-C.
 
     Raises:
         EndpointError: The endpoint is of no use; what is finished is in the bank.
     """
     started = time.monotonic()
+    interrupted = False
 
     async def run(opened: StrategyBank) -> dict[str, Any]:
-        async with StrongModel(cache=opened, **endpoint) as model:
+        async with StrongModel(cache=opened, max_tokens=token_budget, **endpoint) as model:
+            loop = asyncio.get_running_loop()
+
+            def drain() -> None:
+                nonlocal interrupted
+                interrupted = True
+                loop.remove_signal_handler(signal.SIGINT)  # so the second one is Python's own
+                model.stop(BudgetError("interrupted"))
+                on_interrupt()
+
+            if threading.current_thread() is threading.main_thread():
+                loop.add_signal_handler(signal.SIGINT, drain)
             with Verifier() as verifier:
                 report = await extract_strategies(
                     problems,
@@ -191,10 +230,12 @@ def run_extraction(
                     verifier,
                     candidates=candidates,
                     solve=solve,
+                    max_tokens=max_tokens,
+                    retry_failed=retry_failed,
                     on_progress=lambda report: on_progress(report, model.usage),
                 )
-            seconds = round(time.monotonic() - started, 3)
-            return {**report.to_json(), **asdict(model.usage), "tokens": model.usage.tokens, "seconds": seconds}
+            took = {"tokens": model.usage.tokens, "seconds": round(time.monotonic() - started, 3)}
+            return {**report.to_json(), **asdict(model.usage), **took, "interrupted": interrupted}
 
     with StrategyBank(bank) as opened:
         try:
@@ -212,8 +253,11 @@ class _Run:
         bank: StrategyBank,
         model: StrongModel,
         verifier: Verifier,
+        *,
         candidates: int,
         solve: bool,
+        max_tokens: int | None,
+        retry_failed: bool,
         report: Extraction,
     ) -> None:
         self.bank = bank
@@ -221,28 +265,42 @@ class _Run:
         self.verifier = verifier
         self.candidates = candidates
         self.solve = solve
+        self.limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        self.retry_failed = retry_failed
         self.report = report
 
     async def problem(self, problem: Problem) -> None:
         """Bring one problem to its outcome, unless it has come to one or a request fails that may yet succeed."""
         key = self._key(problem)
-        if self.bank.is_extracted(problem.id, key):
+        ended = self.bank.outcome(problem.id, key)
+        failed_before = ended == "failed"
+        if ended and not (failed_before and self.retry_failed):
             self.report.earlier += 1
+            self.report.earlier_failed += failed_before
             return
         try:
-            outcome = await self._extract(problem, key)
+            outcome = await self._extract(problem, key, retry=failed_before)
         except RequestError as failure:
             if not failure.final:
+                self._reason(problem, "unfinished", str(failure))
                 return
-            outcome = "failed"
-            self.bank.record_outcome(problem, key, outcome, message=str(failure))
+            outcome = self._without_strategy(problem, key, "failed", str(failure))
         setattr(self.report, outcome, getattr(self.report, outcome) + 1)
 
-    async def _extract(self, problem: Problem, key: str) -> Outcome:
-        solution = await self._solution(problem)
+    def _without_strategy(
+        self, problem: Problem, key: str, outcome: Outcome, message: str | None, raw: str | None = None
+    ) -> Outcome:
+        self._reason(problem, outcome, message)
+        self.bank.record_outcome(problem, key, outcome, message=message, raw=raw)
+        return outcome
+
+    def _reason(self, problem: Problem, outcome: str, message: str | None) -> None:
+        self.report.reasons[outcome] = f"problem {problem.id!r}: {message}"
+
+    async def _extract(self, problem: Problem, key: str, *, retry: bool) -> Outcome:
+        solution, why = await self._solution(problem)
         if solution is None:
-            self.bank.record_outcome(problem, key, "unsolved")
-            return "unsolved"
+            return self._without_strategy(problem, key, "unsolved", why)
         problem = replace(problem, solution=solution)
         shown = cut_solution(solution)
         self.report.cut += shown != solution
@@ -250,14 +308,14 @@ class _Run:
             self.model,
             extract_prompt(problem.problem, shown),
             self.candidates,
-            options=CANDIDATE_OPTIONS,
+            options=replace(CANDIDATE_OPTIONS, **self.limit),
             schema=STRATEGY_SCHEMA,
             read=lambda text: read_object(text, WrittenStrategy),
+            retry=retry,
         )
         self.report.unusable_answers += replies.unusable
         if not replies.usable:
-            self.bank.record_outcome(problem, key, "failed", message=replies.error, raw=replies.raw)
-            return "failed"
+            return self._without_strategy(problem, key, "failed", replies.error, replies.raw)
         # Two replies may say the same; the second is no candidate of its own.
         written = {strategy.id: strategy for strategy in (self._strategy(problem, usable) for usable in replies.usable)}
         # The gate works in a thread while the strong model ranks.
@@ -283,7 +341,7 @@ class _Run:
                 self.model,
                 rank_prompt(problem.problem, shown, strategy),
                 1,
-                options=RANK_OPTIONS,
+                options=replace(RANK_OPTIONS, **self.limit),
                 schema=SCORES_SCHEMA,
                 read=lambda text: Scores(**read_object(text, WrittenScores).model_dump()),
             )
@@ -293,23 +351,27 @@ class _Run:
             raise
         return replies.usable[0] if replies.usable else None
 
-    async def _solution(self, problem: Problem) -> str | None:
-        """A solution whose answer is correct: the problem's own or, if allowed, the strong model's."""
+    async def _solution(self, problem: Problem) -> tuple[str | None, str]:
+        """A solution whose answer is correct, the problem's own or, if allowed, the strong model's; or why not."""
         if problem.solution:
             solution = clean_solution(problem.solution)
             if await self._is_correct(solution, problem):
-                return solution
+                return solution, ""
             self.report.wrong_solutions += 1
+            why = "its solution has another answer than the gold one"
         else:
             self.report.no_solution += 1
-        if self.solve:
-            prompt = autonomous_prompt(problem.problem)
-            for draw in range(self.candidates):
-                (reply,) = await self.model.sample(prompt, 1, options=SOLVE_OPTIONS, draw=draw)
-                solution = clean_solution(reply.text)
-                if solution and await self._is_correct(solution, problem):
-                    return solution
-        return None
+            why = "it has no solution"
+        if not self.solve:
+            return None, why
+        prompt, ending = autonomous_prompt(problem.problem), ""
+        for draw in range(self.candidates):
+            options = replace(SOLVE_OPTIONS, **self.limit)
+            (reply,) = await self.model.sample(prompt, 1, options=options, draw=draw)
+            solution, ending = clean_solution(reply.text), reply.ending
+            if solution and await self._is_correct(solution, problem):
+                return solution, ""
+        return None, f"{why}, and no solution of {self.candidates} that were asked for has the gold answer{ending}"
 
     async def _is_correct(self, solution: str, problem: Problem) -> bool:
         verdict = await asyncio.to_thread(self.verifier.verify, solution, problem)
@@ -325,7 +387,7 @@ class _Run:
             when_to_use=written.when_to_use,
             strong_model=self.model.model,
             prompt_version=EXTRACT_VERSION,
-            sampling=asdict(CANDIDATE_OPTIONS),
+            sampling=usable.sampling,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
             cost=reply.cost,
@@ -333,7 +395,10 @@ class _Run:
         )
 
     def _key(self, problem: Problem) -> str:
-        """A hash of all that an outcome depends on: a problem is done again when any of it changes."""
+        """A hash of all that an outcome depends on: a problem is done again when any of it changes.
+
+        The limit of a reply is left out: one that came whole under a lower limit is as good.
+        """
         parts = [
             problem.to_json(),
             self.model.model,
@@ -370,45 +435,3 @@ def _add_scores(strategy: Strategy, ranking: UsableReply[Scores] | None) -> Stra
         completion_tokens=(strategy.completion_tokens or 0) + reply.completion_tokens,
         cost=None if reply.cost is None else (strategy.cost or 0.0) + reply.cost,
     )
-
-
-def read_own_solutions(problems: Sequence[Problem], run: Path) -> list[Problem]:
-    """The problems with a correct completion of the policy as `solution`, None where the run has none.
-
-    The last autonomous completion is taken; where none was correct, the last guided one.
-
-    Raises:
-        InputError: No rollouts, or a row that is none; the message names the file and row.
-    """
-    files = sorted((run / "rollouts").glob("*.jsonl"))
-    if not files:
-        raise InputError(f"{run}: no rollouts in it; --from-run wants the directory of a training run")
-    wanted = {problem.id for problem in problems}
-    found: dict[str, tuple[bool, str]] = {}
-    for file in files:
-        for number, row in read_rows(file):
-            try:
-                id_, autonomous = row["problem_id"], row["group"] == "autonomous"
-                correct, completion = row["verdict"] == "correct", row["completion"]
-            except KeyError as error:
-                raise InputError(f"{file}, row {number}: not a rollout (no {error})") from None
-            if correct and id_ in wanted and (autonomous or not found.get(id_, (False, ""))[0]):
-                found[id_] = (autonomous, completion)
-    return [replace(problem, solution=found[problem.id][1] if problem.id in found else None) for problem in problems]
-
-
-def clean_solution(solution: str) -> str:
-    """A solution without the reasoning before it, where something follows, and without GSM8K's calculator marks."""
-    return without_calculator_marks(without_reasoning(solution).strip() or solution.strip())
-
-
-def cut_solution(solution: str, *, limit: int = MAX_SOLUTION_CHARS) -> str:
-    """A solution as the strong model is shown it: whole up to `limit` characters, else its first quarter and its last
-    three quarters of that, with a mark between them that says how much is left out. The end weighs more because that is
-    where a long trace has found its way; both cuts are made between lines where there is one nearby."""
-    if len(solution) <= limit:
-        return solution
-    end, start = limit // 4, len(solution) - (limit - limit // 4)
-    end = solution.rfind("\n", end // 2, end) + 1 or end
-    start = solution.find("\n", start - 1, start + limit // 4) + 1 or start
-    return solution[:end] + CUT_MARK.format(count=start - end) + solution[start:]

@@ -12,7 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from sgpo.endpoint import ChatEndpoint, Reply
+from sgpo.endpoint import ChatEndpoint, Reply, RequestError
 from sgpo.prompts import ask_again_prompt
 from sgpo.reasoning import without_reasoning
 from sgpo.strategies.strategy import steps_from_text
@@ -35,6 +35,7 @@ from sgpo.strategies.strategy import steps_from_text
 T = TypeVar("T")
 
 TIMES_ASKED = 3  # for a usable reply
+MAX_ROOM = 65_536  # tokens; up to here a reply that was cut off gets twice the room the next time
 MAX_CHARS = 200_000  # of a reply without its reasoning; a strategy has a few thousand
 MAX_BRACES = 50  # at which an object is looked for
 
@@ -129,8 +130,11 @@ class StrongModel(ChatEndpoint):
             known = self.cache.replies(key)
             if known is not None:
                 self.usage.cached += 1
-                return known
-            replies, _ = await self.send(body)
+                return [replace(reply, cached=True) for reply in known]
+            replies, sent = await self.send(body)
+            told = {*sent, *(["max_tokens"] if "max_completion_tokens" in sent else [])}
+            left = tuple(name for name in asdict(options) if name not in told)
+            replies = [replace(reply, left_to_server=left) for reply in replies]
             self.cache.store_replies(key, self.model, replies)
             return replies
 
@@ -146,10 +150,11 @@ async def all_or_first_error(calls: Sequence[Any]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class UsableReply(Generic[T]):
-    """What a reply says, and the reply."""
+    """What a reply says, the reply, and how it was drawn: the options, without those that the server refused."""
 
     value: T
     reply: Reply
+    sampling: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,25 +175,42 @@ async def ask_until_usable(
     options: ChatOptions,
     schema: JSONSchema | None,
     read: Callable[[str], T],
+    retry: bool = False,
 ) -> AskedReplies[T]:
     """Up to `n` usable replies. `read` raises UnusableReplyError for others, which are asked for again, saying why.
+
+    Where a reply was cut off at the limit of tokens, the next ones get twice the room, up to MAX_ROOM. With `retry`,
+    replies from the cache do not count among the TIMES_ASKED, so a question that was given up is asked anew.
 
     Raises what `StrongModel.sample` raises.
     """
     usable: list[UsableReply[T]] = []
     unusable, error, raw = 0, None, None
-    question = prompt
-    for time in range(TIMES_ASKED):
-        missing = n - len(usable)
-        for reply in await model.sample(question, missing, options=options, schema=schema, draw=time * n):
-            try:
-                usable.append(UsableReply(read(reply.text), reply))
-            except UnusableReplyError as failure:
-                unusable, error, raw = unusable + 1, str(failure), reply.text
-        if len(usable) >= n:
+    question, times, time = prompt, TIMES_ASKED, 0
+    while time < times and len(usable) < n:
+        try:
+            given = await model.sample(question, n - len(usable), options=options, schema=schema, draw=time * n)
+        except RequestError as failure:
+            if not failure.final or error is None:
+                raise
+            error = f"{error}; asked again: {failure}"
             break
+        for reply in given:
+            try:
+                usable.append(UsableReply(read(reply.text), reply, _sampling(options, reply)))
+            except UnusableReplyError as failure:
+                unusable, raw = unusable + 1, reply.text
+                error = f"{failure}{f' at max_tokens {options.max_tokens}' if reply.truncated else ''}{reply.ending}"
+        if any(reply.truncated for reply in given):
+            options = replace(options, max_tokens=max(options.max_tokens, min(2 * options.max_tokens, MAX_ROOM)))
+        times += retry and all(reply.cached for reply in given)
+        time += 1
         question = ask_again_prompt(prompt, error or "it was empty")
     return AskedReplies(usable, unusable, error, raw)
+
+
+def _sampling(options: ChatOptions, reply: Reply) -> dict[str, Any]:
+    return {name: value for name, value in asdict(options).items() if name not in reply.left_to_server}
 
 
 # --------------------------------------------------------------------------------------------------- reading a reply
@@ -197,6 +219,8 @@ async def ask_until_usable(
 def _steps(value: Any) -> Any:
     if isinstance(value, str):
         return steps_from_text(value)
+    if isinstance(value, dict):  # {"1": "...", "2": "..."}
+        value = list(value.values())
     return [_step(item) for item in value] if isinstance(value, list) else value
 
 
@@ -259,10 +283,10 @@ M = TypeVar("M", bound=WrittenObject)
 
 
 def read_object(text: str, kind: type[M]) -> M:
-    """The first object in a model's reply that is one of `kind`.
+    """The last object in a model's reply that is one of `kind`: what stands before it may be a draft.
 
     Raises:
-        UnusableReplyError: There is none; the message says why.
+        UnusableReplyError: There is none; the message says what the last one lacks.
     """
     text = without_reasoning(text)
     if not text.strip():
@@ -270,16 +294,23 @@ def read_object(text: str, kind: type[M]) -> M:
     if len(text) > MAX_CHARS:
         raise UnusableReplyError("it was far too long")
     wrong = "it held no JSON object" if "{" not in text else "its JSON object was broken or cut off"
-    for value in _objects(text):
-        try:
-            return kind.model_validate(value)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            wrong = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    raise UnusableReplyError(wrong)
+    found: M | None = None
+    for objects in _objects(text):
+        for number, value in enumerate(objects):
+            try:
+                found = kind.model_validate(value)
+                break
+            except ValidationError as error:
+                if number == 0:  # those inside it were never meant
+                    first = error.errors(include_url=False, include_input=False)[0]
+                    wrong = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    if found is None:
+        raise UnusableReplyError(wrong)
+    return found
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """Every object of a text, with those inside it."""
     decoder = json.JSONDecoder(strict=False)  # line breaks inside texts
     start = text.find("{")
     for _ in range(MAX_BRACES):
@@ -290,7 +321,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             value = _with_escapes_fixed(decoder, text[start:])
-        yield from _inner_objects(_clean(value), depth=3)
+        yield _inner_objects(_clean(value), depth=3)
         start = text.find("{", end)
 
 

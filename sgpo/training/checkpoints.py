@@ -7,6 +7,10 @@ else; tests/training/test_private_attributes.py names each of them.
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,15 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
+from sgpo.errors import RunDirectoryError
+from sgpo.io import holding
+from sgpo.training.distributed import max_over_processes
 from sgpo.training.model_card import hub_errors, upload_model
 from sgpo.training.resume import PendingState, check_continuation, load_pending, record_changes, save_pending
-from sgpo.training.run_directory import RunDirectory, check_checkpoint, checkpoint_step
+from sgpo.training.run_directory import (
+    RunDirectory,
+    check_checkpoint,
+    checkpoint_step,
+    list_checkpoints,
+    write_manifest,
+)
+
+logger = logging.getLogger("sgpo")
 
 
 class ResumableTrainer(Trainer):
@@ -40,6 +56,8 @@ class ResumableTrainer(Trainer):
         super().__init__(**kwargs)
         self.pending = PendingState()
         self.add_callback(_RestoreLosses(self))
+        self._stop = StopOnSignal(self)
+        self.add_callback(self._stop)
 
     @abstractmethod
     def begin_run(self) -> None:
@@ -64,19 +82,22 @@ class ResumableTrainer(Trainer):
             kwargs: More of `Trainer.train`'s.
 
         Raises:
-            RunDirectoryError: the run directory holds another run, the checkpoint is not whole, or an option would
-                change what is learnt.
+            RunDirectoryError: the run directory holds another run or is in use by another process, the checkpoint is
+                not whole, or an option would change what is learnt.
             OSError: the disk is full or refuses.
         """
+        with holding(self.run.path) if self.is_world_process_zero() else nullcontext():
+            return self._train(resume_from_checkpoint, **kwargs)
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         checkpoint: Path | None = None
         if resume_from_checkpoint:
             # A run that was killed before its first checkpoint starts again from the beginning.
-            checkpoint = self.run.last_checkpoint() if resume_from_checkpoint is True else Path(resume_from_checkpoint)
+            checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
             description, step = self.describe(), -1
             # Refuse before anything is changed.
             changes = check_continuation(self.run, description)
             if checkpoint is not None:
-                check_checkpoint(checkpoint)
                 step = checkpoint_step(checkpoint)
                 self.pending = load_pending(checkpoint, rank=self.args.process_index, world_size=self.args.world_size)
                 self.args.eval_on_start = False  # it was done when the run started
@@ -88,12 +109,36 @@ class ResumableTrainer(Trainer):
             self.run.check_unused()
         # A new run, or one that a kill left without its config, writes its first files.
         self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero() and not self.run.config_file.exists():
-            self.begin_run()
+        if self.is_world_process_zero():
+            self.run.drop_half_written()
+            if not self.run.config_file.exists():
+                self.begin_run()
         self.accelerator.wait_for_everyone()
-        output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
+        with self._stop.listening():
+            output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
         self.save_model()
         return output
+
+    def _checkpoint_to_resume(self, asked: Any) -> Path | None:
+        """The checkpoint that was asked for, or the run's last whole one, as the first process finds it: each file is
+        read once. None where the run has none. Raises RunDirectoryError where none can be resumed."""
+        found: list[tuple[Path | None, str]] = [(None, "")]
+        if self.is_world_process_zero():
+            try:
+                if asked is True:
+                    checkpoint = self.run.last_checkpoint()
+                    if checkpoint is None and (damaged := list_checkpoints(self.run.checkpoints)):
+                        check_checkpoint(max(damaged, key=checkpoint_step))
+                else:
+                    check_checkpoint(checkpoint := Path(str(asked)))
+                found = [(checkpoint, "")]
+            except RunDirectoryError as error:
+                found = [(None, str(error))]
+        broadcast_object_list(found)
+        checkpoint, error_message = found[0]
+        if error_message:
+            raise RunDirectoryError(error_message)
+        return checkpoint
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs:  # of the whole run, not of the steps since it was resumed
@@ -115,7 +160,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
-        with self._whole(checkpoint) as staging:
+        with self._whole(checkpoint, manifest=True) as staging:
             pending = replace(
                 self.pending,
                 loss=self._tr_loss.item(),
@@ -135,8 +180,12 @@ class ResumableTrainer(Trainer):
         return str(self.run.staging if self._saving else self.run.checkpoints)
 
     @contextmanager
-    def _whole(self, path: Path) -> Iterator[Path]:
+    def _whole(self, path: Path, *, manifest: bool = False) -> Iterator[Path]:
         """Yield where all processes write; what they wrote appears at `path` once it is whole.
+
+        Args:
+            path: The checkpoint or model.
+            manifest: Write a manifest, as the last of its files.
 
         Raises:
             OSError: writing failed; nothing has changed at `path`.
@@ -144,6 +193,9 @@ class ResumableTrainer(Trainer):
         self._saving = True
         try:
             yield self.run.staging / path.name
+            self.accelerator.wait_for_everyone()
+            if manifest and self.args.should_save:
+                write_manifest(self.run.staging / path.name, resumable=not self.args.save_only_model)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last, of no type of its own
             self.run.drop_staging()
             raise OSError(
@@ -152,14 +204,13 @@ class ResumableTrainer(Trainer):
         finally:
             self._saving = False
         # All processes have written their part: what is in staging is whole.
-        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.run.publish(path)
         self.accelerator.wait_for_everyone()
 
     # -- what is uploaded
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:  # releases of transformers differ in its arguments
         """Make the repository of `push_to_hub`.
 
         Raises:
@@ -168,7 +219,7 @@ class ResumableTrainer(Trainer):
         with hub_errors(
             "push_to_hub: no repository could be made", fix="log in with `hf auth login`, or train without it"
         ):
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(*args, **kwargs)
 
     def push_to_hub(
         self,
@@ -190,7 +241,7 @@ class ResumableTrainer(Trainer):
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
+            self.init_hf_repo(token, **({} if private is None else {"private": private}))
         return upload_model(
             self.run.final_model,
             self.hub_model_id,
@@ -218,6 +269,60 @@ class ResumableTrainer(Trainer):
 def use_one_device(args: TrainingArguments) -> None:
     """Train on one device per process, without DataParallel; `accelerate launch` starts several processes."""
     args._n_gpu = min(args.n_gpu, 1)
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends a run that is told to stop, by SIGTERM or Ctrl-C, after the step under way: with a checkpoint and a line.
+
+    It ends in the middle of the Trainer's loop, which would otherwise write the summary of a run that has ended. A
+    second signal acts at once. Exit code 143 or 130.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.received = 0  # the signal, in this process or in any
+        self.stopping = False
+        self._before: dict[int, Any] = {}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Wait for signals; outside of the main thread Python cannot."""
+        if threading.current_thread() is threading.main_thread():
+            heard = [one for one in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(one) != signal.SIG_IGN]
+            self._before = {one: signal.signal(one, self._hear) or signal.SIG_DFL for one in heard}
+        try:
+            yield
+        finally:
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self.received = number
+        self._stop_listening()
+        if self.trainer.is_world_process_zero():
+            name = signal.Signals(number).name
+            # Not by print: a signal may come in the middle of one.
+            os.write(2, f"\n{name}: the run saves a checkpoint after this step; another ends it at once\n".encode())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.received = max_over_processes(self.trainer.accelerator, self.received)
+        if self.received:
+            self.stopping = control.should_save = True
+            args.save_only_model = False  # to be resumed, it needs the optimizer
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self.stopping:
+            return
+        if state.is_world_process_zero:
+            name, step = signal.Signals(self.received).name, state.global_step
+            logger.warning("stopped by %s after step %d, which is saved; resume it with --resume", name, step)
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.received)
 
 
 class _RestoreLosses(TrainerCallback):

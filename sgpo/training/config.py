@@ -326,6 +326,15 @@ class SGPOConfig(TrainingArguments):
     )
     verifier_timeout: float = option(5.0, "Seconds that judging one answer may take.")
 
+    # The run directory.
+    rollout_fraction: float = option(
+        1.0,
+        "Fraction of the problems whose completions and targets are written, always the same ones; a token takes 5 to "
+        "10 bytes.",
+        above=0,
+        at_most=1,
+    )
+
     # Evaluation during training: `eval_dataset` and TrainingArguments' eval_strategy, eval_steps, eval_on_start.
     eval_samples: int = option(
         4,
@@ -407,6 +416,7 @@ SECTIONS = {
     "vllm_mode": "Engine `vllm`",
     "max_tokens_per_batch": "The loss",
     "model_init_kwargs": "The model and its verifier",
+    "rollout_fraction": "The run directory",
     "eval_samples": "Evaluation during training",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from sgpo.errors import InputError
-from sgpo.io import counted, read_json, write_json, write_text
+from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.models import load_policy, load_tokenizer, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
@@ -55,6 +56,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
 
     Raises:
         InputError: The recipe, its data and its directory do not fit.
+        RunDirectoryError: Another process is at work in the directory.
     """
     run = RunDirectory(recipe.out)
     _check_stage(run, recipe, stage, resume=resume)
@@ -64,7 +66,14 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         _check_resumed_options(run, recipe, args)
     _check_evaluation(recipe, args)
     part_quietly()
+    # From here on no other process may start or resume this run.
+    with holding(run.path) if args.process_index == 0 else nullcontext():
+        return _run_stages(run, recipe, args, stage, resume=resume, model_given=model_given)
 
+
+def _run_stages(
+    run: RunDirectory, recipe: Recipe, args: SGPOConfig, stage: Stage, *, resume: bool, model_given: bool
+) -> Path:
     # All data is read before the first stage writes anything.
     problems = recipe.problems.load()
     # Named as its file, so that runs of other recipes on the same file can be compared.
@@ -100,8 +109,19 @@ def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) 
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
     check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
     if run.recipe_file.exists():
-        begun = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+        begun = _read_recipe(run.recipe_file)
         refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    """The recipe that a run began with. Raises InputError where it is damaged."""
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: damaged ({type(error).__name__}); put the run's recipe in its place") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"{file}: damaged (no mapping); put the run's recipe in its place")
+    return recipe
 
 
 def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
@@ -127,7 +147,11 @@ def _split(run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: 
     file = run.path / SPLIT
     if not file.exists():
         return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed))
-    ids = {name: set(values) for name, values in read_json(file).items()}
+    try:
+        read = read_json(file)
+        ids = {name: set(map(str, read[name])) for name in ("warmup", "rl")}
+    except (KeyError, TypeError):
+        raise InputError(f"{file}: damaged (no lists 'warmup' and 'rl' of ids); choose another directory") from None
     known = {problem.id for problem in problems}
     if missing := (ids["warmup"] | ids["rl"]) ^ known:
         raise InputError(

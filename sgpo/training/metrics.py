@@ -24,9 +24,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from sgpo.algorithms import TrainingRow
 from sgpo.errors import BankError
-from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate
+from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate, seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import mentions_strategy
+from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
 
 
@@ -236,6 +237,12 @@ def _answer(rollout: Rollout) -> str:
     return rollout.completion if extracted is None else extracted
 
 
+def recorded(rows: Iterable[dict[str, Any]], args: SGPOConfig) -> list[dict[str, Any]]:
+    """Keep the rows of the problems that a run writes: the same ones at every step and after a resume."""
+    below = args.rollout_fraction * 2**63
+    return [row for row in rows if seed_of(args.seed, "recorded", row["problem_id"]) < below]
+
+
 def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
     """Make the rows of `rollouts/`: one object per sampled completion."""
     return [
@@ -306,8 +313,8 @@ def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[st
     """
     effects: dict[str, list[int]] = {}
     for row in rows:
-        strategy_id = strategy_ids.get(row["problem_id"])
-        if strategy_id is None or row["reward"] is None:
+        strategy_id = strategy_ids.get(str(row.get("problem_id")))
+        if strategy_id is None or row.get("reward") is None:
             continue
         counts = effects.setdefault(strategy_id, [0, 0, 0, 0])
         place = 0 if row["group"] == "guided" else 2

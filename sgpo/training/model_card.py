@@ -7,6 +7,7 @@ users' files and models: everything is escaped, for Markdown and for the HTML wi
 from __future__ import annotations
 
 import html
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
+from sgpo.errors import InputError
 from sgpo.io import counted, read_json
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
@@ -29,6 +31,8 @@ CITATION = """@misc{sgpo,
   archivePrefix = {arXiv},
   url = {https://arxiv.org/abs/2606.24064}
 }"""
+
+logger = logging.getLogger("sgpo")
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -77,7 +81,13 @@ def _evaluations(run: RunDirectory) -> str:
     rows = []
     by_name: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(run.path.glob("eval/*-step-*.json")):
-        scores = read_json(file)
+        try:
+            scores = read_json(file)
+            if not scores.keys() >= {"name", "step", "problems", "k"}:
+                raise InputError(f"{file}: no evaluation of a run")
+        except (InputError, AttributeError) as error:
+            logger.warning("left out of the model card: %s", error)  # the model is trained: this must not end the run
+            continue
         by_name.setdefault(str(scores["name"]), []).append(scores)
     for name, evaluations in sorted(by_name.items()):
         for scores in [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations:

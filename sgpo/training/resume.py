@@ -16,11 +16,11 @@ import torch
 
 from sgpo.algorithms import Target, TrainingRow
 from sgpo.errors import RunDirectoryError
-from sgpo.io import write_json
+from sgpo.io import RENAMED_METRICS, write_json
 from sgpo.rollouts.groups import PromptIds
 from sgpo.training.loss import Totals
 from sgpo.training.metrics import Averages
-from sgpo.training.run_directory import RENAMED_METRICS, RunDirectory, provenance
+from sgpo.training.run_directory import RunDirectory, provenance
 
 Changes = dict[str, tuple[Any, Any]]  # name of an option: its value until now, and from now on
 
@@ -31,7 +31,7 @@ push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
 logging_strategy logging_steps logging_first_step log_on_each_node log_level log_level_replica disable_tqdm
 save_strategy save_steps save_total_limit save_only_model save_on_each_node enable_jit_checkpoint
 load_best_model_at_end metric_for_best_model greater_is_better eval_strategy eval_steps eval_delay eval_on_start
-do_train do_eval do_predict resume_from_checkpoint debug skip_memory_metrics
+do_train do_eval do_predict resume_from_checkpoint debug skip_memory_metrics rollout_fraction
 """
 # Options that say how a run is computed. The global batch must stay, however it is divided.
 _RUNNING = """
@@ -180,7 +180,7 @@ def load_pending(checkpoint: Path, *, rank: int, world_size: int) -> PendingStat
     """Read a process's pending state: its own, or the merged state of all if their number has changed.
 
     Raises:
-        RunDirectoryError: the checkpoint holds no pending state.
+        RunDirectoryError: the checkpoint holds no pending state, or one that cannot be read.
     """
     name = _PENDING_FILE_OF_0_1 if (checkpoint / _PENDING_FILE_OF_0_1.format(0)).exists() else _PENDING_FILE
     saved = len(list(checkpoint.glob(name.format("*"))))
@@ -194,7 +194,15 @@ def load_pending(checkpoint: Path, *, rank: int, world_size: int) -> PendingStat
 
 
 def _read_pending(file: Path) -> PendingState:
-    saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return _pending_of(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises whatever it stumbles over, in many lines
+        raise RunDirectoryError(
+            f"{file}: cannot be read ({type(error).__name__}); resume an earlier checkpoint"
+        ) from None
+
+
+def _pending_of(saved: Mapping[str, Any]) -> PendingState:
     fields = {name: saved[name] for name in PendingState.__slots__}
     averages = Averages()
     for name, values in fields["averages"].items():

@@ -5,7 +5,7 @@ They are written as things happen, so that a crash loses nothing that was shown.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import platform
 import re
@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,17 +21,22 @@ from typing import Any
 from uuid import uuid4
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, installed_versions, read_json, write_json, write_jsonl
+from sgpo.io import (
+    RENAMED_COUNTS,
+    append_jsonl,
+    counted,
+    installed_versions,
+    read_json,
+    read_lines,
+    write_json,
+    write_jsonl,
+)
 
-# Names that 0.1 gave, and their present ones: keys of `metrics.jsonl`, and counts under `problems` in `config.json`.
-RENAMED_METRICS = {
-    "targets/share": "targets/fraction",
-    "clipped_share": "clipped_fraction",
-    "divergence/capped_mean": "divergence/clipped_mean",
-    "divergence/capped_share": "divergence/clipped_fraction",
-}
-RENAMED_COUNTS = {"per_step": "global_batch"}
 STAGING_OF_0_1 = ".unfinished"  # now `.staging`
+CONFIG_TYPES = {"args": dict, "problems": dict, "strategies": dict, "prompts": dict, "model": str, "changes": list}
+MANIFEST, STATE = "manifest.json", "trainer_state.json"
+
+logger = logging.getLogger("sgpo")
 
 
 class RunDirectory:
@@ -84,7 +90,7 @@ class RunDirectory:
         """Read `config.json`; counts of a run that 0.1 made get their present names.
 
         Raises:
-            RunDirectoryError: it is no JSON object.
+            RunDirectoryError: it is not the config of a run.
         """
         try:
             config = read_json(self.config_file)
@@ -92,28 +98,29 @@ class RunDirectory:
             raise RunDirectoryError(str(error)) from None
         if not isinstance(config, dict):
             raise RunDirectoryError(f"{self.config_file}: not the config of a run (a JSON {type(config).__name__})")
+        for name, type_ in CONFIG_TYPES.items():
+            if name in config and not isinstance(config[name], type_):
+                found = type(config[name]).__name__
+                raise RunDirectoryError(f"{self.config_file}: not the config of a run ({name!r} is a JSON {found})")
         problems = {RENAMED_COUNTS.get(key, key): count for key, count in config.get("problems", {}).items()}
         return config | {"problems": problems}
 
     @property
     def id(self) -> str:
         """The run's own name, wherever its directory is moved."""
-        return str(self.read_config()["id"])
+        if "id" not in (config := self.read_config()):
+            raise RunDirectoryError(f"{self.config_file}: not the config of a run (no 'id')")
+        return str(config["id"])
 
     def append_metrics(self, row: Mapping[str, Any], *, file: str = "metrics.jsonl") -> None:
         """Add a row to `metrics.jsonl`, or to another such file."""
         append_jsonl(self.path / file, [row])
 
     def read_metrics(self, *, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
-        """All rows of `metrics.jsonl`, or of another such file, without a half-written last one."""
-        rows = []
+        """All rows of `metrics.jsonl`, or of another such file; lines that a kill cut off are left out."""
         path = self.path / file
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        rows = read_lines(path) if path.exists() else ()
+        return [row for row in rows if row is not None and isinstance(row.get("step"), int)]
 
     def last_checkpoint(self) -> Path | None:
         """The last whole checkpoint, or None."""
@@ -137,12 +144,17 @@ class RunDirectory:
         """Remove what is not whole."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
+    def drop_half_written(self) -> None:
+        """Remove the staging files of writes that a kill cut off."""
+        for path in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+            path.unlink()
+
     def cut_after(self, step: int) -> None:
-        """Drop everything that steps after `step` made, which will be made again, and what a kill left half-written."""
+        """Drop everything that steps after `step` made, which will be made again."""
         # Checkpoints first, and each by one rename: a kill in here leaves no checkpoint later than the rows.
         self.staging.mkdir(parents=True, exist_ok=True)
-        for path in self.checkpoints.glob("checkpoint-*"):
-            if not _is_whole(path) or checkpoint_step(path) > step:
+        for path in list_checkpoints(self.checkpoints):
+            if checkpoint_step(path) > step:
                 path.rename(self.staging / path.name)
         self.drop_staging()
         shutil.rmtree(self.checkpoints / STAGING_OF_0_1, ignore_errors=True)
@@ -150,15 +162,17 @@ class RunDirectory:
         self.cut_metrics(step, file="alarms.jsonl")
         for kind in ("rollouts", "targets", "eval"):
             for path in self.path.glob(f"{kind}/*step-*.json*"):
-                number = re.search(r"step-(\d+)\.jsonl?(\.tmp)?$", path.name)
+                number = re.search(r"step-(\d+)\.jsonl?$", path.name)
                 if number is not None and int(number[1]) > step:
                     path.unlink()
 
     def read_rows(self, kind: str) -> Iterator[dict[str, Any]]:
-        """All rows of `rollouts` or `targets`, step by step."""
+        """All rows of `rollouts` or `targets`, step by step; lines that cannot be read are left out and said."""
         for path in sorted((self.path / kind).glob("step-*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                yield json.loads(line)
+            rows = list(read_lines(path))
+            if unread := rows.count(None):
+                logger.warning("%s: left out, since damaged: %s", path, counted(unread, "line"))
+            yield from (row for row in rows if row is not None)
 
     def write_rows(self, kind: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the `rollouts` or `targets` of a step."""
@@ -166,17 +180,70 @@ class RunDirectory:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The last whole checkpoint in a directory, or None."""
-    whole = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json") if _is_whole(path.parent)]
-    return max(whole, key=checkpoint_step, default=None)
+    """The last checkpoint of a directory that can be resumed, or None; later ones that cannot are said."""
+    for checkpoint in sorted(list_checkpoints(directory), key=checkpoint_step, reverse=True):
+        if (damage := find_damage(checkpoint)) is None:
+            return checkpoint
+        logger.warning("%s: cannot be resumed (%s)", checkpoint, damage)
+    return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes its state last, so a checkpoint without it, or with half of it, was cut off."""
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints of a directory, whole or not."""
+    return [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+
+
+def write_manifest(checkpoint: Path, *, resumable: bool) -> None:
+    """Write, as a checkpoint's last file, the size and the CRC-32 of each other file.
+
+    Args:
+        checkpoint: The checkpoint, written by all processes.
+        resumable: Whether it holds more than the model.
+    """
+    files = {
+        str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file()
+    }
+    write_json(checkpoint / MANIFEST, {"resumable": resumable, "files": files})
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What keeps a run from being resumed from a checkpoint; None where it is whole.
+
+    Each file must be as the manifest says. A checkpoint of 0.1 has none: there the trainer's state, which was written
+    last, must be whole.
+    """
     try:
-        return bool(read_json(checkpoint / "trainer_state.json"))
-    except (OSError, ValueError):
-        return False
+        if not (checkpoint / MANIFEST).exists():
+            return None if read_json(checkpoint / STATE) else f"an empty {STATE}"
+        manifest = read_json(checkpoint / MANIFEST)
+        resumable, files = manifest["resumable"], manifest["files"].items()
+        found = {name: ((checkpoint / name).stat().st_size, told["bytes"], told["crc32"]) for name, told in files}
+        for name, (size, told, _) in found.items():  # the sizes of all first: they cost nothing
+            if size != told:
+                return f"{name}: {size:,} bytes, not {told:,}"
+        for name, (_, _, told) in found.items():
+            if _crc32(checkpoint / name) != told:
+                return f"{name}: other bytes than were written"
+    except FileNotFoundError as error:
+        return f"no {Path(error.filename).relative_to(checkpoint)}"
+    except OSError as error:
+        return str(error)
+    except InputError as error:
+        return f"{error}".removeprefix(f"{checkpoint}/")
+    except (KeyError, TypeError, AttributeError):
+        return f"{MANIFEST}: not the manifest of a checkpoint"
+    return None if resumable else "it holds the model alone, by save_only_model"
+
+
+def _crc32(file: Path) -> int:
+    """A sum that tells damage; CRC-32 is the quickest at hand, and a checkpoint may have 100 GB."""
+    value = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -192,16 +259,14 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def check_checkpoint(checkpoint: Path) -> None:
-    """Check that a checkpoint is whole.
+    """Check that a run can be resumed from a checkpoint.
 
     Raises:
-        RunDirectoryError: it is not, or it is no checkpoint.
+        RunDirectoryError: it is not whole, or it is no checkpoint.
     """
     checkpoint_step(checkpoint)
-    if not _is_whole(checkpoint):
-        raise RunDirectoryError(
-            f"{checkpoint}: no such checkpoint, or one that was cut off (no whole trainer_state.json)"
-        )
+    if damage := find_damage(checkpoint):
+        raise RunDirectoryError(f"{checkpoint}: no such checkpoint, or one that cannot be resumed ({damage})")
 
 
 def provenance() -> dict[str, Any]:

@@ -68,6 +68,7 @@ from sgpo.training.metrics import (
     ProgressBar,
     add_rollout_metrics,
     record_effects,
+    recorded,
     rollout_records,
     strategy_effects,
     target_records,
@@ -100,9 +101,6 @@ class SGPOTrainer(EvaluatingTrainer):
     Raises:
         InputError: data and options do not fit.
     """
-
-    # The components are normalised over the global batch already (sgpo/training/loss.py).
-    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -169,6 +167,9 @@ class SGPOTrainer(EvaluatingTrainer):
             eval_dataset=self.eval_problems or None,
             processing_class=processing_class,
             data_collator=list,
+            # `compute_loss` below calls it. It is named here for the Trainer's sake, which would divide the loss by the
+            # accumulation steps otherwise: the components are normalised over the global batch already.
+            compute_loss_func=batch_loss,
             callbacks=[
                 DivergenceStop(self.run.checkpoints),
                 MetricsWriter(self.run),
@@ -399,7 +400,7 @@ class SGPOTrainer(EvaluatingTrainer):
         super().log(logs, start_time)
 
     def _write_records(self, kind: str, rows: list[dict[str, Any]]) -> None:
-        gathered = gather_object(rows)
+        gathered = gather_object(recorded(rows, self.args))
         if self.is_world_process_zero():
             self.run.write_rows(kind, self.state.global_step + 1, gathered)
 

@@ -314,7 +314,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _calculated(sentence: str) -> str | None:
-    """The result of the last calculation in a sentence that goes on to say no other number."""
+    """The result of the last calculation in a sentence that says no other number after it."""
     for match in reversed(list(_RESULT.finditer(sentence))):
         if _OPERATION.search(sentence[: match.start()].rpartition("=")[2]):
             after = sentence[match.end() :]

@@ -30,6 +30,7 @@ from typing import Any
 from sgpo.verifier.kinds import UsageError, judge_completion
 
 START_LIMIT = 60.0  # seconds until a new worker must be ready; it imports sympy, which takes about one
+STARTS = 3  # in a row that may fail before no more is tried: the system kills a process now and then, for memory
 JOBS_PER_WORKER = 5000  # then a fresh process takes over: sympy's caches and fragmented memory go with the old one
 MEMORY_LIMIT = 2 << 30  # bytes of address space; Python with sympy takes 0.3 GB of it
 RECURSION_LIMIT = 3000  # the parser's grammar recurses some thirty calls per bracket
@@ -110,6 +111,7 @@ class Pool:
     def __init__(self, workers: int, timeout: float) -> None:
         self.workers = workers
         self.timeout = timeout
+        self._failed_starts = 0  # in a row
         self._open()
 
     def _open(self) -> None:
@@ -125,7 +127,7 @@ class Pool:
             The reply to each job, in the order of the jobs; None where its worker hung or died.
 
         Raises:
-            RuntimeError: a worker cannot be started.
+            ChildProcessError: workers cannot be started, several in a row.
         """
         if self._pid != os.getpid():
             self._open()  # after a fork the processes are the parent's
@@ -143,7 +145,8 @@ class Pool:
                 nearest = min(worker.deadline for worker in busy)
                 wait([worker.socket for worker in busy], timeout=max(0.0, nearest - time.monotonic()))
                 for worker in list(busy):
-                    self._attend(worker, busy, jobs, replies)
+                    if not self._attend(worker, busy, jobs, replies):
+                        pending.appendleft(busy.pop(worker))
         finally:
             for worker in busy:  # some are left only after an exception: what they would still say belongs to nobody
                 worker.kill()
@@ -170,35 +173,49 @@ class Pool:
         try:
             worker.send(job, self.timeout)
         except OSError:
-            worker.kill()  # the end of its socket reads as a death below
+            worker.process.kill()  # the end of its socket reads as a death below
 
     def _attend(
         self, worker: Worker, busy: dict[Worker, int], jobs: Sequence[Job], replies: list[WorkerReply | None]
-    ) -> None:
-        """Take what `worker` has said; kill it where it is overdue; free its place where it is done."""
+    ) -> bool:
+        """Take what `worker` has said; kill it where it is overdue; free its place where it is done.
+
+        Returns:
+            False where it died before it was ready: its job is still to be done.
+        """
         heard = bool(wait([worker.socket], timeout=0))
         if not heard and time.monotonic() < worker.deadline:
-            return
+            return True
         reply = worker.receive() if heard else None
+        if not worker.ready and reply is None:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                raise ChildProcessError(
+                    f"verifier workers could not be started, {STARTS} in a row; their own errors are on standard "
+                    "error; free memory, or lower verifier_workers"
+                )
+            worker.kill()
+            self._idle.put(None)
+            return False
         if not worker.ready:
-            if reply is None:
-                raise RuntimeError("a verifier worker could not be started; its own error is on standard error")
-            worker.ready = True
+            self._failed_starts, worker.ready = 0, True
             self._send(worker, jobs[busy[worker]])
-            return
+            return True
         replies[busy.pop(worker)] = reply
         if reply is None or worker.jobs >= JOBS_PER_WORKER:
             worker.kill()
             self._idle.put(None)
         else:
             self._idle.put(worker)
+        return True
 
     def close(self) -> None:
         """Stop the processes that are idle. A later `run` starts new ones."""
         if self._pid != os.getpid():
             return
-        for _ in range(self._idle.qsize()):
-            worker = self._idle.get()
+        # Take all before any place is put back: the queue gives what came last, and would give that place again.
+        idle = [self._idle.get() for _ in range(self._idle.qsize())]
+        for worker in idle:
             if worker is not None:
                 worker.kill()
             self._idle.put(None)

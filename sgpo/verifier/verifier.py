@@ -67,7 +67,7 @@ class Verifier:
 
         Raises:
             InputError: there is no such kind or function, or a gold answer does not fit its kind.
-            RuntimeError: no worker can be started.
+            ChildProcessError: no worker can be started.
         """
         jobs = [
             (completion, answer.answer, answer.kind) if isinstance(answer, Problem) else (completion, answer, kind)

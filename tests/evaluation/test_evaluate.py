@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import resource
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sgpo import Problem, Verifier
+from sgpo.cli import app
+from sgpo.errors import RunDirectoryError
 from sgpo.evaluation.evaluate import EngineSource, evaluate
+from sgpo.evaluation.store import CompletionFile
+from sgpo.problems import save_problems
 from sgpo.rollouts.engine import Sampling
 from sgpo.rollouts.hf import HFEngine
 from sgpo.verifier import Verdict
@@ -144,3 +151,73 @@ def test_processes_share_the_problems_and_come_to_the_same(tokenizer, count):
     assert asked == [2 * (count - count // 2), 2 * (count // 2)]
     for process in (0, 1):
         assert part(process, lambda own: sampled[0] + sampled[1]) == alone
+
+
+class CountingEngine(ScriptedEngine):
+    """Answers "7.", and counts the completions that were asked for."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer, lambda prompt, number: "7.")
+        self.asked = 0
+
+    def generate(self, prompts, sampling, *, seeds):
+        self.asked += len(prompts)
+        return super().generate(prompts, sampling, seeds=seeds)
+
+
+def test_answers_are_kept_before_they_are_judged(tokenizer, tmp_path):
+    """A kill while the first is judged loses none of twelve."""
+
+    def killed(completion, problem):
+        raise KeyboardInterrupt
+
+    engine, file = CountingEngine(tokenizer), CompletionFile(tmp_path / "eval/sums.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        run(some_problems(6), engine, tokenizer, killed, kept=file)
+    assert [row["completion"] for row in file.read()] == ["7."] * 12
+    assert not any("verdict" in row for row in file.read())
+    result = run(some_problems(6), engine, tokenizer, kept=file)
+    assert engine.asked == 12
+    assert result.scores == run(some_problems(6), CountingEngine(tokenizer), tokenizer).scores
+    assert [row["verdict"] for row in file.read()] == [kind for kinds in result.samples.values() for kind in kinds]
+
+
+def test_a_full_disk_loses_no_answer_that_came_before(tokenizer, tmp_path):
+    engine, file = CountingEngine(tokenizer), CompletionFile(tmp_path / "sums.jsonl")
+    source = EngineSource(engine, tokenizer, batch_size=2)
+    arguments = (some_problems(6), source, hash_verdict, SAMPLING)
+    options = {"samples": 2, "style": "compact", "seed": 0, "kept": file}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(OSError, match=r"sums.jsonl: cannot be written"):
+            evaluate(*arguments, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    there = file.read()
+    assert len(there) >= engine.asked - 2  # all but the last batch, and what fitted of that
+    assert there
+    asked = engine.asked
+    evaluate(*arguments, **options)
+    assert engine.asked == asked + 12 - len(there)
+
+
+def test_an_evaluation_that_another_process_works_on_is_refused_in_one_line(tmp_path):
+    save_problems(some_problems(2), tmp_path / "sums.jsonl")
+    (tmp_path / "out").mkdir()
+    words = ["eval", "--model", "m", "--engine", "openai", "--base-url", "http://127.0.0.1:9/v1"]
+    words += ["--problems", str(tmp_path / "sums.jsonl"), "--out", str(tmp_path / "out")]
+    with (tmp_path / "out/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "out: in use by another process" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b'{"problem_id": "q', b"\xff\xfe", b"9" * 5000, b"[" * 9999, b"\x00"])
+def test_a_damaged_row_of_an_evaluation_is_named(tmp_path, line):
+    (tmp_path / "sums.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(RunDirectoryError, match=r"sums.jsonl, row 1: no completion of an evaluation"):
+        CompletionFile(tmp_path / "sums.jsonl").read()

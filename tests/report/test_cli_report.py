@@ -85,10 +85,13 @@ def test_runs_that_were_not_measured_alike_are_told(runs: list[Path], tmp_path: 
         (path / "config.json").write_text(json.dumps(config | change))
     told = "different settings (temperature 1.0 against 0.6)"
     assert told in run("compare", warm, other).stderr
-    assert json.loads(run("compare", warm, other, "--json").stdout)
+    assert told in " ".join(run("compare", warm, other).stdout.split())  # in the table itself
+    assert told in json.loads(run("compare", warm, other, "--json").stdout)["caution"]
     run("report", warm, other, "--out", tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count(told) == 2  # at the top and at the table
-    assert run("compare", *runs).stderr == ""
+    alike = run("compare", *runs)
+    assert alike.stderr == ""
+    assert "different settings" not in alike.stdout
 
 
 def test_prompts_limits_and_refused_options_are_compared_too(tmp_path: Path) -> None:
@@ -111,4 +114,11 @@ def test_prompts_limits_and_refused_options_are_compared_too(tmp_path: Path) -> 
     assert "(max_tokens of fresh 48 against 20)" in told({}, {"max_tokens": 20})
     assert "(max_tokens of fresh 48 against none)" in told({}, {"max_tokens": None})
     assert "(max_tokens 48 against 96)" in told({"max_tokens": 96}, {"max_tokens": 96})
+    for path, policy in zip(paths, ("strict", "lenient"), strict=True):
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        del config["evaluation"]
+        config["args"] = {"verifier_policy": policy, "system_prompt": policy}
+        (path / "config.json").write_text(json.dumps(config))
+    both = 'system_prompt "strict" against "lenient"; verifier_policy "strict" against "lenient"'
+    assert both in run("compare", *paths).stderr
     assert "(left to the server in fresh nothing against top_k)" in told({}, {"left_to_server": ["top_k"]})

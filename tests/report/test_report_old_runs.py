@@ -9,8 +9,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from sgpo.cli import app
+from sgpo.io import RENAMED_COUNTS, RENAMED_METRICS
 from sgpo.report.read import read_run, series
-from sgpo.training.run_directory import RENAMED_COUNTS, RENAMED_METRICS
 
 OLD_RUN = Path(__file__).parent / "data" / "run-0.1"
 

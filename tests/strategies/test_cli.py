@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from sgpo.cli.strategies import app
+from sgpo.problems import load_problems
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.strategy import Leak, Scores, Strategy
+from sgpo.strategies.leak.gate import find_leaking
+from sgpo.strategies.strategy import Leak, Scores, Strategy, strategy_from_json
 
 ROWS = [
     {"problem_id": "p1", "problem_type": "Sums", "approach": "Add", "steps": ["Name [them]", "Add them"]},
@@ -136,3 +139,63 @@ def test_errors_are_one_line_on_standard_error(
 def test_the_commands_start_without_the_heavy_libraries() -> None:
     code = "import sys, sgpo.cli.strategies; print({'torch', 'openai', 'pydantic', 'sympy'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+# ---------------------------------------------------------------------------------------------------- check and review
+
+LEAKING = {"problem_id": "p1", "problem_type": "Sums", "approach": "The answer is 72.", "steps": ["Add"]}
+PROBLEMS = [
+    {"id": "p1", "problem": "What is 40 plus 32?", "answer": "72"},
+    {"id": "p2", "problem": "What is 4 times 8?", "answer": "32"},
+]
+
+
+@pytest.fixture
+def leaking(tmp_path: Path) -> tuple[Path, Path]:
+    """A bank with a leaking, a clean and an unknown problem's strategy, and a leaking candidate; the problem file."""
+    other = {**ROWS[1], "problem_id": "p3"}
+    candidate = {**ROWS[1], "approach": "It comes to thirty-two.", "active": False}
+    file, problems = tmp_path / "leaking.jsonl", tmp_path / "problems.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [LEAKING, ROWS[1], other, candidate]))
+    problems.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    assert sgpo("import", file, "--bank", tmp_path / "bank.db").exit_code == 0
+    return tmp_path / "bank.db", problems
+
+
+def test_check_runs_the_gate_over_a_bank(leaking: tuple[Path, Path]) -> None:
+    bank, problems = leaking
+    result = sgpo("check", "--bank", bank, "--problems", problems, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    (row,) = found.pop("leaking")
+    assert found == {"strategies": 3, "leaks": 1, "accepted": 0, "without_problem": 1}
+    assert (row["problem_id"], row["active"], row["accepted"]) == ("p1", True, False)
+    assert row["leaks"] == [{"kind": "answer", "text": "72", "where": "approach"}]
+    shown = sgpo("check", "--bank", bank, "--problems", problems, "--all").stdout
+    assert "(problem p1): answer in approach: '72'" in shown
+    assert "(problem p2), candidate: answer in approach: 'thirty-two'" in shown
+    assert shown.endswith("2 of 4 strategies leak, 0 of them accepted; 1 without a problem\n")
+
+
+def test_what_a_person_accepted_in_review_is_shown_for_all_its_leaks(leaking: tuple[Path, Path]) -> None:
+    bank, problems = leaking
+    words = ["review", "--bank", str(bank), "--problems", str(problems)]
+    result = CliRunner().invoke(app, words, input="a\nq\n")
+    assert "What is 40 plus 32?\nAnswer: 72" in result.stderr
+    assert "answer in approach: '72'" in result.stderr
+    result = sgpo("check", "--bank", bank, "--problems", problems, "--json")
+    assert result.exit_code == 0
+    assert (json.loads(result.stdout)["leaks"], json.loads(result.stdout)["accepted"]) == (1, 1)
+    loaded = load_problems(problems)
+    with StrategyBank(bank) as opened:
+        assert find_leaking(opened, loaded) == {}
+        opened.add(strategy_from_json(LEAKING))  # as extraction or another import would bring it
+        (leaks,) = find_leaking(opened, loaded).values()
+        assert leaks == [Leak(kind="answer", text="72", where="approach")]
+        shown_for_another = [replace(strategy, problem_id="p2") for strategy in opened]
+        assert find_leaking(shown_for_another, loaded) == {}
+
+
+def test_review_without_the_problem_says_how_to_see_it(leaking: tuple[Path, Path]) -> None:
+    result = CliRunner().invoke(app, ["review", "--bank", str(leaking[0])], input="q\n")
+    assert "no problem 'p1': --problems FILE shows it and its leaks" in result.stderr

@@ -163,25 +163,70 @@ def test_standard_output_is_one_document_in_a_real_terminal_session(server: Chat
     assert json.loads(done.stdout)["active"] == 2
 
 
-def test_an_interrupted_run_says_so_and_keeps_what_is_finished(server: ChatServer, tmp_path: Path) -> None:
+def start(server: ChatServer, tmp_path: Path) -> subprocess.Popen[str]:
     # Whoever runs the tests in the background of a shell has SIGINT ignored, and every process below inherits that.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", listening + "from sgpo.cli.strategies import app; app()"]
     command += [str(argument) for argument in arguments(server, tmp_path, "--candidates", 1, "--concurrency", 1)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+INTERRUPTED = "interrupted: what is under way is finished first; Ctrl-C again drops it\n"
+
+
+def test_ctrl_c_waits_for_what_is_under_way(server: ChatServer, tmp_path: Path) -> None:
+    process = start(server, tmp_path)
+    said: list[str] = []
 
     def script(request: dict[str, Any], number: int) -> Reply:
-        if number == 3:
+        if number == 2:
             process.send_signal(signal.SIGINT)
-            return Reply(act="hang")
+            assert process.stderr
+            said.append(process.stderr.readline())  # not before the signal has come
         return good(request)
+
+    server.script = script
+    stdout, stderr = process.communicate()
+    assert process.returncode == 130
+    assert (said, stderr) == ([INTERRUPTED], "interrupted; what was finished is kept\n")
+    assert "2 problems: 1 active, 1 unfinished" in stdout
+    assert "stopped: interrupted; the same command resumes from here" in stdout
+    assert len(server.requests) == 3
+    with StrategyBank(tmp_path / "bank.db", create=False) as bank:
+        assert bank.stats()["requests"] == 3  # the third came after the signal, and is paid for
+
+
+def test_a_second_ctrl_c_drops_what_is_under_way(server: ChatServer, tmp_path: Path) -> None:
+    process = start(server, tmp_path)
+
+    def script(request: dict[str, Any], number: int) -> Reply:
+        if number < 2:
+            return good(request)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        assert process.stderr.readline() == INTERRUPTED
+        process.send_signal(signal.SIGINT)
+        return Reply(act="hang")
 
     server.script = script
     _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr == "interrupted; what was finished is kept\n"
     with StrategyBank(tmp_path / "bank.db", create=False) as bank:
-        assert len(bank) == 1
+        assert (len(bank), bank.stats()["requests"]) == (1, 2)
+
+
+def test_what_is_not_done_says_why_and_what_to_do(server: ChatServer, tmp_path: Path) -> None:
+    without = [{"id": str(i), "problem": f"What is {i}?", "answer": str(i), "kind": "exact"} for i in range(3)]
+    file = rows(tmp_path / "mixed.jsonl", *PROBLEMS[:1], *without)
+    server.script = lambda request, number: error(400, "flagged\x1b[2J")
+    result = sgpo(*arguments(server, tmp_path), "--problems", file)
+    assert result.exit_code == 0, result.output
+    assert "4 problems: 1 failed, 3 unsolved" in result.stdout
+    assert "failed, the last one: problem 'a': status 400: flagged\ufffd[2J" in result.stdout
+    assert "unsolved, the last one: problem '2': it has no solution" in result.stdout
+    assert "3 problems without a solution: --solve asks the strong model for one" in result.stdout
+    assert "1 problem failed: --retry-failed asks again" in result.stdout
 
 
 # ---------------------------------------------------------------------------------------------------- edit and review

@@ -23,8 +23,9 @@ from sgpo.endpoint import Prices, RetryPolicy
 from sgpo.errors import EndpointError
 from sgpo.problems import Problem, save_problems
 from sgpo.strategies.bank import StrategyBank
-from sgpo.strategies.extract import MAX_SOLUTION_CHARS, Extraction, clean_solution, cut_solution, extract_strategies
+from sgpo.strategies.extract import Extraction, extract_strategies
 from sgpo.strategies.replies import StrongModel
+from sgpo.strategies.solutions import MAX_SOLUTION_CHARS, clean_solution, cut_solution
 from sgpo.strategies.strategy import Leak, Strategy
 from sgpo.verifier import Verifier
 
@@ -51,7 +52,11 @@ def bank(tmp_path: Path) -> Iterator[StrategyBank]:
 def extract(
     server: ChatServer, bank: StrategyBank, verifier: Verifier, *problems: Problem, **options: Any
 ) -> Extraction:
-    how = {name: options.pop(name) for name in ("candidates", "solve", "on_progress") if name in options}
+    how = {
+        name: options.pop(name)
+        for name in ("candidates", "solve", "max_tokens", "retry_failed", "on_progress")
+        if name in options
+    }
 
     async def run() -> Extraction:
         settings: dict[str, Any] = {"key": "sk-secret", "retries": RetryPolicy(pause=0.001), "timeout": 10.0, **options}
@@ -319,13 +324,12 @@ def test_a_finished_problem_is_not_asked_again_unless_something_changed(
 def test_a_bank_of_version_0_1_is_resumed_and_nothing_is_asked_again(
     server: ChatServer, tmp_path: Path, verifier: Verifier
 ) -> None:
-    """Its four problems are finished; with another outcome key they are done again from the stored replies alone."""
+    """The leak gate has changed since: its four problems are judged again, from the stored replies alone."""
     shutil.copy(Path(__file__).parent / "data" / "bank-0.1.db", tmp_path / "old.db")
     problems = [clips(0), clips(1), clips(2), clips(3, solution="The answer is \\boxed{71}.")]
     with StrategyBank(tmp_path / "old.db") as bank:
-        assert extract(server, bank, verifier, *problems, candidates=2).earlier == 4
-        bank.db.execute("UPDATE outcomes SET key = ''")
         report = extract(server, bank, verifier, *problems, candidates=2)
+        assert extract(server, bank, verifier, *problems, candidates=2).earlier == 4
     assert (report.active, report.leaking, report.failed, report.unsolved) == (1, 1, 1, 1)
     assert server.requests == []
 
@@ -407,6 +411,7 @@ from sgpo.problems import load_problems
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.extract import extract_strategies
 from sgpo.strategies.replies import StrongModel
+from sgpo.strategies.solutions import MAX_SOLUTION_CHARS, clean_solution, cut_solution
 from sgpo.verifier import Verifier
 
 async def main(url, problems, path):

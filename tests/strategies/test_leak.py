@@ -102,6 +102,38 @@ def test_numbers_of_the_method_are_no_leaks(answer: str, text: str) -> None:
     assert leaks_of(text, answer) == []
 
 
+# Strategies written for GSM8K, of which the gate named 20 in 1,000; these are numbers of the method.
+@pytest.mark.parametrize(
+    ("text", "problem", "solution"),
+    [
+        ("Multiply the number of dozens by twelve.", "He buys 4 dozen cakes.", "4*12 = 48"),
+        ("Multiply by the items in a dozen, which is twelve.", "He buys 4 dozen cakes.", "4*12 = 48"),
+        (
+            "Multiply by twelve to get single items; a part of a dozen is that part.",
+            "2 dozen",
+            "2*12 = 24",
+        ),
+        ("Divide the remainder by sixty, since the answer is wanted in hours.", "11 hours", "180/60 = 3"),
+        ("Divide by the seconds in an hour, which is sixty times sixty.", "360 GB", "7200/3600 = 2"),
+        ("A gallon is one hundred twenty-eight ounces.", "1 gallon", "128/16 = 8"),
+        ("A dime is a tenth of a dollar, a penny a hundredth.", "3 dimes", "3*1/10 and 200*1/100"),
+        ("Take the second percent of the remainder.", "It rises by 2 percent.", "2% of it"),
+        ("Find the sum of three amounts, then add all three.", "a third of 3 boxes", "3"),
+    ],
+)
+def test_conversions_are_no_leaks(text: str, problem: str, solution: str) -> None:
+    strategy = Strategy(problem_id="p", problem_type="Amounts", approach="Add both.", steps=(text,))
+    assert find_leaks(strategy, Problem(id="p", problem=problem, answer="777", solution=solution)) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["Each box has a dozen jars.", "The boat has sixty seats.", "It falls by 60 each time."]
+)
+def test_the_same_numbers_of_the_instance_are_leaks(text: str) -> None:
+    strategy = Strategy(problem_id="p", problem_type="Amounts", approach="Add both.", steps=(text,))
+    assert find_leaks(strategy, Problem(id="p", problem="12 jars, 60 seats", answer="777"))
+
+
 def test_every_field_is_searched() -> None:
     strategy = Strategy(problem_id="p", problem_type="72", approach="72", steps=("72",), when_to_use="72")
     leaks = find_leaks(strategy, Problem(id="p", problem="?", answer="72"))

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgpo.strategies.leak.arithmetic import same
+from sgpo.strategies.leak.arithmetic import Parser
 from sgpo.strategies.leak.numbers import quantities, read_value
 from sgpo.strategies.leak.tokens import tokenize
+from sgpo.strategies.leak.values import MAX_BITS, same
 
 
 @pytest.mark.parametrize(
@@ -183,3 +184,33 @@ def test_no_text_is_too_strange(text: str) -> None:
 def test_hostile_texts_end(text: str) -> None:
     quantities(tokenize(text))
     read_value(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.5" + "²" * 14,
+        "0.5" + " squared" * 14,
+        "0.3^{60}" * 60,
+        "*".join(["9" * 290] * 20),
+        "/".join(["9" * 290] * 20),
+    ],
+)
+def test_no_number_grows_beyond_every_answer(text: str) -> None:
+    for quantity in quantities(tokenize(text)):
+        value = quantity.value
+        assert isinstance(value, float) or max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS
+
+
+@pytest.mark.parametrize(
+    "piece", ["2^", "2(", "2^{", "(", "sum of ", "\\frac", "\\sqrt ", "1/", "c(", "twice ", "half of ", "-"]
+)
+def test_the_work_grows_as_the_text_does(piece: str) -> None:
+    tokens = tokenize(piece * 60 + "3")
+    steps = i = 0
+    while i < len(tokens):
+        parser = Parser(tokens, i)
+        parser.whole_expression()
+        steps += parser.steps
+        i = max(i + 1, parser.furthest) if parser.gave_up() else i + 1
+    assert steps < 100 * len(tokens)

@@ -13,6 +13,14 @@ from sgpo.report.read import read_run
 from sgpo.training.resume import MAY_CHANGE, changed_options
 from tests.training.building import build_trainer, largest_difference, read_lines, some_problems, weights_of
 
+# Options that transformers 5.10 does not know.
+NEW_OPTIONS = {
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "dataloader_in_order",
+    "dataloader_multiprocessing_context",
+}
+
 OPTIONS = {
     "per_device_train_batch_size": 2,
     "max_steps": 2,
@@ -117,4 +125,5 @@ def test_a_run_that_was_moved_is_the_same_run():
 
 
 def test_what_may_change_is_an_option():
-    assert MAY_CHANGE - {"strategies.path"} <= {field.name for field in fields(SGPOConfig)}
+    unknown = MAY_CHANGE - {"strategies.path"} - {field.name for field in fields(SGPOConfig)}
+    assert unknown in (set(), NEW_OPTIONS)  # with the newest release of transformers, and the oldest

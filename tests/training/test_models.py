@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.errors import InputError
 from sgpo.rollouts.models import load_policy
+from sgpo.training.options import installed_name
 from tests.training import naive
 from tests.training.building import (
     END_TOKENS,
@@ -274,7 +275,7 @@ def test_checkpointing_of_activations_changes_nothing(tmp_path, tokenizer):
         trainer = build_trainer(
             tmp_path / str(checkpointing),
             tokenizer,
-            activation_checkpointing=checkpointing,
+            **{installed_name(SGPOConfig, "activation_checkpointing"): checkpointing},
             max_steps=2,
             learning_rate=0.1,
         )

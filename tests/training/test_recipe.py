@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from sgpo import SGPOConfig
 from sgpo.algorithms import build_algorithm
-from sgpo.training.options import OTHER_NAMES, SUPPORTED
+from sgpo.training.options import OTHER_NAMES, SUPPORTED, installed_name
 from sgpo.training.recipe import check_options, load_recipe
 
 RECIPES = sorted(
@@ -318,7 +318,8 @@ def test_a_shipped_recipe_is_whole(path, tmp_path):
         assert sft.num_train_epochs == recipe.warmup.epochs
     build_algorithm(args.algorithm, vars(args))
     # Options of other releases of transformers than the installed one may be missing or called otherwise.
-    ours, supported = set(SGPOConfig.__annotations__), {name for names in SUPPORTED for name in names.split()}
+    ours = set(SGPOConfig.__annotations__)
+    supported = {installed_name(SGPOConfig, name) for names in SUPPORTED for name in names.split()}
     assert recipe.train.keys() <= ours | supported
     if recipe.warmup is not None:
         assert recipe.warmup.sft.keys() <= supported | {"learning_rate", "lr_scheduler_type", "max_length"}

@@ -272,7 +272,9 @@ def test_steps_made_anew_replace_the_old_ones_in_the_bank(tmp_path, tokenizer):
 
 
 def as_0_1_left_it(run):
-    """Give the files of a killed run the names and keys that 0.1 gave them."""
+    """Give the files of a killed run the names and keys that 0.1 gave them, and no manifest."""
+    for file in (run / "checkpoints").glob("checkpoint-*/manifest.json"):
+        file.unlink()
     config = json.loads((run / "config.json").read_text())
     config["problems"]["per_step"] = config["problems"].pop("global_batch")
     config["args"] |= {"guide_decay": 0.0, "distill_token_share": 1.0}

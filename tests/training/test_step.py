@@ -243,3 +243,25 @@ def test_a_step_does_not_touch_the_random_state_of_others(tmp_path, tokenizer):
         targets = [(r["problem_id"], r["tokens"]) for r in read_lines(trainer.run.path / "targets/step-000001.jsonl")]
         calls.append(([c.token_ids for c in trainer.engine.calls[0][3]], targets))
     assert calls[0] == calls[1]
+
+
+def test_a_fraction_of_the_problems_is_recorded_and_all_are_counted(tmp_path, tokenizer):
+    """The same problems at every step, and fewer ones are among more."""
+    ids = {}
+    for fraction in (0.3, 0.6, 1.0):
+        trainer = build_trainer(
+            tmp_path / str(fraction),
+            tokenizer,
+            problems=some_problems(12),
+            per_device_train_batch_size=12,
+            max_steps=2,
+            rollout_fraction=fraction,
+        )
+        trainer.train()
+        steps = [read_lines(trainer.run.path / f"rollouts/step-00000{step}.jsonl") for step in (1, 2)]
+        ids[fraction] = {row["problem_id"] for row in steps[0]}
+        assert {row["problem_id"] for row in steps[1]} == ids[fraction]
+        targets = read_lines(trainer.run.path / "targets/step-000001.jsonl")
+        assert {row["problem_id"] for row in targets} <= ids[fraction]
+        assert metrics_of(trainer)[0]["completions"] == 12 * (4 + 4)
+    assert set() < ids[0.3] < ids[0.6] < ids[1.0] == {problem.id for problem in some_problems(12)}

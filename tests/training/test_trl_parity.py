@@ -22,6 +22,7 @@ from sgpo.rollouts.hf import HFEngine
 from sgpo.training.config import SGPOConfig
 from sgpo.training.loss import Totals, batch_loss
 from sgpo.training.metrics import Averages
+from sgpo.training.options import installed_name
 from tests.training.building import END_TOKENS, largest_difference, number_of, policy, some_problems
 
 PROBLEMS = some_problems(4)
@@ -62,7 +63,7 @@ def trl_trainer(tmp_path, tokenizer, rollouts, monkeypatch):
             beta=0.0,
             use_cpu=True,
             bf16=False,
-            activation_checkpointing=False,
+            **{installed_name(GRPOConfig, "activation_checkpointing"): False},
             report_to="none",
             disable_tqdm=True,
             **options,

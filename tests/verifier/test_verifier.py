@@ -172,8 +172,39 @@ def test_closing_twice_and_starting_again() -> None:
 
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_BOOT", "raise SystemExit(3)")
-    with Verifier(workers=1) as verifier, pytest.raises(RuntimeError, match="could not be started"):
+    with Verifier(workers=1) as verifier, pytest.raises(ChildProcessError, match="could not be started, 3 in a row"):
         verifier.verify("\\boxed{2}", "2")
+
+
+def test_workers_that_die_while_they_start_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two die at once, as those that the system kills for their memory."""
+    folder = repr(str(tmp_path))
+    die = f"import os; n = len(os.listdir({folder})); os.mkdir(os.path.join({folder}, str(os.getpid())))"
+    monkeypatch.setattr(pool, "_BOOT", f"{die}\nif n < 2: os._exit(9)\n{pool._BOOT}")
+    with Verifier(workers=1) as verifier:
+        verdicts = verifier.verify_many([("\\boxed{1}", "1"), ("\\boxed{1}", "2")])
+    assert [verdict.kind for verdict in verdicts] == ["correct", "wrong"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_answer_that_cannot_be_handed_over_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: pool.Worker, job: pool.Job, timeout: float) -> None:
+        raise BrokenPipeError
+
+    with Verifier(workers=1) as verifier:
+        with monkeypatch.context() as broken:
+            broken.setattr(pool.Worker, "send", send)
+            assert verifier.verify("\\boxed{2}", "2").kind == "timeout"
+        assert verifier.verify("\\boxed{2}", "2").correct
+
+
+def test_closing_ends_every_worker() -> None:
+    verifier = Verifier(workers=3)
+    verifier.verify_many([(f"\\boxed{{{number}}}", "7") for number in range(30)])
+    pids = [worker.process.pid for worker in verifier._pool._idle.queue if worker is not None]
+    assert len(pids) == 3
+    verifier.close()
+    assert not any(map(_runs, pids))
 
 
 def test_workers_end_with_a_parent_that_is_killed(functions: Path) -> None:

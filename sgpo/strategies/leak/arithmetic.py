@@ -1,7 +1,7 @@
 """Arithmetic as people write it, in symbols, in LaTeX and in words, worked out by a recursive-descent parser.
 
-Exact where it can be, bounded always, and nothing is evaluated by Python, for the text is a model's. A function returns
-None where the result is no real number, or larger than any answer.
+Nothing is evaluated by Python, for the text is a model's, and the work is bounded: the values by
+`sgpo.strategies.leak.values`, the steps of reading by what is read.
 """
 
 from __future__ import annotations
@@ -11,85 +11,21 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from sgpo.strategies.leak.tokens import TextToken, Value
+from sgpo.strategies.leak.values import (
+    FUNCTIONS,
+    MAX_EXPONENT,
+    add,
+    choose,
+    divide,
+    factorial,
+    multiply,
+    power,
+    root,
+    trigonometric,
+)
 
 MAX_DEPTH = 24  # of an expression within another
-MAX_BASE = 10**6
-MAX_EXPONENT = 64
-MAX_FACTORIAL = 60
-MAX_BINOMIAL = 1000
-
-_FUNCTIONS = {"sin": math.sin, "cos": math.cos, "tan": math.tan}
-
-
-def to_float(value: Value) -> float:
-    """As a floating-point number, infinite where it is too large for one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def magnitude(value: Value) -> Value:
-    """The value without its sign."""
-    return -value if value < 0 else value
-
-
-def same(a: Value, b: Value) -> bool:
-    """Equal, up to the rounding of floating-point numbers."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    return math.isclose(to_float(a), to_float(b), rel_tol=1e-9, abs_tol=1e-12)
-
-
-def add(a: Value, b: Value, sign: int) -> Value:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a + sign * b
-    return to_float(a) + sign * to_float(b)
-
-
-def multiply(a: Value, b: Value) -> Value:
-    return a * b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) * to_float(b)
-
-
-def divide(a: Value, b: Value) -> Value:
-    return a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else to_float(a) / to_float(b)
-
-
-def power(base: Value, exponent: Value) -> Value | None:
-    """None where it is no real number or too large to matter."""
-    if magnitude(exponent) > MAX_EXPONENT or magnitude(base) > MAX_BASE or (base == 0 and exponent < 0):
-        return None
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-        return Fraction(base**exponent.numerator)
-    return None if base < 0 else to_float(base) ** to_float(exponent)
-
-
-def trigonometric(name: str, angle: Value, degrees: bool) -> Value | None:
-    radians = to_float(angle) * math.pi / 180 if degrees else to_float(angle)
-    value = _FUNCTIONS[name](radians)
-    return None if abs(value) > 10**9 else value
-
-
-def root(value: Value, index: int) -> Value | None:
-    if value < 0 or value > 10**300:
-        return None
-    if isinstance(value, Fraction):
-        top, bottom = (round(float(part) ** (1 / index)) for part in (value.numerator, value.denominator))
-        if top**index == value.numerator and bottom**index == value.denominator:
-            return Fraction(top, bottom)
-    return float(value) ** (1 / index)
-
-
-def choose(top: Value | None, bottom: Value | None) -> Value | None:
-    whole = isinstance(top, Fraction) and isinstance(bottom, Fraction) and top.denominator == bottom.denominator == 1
-    if not whole or top is None or bottom is None or not 0 <= bottom <= top <= MAX_BINOMIAL:
-        return None
-    return Fraction(math.comb(int(top), int(bottom)))
-
-
-def factorial(value: Value) -> Value:
-    whole = isinstance(value, Fraction) and value.denominator == 1 and 0 <= value <= MAX_FACTORIAL
-    return Fraction(math.factorial(int(value))) if whole else value
+STEPS, STEPS_PER_TOKEN = 500, 50  # that reading may take; more is a text that makes it read the same again and again
 
 
 class Parser:
@@ -100,9 +36,10 @@ class Parser:
 
     def __init__(self, tokens: Sequence[TextToken], i: int) -> None:
         self.tokens = tokens
-        self.i = i
+        self.i = self.start = self.furthest = i
         self.operands = 0
         self.depth = 0
+        self.steps = 0
 
     def whole_expression(self) -> Value | None:
         """The value of the longest expression from here; None where there is none, or one that no number can hold."""
@@ -110,6 +47,10 @@ class Parser:
             return self._expression()
         except (ArithmeticError, ValueError):
             return None
+
+    def gave_up(self) -> bool:
+        """Whether reading took more steps than the text is worth; `furthest` is how far it came."""
+        return self.steps > STEPS + STEPS_PER_TOKEN * (self.furthest - self.start)
 
     def _expression(self) -> Value | None:
         value = self._term()
@@ -276,6 +217,10 @@ class Parser:
         return token.value
 
     def _base(self) -> Value | None:
+        self.steps += 1
+        self.furthest = max(self.furthest, self.i)
+        if self.gave_up():
+            raise OverflowError("an expression that takes too long to read")
         self.depth += 1
         value = self._plain() if self.i < len(self.tokens) and self.depth < MAX_DEPTH else None
         self.depth -= 1
@@ -298,7 +243,7 @@ class Parser:
             self.i += closed
         elif self._op("frac"):
             value = self._fraction()
-        elif token.text.lstrip("\\") in _FUNCTIONS and token.kind == "word":
+        elif token.text.lstrip("\\") in FUNCTIONS and token.kind == "word":
             self.i += 1
             inner = self._postfixed()
             self.operands += 1
@@ -445,5 +390,5 @@ _PREFIXES = {"sum": "sum", "total": "sum", "add": "sum", "adding": "sum", "produ
 _PREFIXES |= {"multiplying": "product", "difference": "difference", "subtract": "difference", "quotient": "quotient"}
 _PREFIXES |= {"subtracting": "difference", "divide": "quotient", "dividing": "quotient", "halfway": "mean"}
 _PREFIXES |= {"average": "mean", "mean": "mean", "midway": "mean"}
-BEGINNINGS = {*_MULTIPLES, *_FUNCTIONS, *_PREFIXES, "log", "square", "cube", "root", "sqrt", "the", "c"}
+BEGINNINGS = {*_MULTIPLES, *FUNCTIONS, *_PREFIXES, "log", "square", "cube", "root", "sqrt", "the", "c"}
 _AFTER_THE = {"sum", "product", "difference", "quotient", "square", "cube", "average", "mean"}

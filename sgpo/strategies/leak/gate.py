@@ -15,11 +15,10 @@ docs/strategies.md has its measured precision and recall.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from sgpo.problems import Problem
-from sgpo.strategies.leak.arithmetic import magnitude, same
 from sgpo.strategies.leak.numbers import (
     Instance,
     answer_values,
@@ -32,9 +31,10 @@ from sgpo.strategies.leak.numbers import (
     read_value,
 )
 from sgpo.strategies.leak.tokens import NAMES, TextToken, Value, tokenize
+from sgpo.strategies.leak.values import magnitude, same
 from sgpo.strategies.strategy import Leak, Strategy
 
-GATE_VERSION = 2  # a higher one has extraction judge its candidates again
+GATE_VERSION = 3  # a higher one has extraction judge its candidates again
 
 VERBATIM_WORDS = 7
 
@@ -64,6 +64,30 @@ def find_leaks(strategy: Strategy, problem: Problem) -> list[Leak]:
         leaks += _answers_that_are_no_numbers(strategy, problem)
     unique = {(leak.kind, leak.text.lower(), leak.where): leak for leak in leaks}
     return list(unique.values())
+
+
+def find_leaking(strategies: Iterable[Strategy], problems: Iterable[Problem]) -> dict[str, list[Leak]]:
+    """The leaks of every strategy that gives something away and that no person has accepted, by its id.
+
+    For what training is about to show: wherever a strategy came from, it may never have met the gate. What is stored
+    in `strategy.leaks` is not read, for a file can say anything.
+
+    Args:
+        strategies: The strategies. Each is held against the problem that its `problem_id` names; one that is shown for
+            another problem comes as `replace(strategy, problem_id=problem.id)`, which keeps its id.
+        problems: The problems, with their solutions where there are any. A strategy without its problem is passed over.
+
+    Returns:
+        Those that leak, in the order they came. A strategy that was accepted in review (`strategy.reviewed`) is not
+        among them.
+    """
+    by_id = {problem.id: problem for problem in problems}
+    leaking: dict[str, list[Leak]] = {}
+    for strategy in strategies:
+        problem = by_id.get(strategy.problem_id)
+        if problem is not None and not strategy.reviewed and (leaks := find_leaks(strategy, problem)):
+            leaking[strategy.id] = leaks
+    return leaking
 
 
 def _fields(strategy: Strategy) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.strategies.leak.arithmetic import BEGINNINGS, Parser, magnitude, same, to_float
+from sgpo.strategies.leak.arithmetic import BEGINNINGS, Parser
 from sgpo.strategies.leak.tokens import (
     CONSTANTS,
     DIVISION,
@@ -29,6 +29,7 @@ from sgpo.strategies.leak.tokens import (
     tokenize,
     word_at,
 )
+from sgpo.strategies.leak.values import magnitude, same, to_float
 
 MAX_SMALL = 12  # whole numbers up to here need the words around them
 _PARTS_OF_UNITS = {"hour": ("minute", 60), "minute": ("second", 60), "day": ("hour", 24), "week": ("day", 7)}
@@ -66,7 +67,7 @@ def quantities(tokens: Sequence[TextToken]) -> list[StatedNumber]:
             found.append(StatedNumber(value, i, parser.i - 1, parser.operands))
             i = parser.i
         else:
-            i += 1
+            i = max(i + 1, parser.furthest) if parser.gave_up() else i + 1
     return found
 
 
@@ -229,7 +230,8 @@ def _kind(
     if quantity.operands > 1:
         return _expression_kind(tokens, quantity, instance, is_answer)
     token = tokens[i]
-    percent = _follows(tokens, i, "%", "percent")
+    # "The second percent" and "one percent from the other" count percentages.
+    percent = _follows(tokens, i, "%", "percent") and not (token.ordinal or (token.spelled and value == 1))
     if magnitude(value) != 1 and not _is_common_knowledge(tokens, i):
         others = [value * factor for factor in UNITS.get(_unit_of(tokens, i).removesuffix("s"), ())]
         is_answer = is_answer or any(same(other, answer) for other in others for answer in instance.answers)
@@ -261,7 +263,8 @@ def _expression_kind(
         telling or value > 2 or not is_small(value) or _says_result(tokens, quantity.first, STRONG_RESULT)
     ):
         return "answer"
-    if telling and not is_small(value) and value in instance.solution:
+    constant = _is_constant(tokens, quantity.first, value)
+    if telling and not is_small(value) and value in instance.solution and not constant:
         return "intermediate"
     return None
 
@@ -277,12 +280,14 @@ def _small_kind(
         or _is_label(tokens, i)
         or _is_constant(tokens, i, value)
         or (value in general and not is_answer)
+        or (token.text == "a dozen" and _near(tokens, i, -1) in ("in", "of") and not is_answer)  # as of an hour
     ):
         return None
     if _near(tokens, i, -1) in EMPHASIS and is_answer and value > 1:
         return "answer"
     structural = (
         _is_structural(tokens, i)
+        or _near(tokens, i, -1) == "all"
         or _is_chained(tokens, i)
         or (token.ordinal and value <= 4)
         or (_is_divisor(tokens, i) and value not in instance.divisors)
@@ -363,8 +368,20 @@ def _is_divisor(tokens: Sequence[TextToken], i: int) -> bool:
 
 
 def _is_constant(tokens: Sequence[TextToken], i: int, value: Value) -> bool:
-    known = CONSTANTS.get(int(value)) if isinstance(value, Fraction) and value.denominator == 1 else None
-    return known is not None and any(_near(tokens, i, k) in known for k in range(-5, 6) if k)
+    """Whether one of its words stands close by or, where it multiplies or divides, anywhere in the text.
+
+    A tenth is to a dime what ten is to a dollar: a constant's part is one too.
+    """
+    if not isinstance(value, Fraction) or value <= 0:
+        return False
+    whole = value if value.denominator == 1 else 1 / value
+    known = CONSTANTS.get(int(whole)) if whole.denominator == 1 else None
+    if known is None:
+        return False
+    converts = _near(tokens, i, -1) == "by"
+    return any(_near(tokens, i, k) in known for k in range(-5, 6) if k) or (
+        converts and any(token.text in known for token in tokens)
+    )
 
 
 def general_values(text: str, tokens: Sequence[TextToken]) -> Iterator[Value]:

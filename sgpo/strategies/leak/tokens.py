@@ -27,7 +27,7 @@ STRUCTURE = _words("""
     possibility possibilities option options stage stages phase phases formula formulas identity identities
     method methods inequality inequalities vector vectors function functions consecutive distinct different
     equal known given rows columns separate main key simple parameters constraints relations ratios fractions
-    sums products
+    sums products amounts kinds
 """)
 
 # Before a small number: it is a name, not a value ("step 3", "base 10").
@@ -84,14 +84,14 @@ CONSTANTS: dict[int, frozenset[str]] = {
     5: _words("workdays weekdays cents nickel nickels fingers"),
     6: _words("legs insect insects faces die dice cube strings"),
     7: _words("day days week weeks"),
-    8: _words("bits byte spider spiders octopus"),
+    8: _words("bits byte spider spiders arachnid octopus"),
     9: _words("digit digits"),
     10: _words("decimal digit digits base place power powers ten tens cents dime dimes fingers modulo millimeters"),
     11: _words("alternating digits"),
-    12: _words("month months year years inch inches foot feet dozen hours clock"),
+    12: _words("month months year years inches inch foot feet dozen dozens hours clock") | {"a dozen"},
     13: _words("cards suit ranks friday"),
     16: _words("ounce ounces pound pounds"),
-    20: _words("score fingers toes"),
+    20: _words("score fingers toes nickel nickels"),
     24: _words("hour hours day days"),
     25: _words("cents quarter quarters"),
     26: _words("letters alphabet"),
@@ -104,8 +104,12 @@ CONSTANTS: dict[int, frozenset[str]] = {
     52: _words("week weeks year years cards deck"),
     60: _words("minute minutes second seconds hour hours angle triangle degree degrees"),
     90: _words("degree degrees angle angles right perpendicular"),
-    100: _words("percent percentage percentages cent cents meter dollar dollars whole hundred % modulo decimals place"),
+    100: _words(
+        "percent percentage percentages cent cents penny pennies meter dollar dollars whole hundred % modulo "
+        "decimals place"
+    ),
     120: _words("degree degrees angle angles"),
+    128: _words("ounce ounces gallon"),
     180: _words("degree degrees angle angles triangle straight supplementary radians"),
     270: _words("degree degrees angle angles"),
     360: _words("degree degrees angle angles circle turn full revolution"),
