@@ -92,9 +92,9 @@ def _no_gradient(rows: Sequence[Row]) -> Alarm | None:
     keys = ("loss", "groups/with_gradient", "targets/fraction")
     if any(row.get(key) for row in rows[-ROWS:] for key in keys):
         return None
-    looked_at = min(ROWS, len(rows))
+    count = min(ROWS, len(rows))
     message = (
-        f"no group had a gradient in {looked_at} rows: all fail or all pass; choose other problems, or read a completion"
+        f"no group had a gradient in {count} rows: all fail or all pass; choose other problems, or read a completion"
     )
     return Alarm("no_gradient", message, 0.0, 0.0)
 
