@@ -28,7 +28,7 @@ from sgpo.rollouts.groups import PromptIds, RolloutGroup, seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
-from sgpo.training.guidance import guidance_for
+from sgpo.training.guidance import gives_away, guidance_for
 
 # A batch takes only rows at least this fraction as long as its longest. On a CPU padding costs more than another
 # forward (docs/results/performance.md), and on a GPU a large batch is busy enough in any case.
@@ -36,6 +36,8 @@ MIN_LENGTH_FRACTION = 0.75
 
 # With guided prompts for fewer problems than this fraction, an algorithm that needs them would train as another one.
 MIN_GUIDED_FRACTION = 0.1
+# Where more of the strategies leak than this, their source is no good; the gate's false alarms are fewer.
+MAX_LEAKING_FRACTION = 0.1
 
 Collect = Callable[[Sequence[Problem]], tuple[list[RolloutGroup], list[TrainingRow]]]
 
@@ -113,15 +115,16 @@ def prepare_problems(
     """Encode every prompt, and the solutions if `algorithm` needs them; leave out what is too long, and count it.
 
     Raises:
-        InputError: nothing is left, or nearly nothing is guided.
+        InputError: nothing is left, nearly nothing is guided, or many strategies leak.
     """
 
     def encode(text: str) -> PromptIds:
         return PromptIds(text, encode_prompt(tokenizer, text))
 
-    names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
+    names = ("too_long", "without_strategy", "guided_prompt_too_long", "leaking", "retrieved")
     counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
     prepared = Prepared(counts=counts)
+    leaking: list[str] = []
     guides = algorithm.guides
     guidance = (
         guidance_for(
@@ -161,13 +164,31 @@ def prepare_problems(
         if len(guided.ids) > args.max_prompt_length:
             counts["guided_prompt_too_long"] += 1
             continue
+        if shown.strategy is not None and gives_away(shown.strategy, problem):
+            leaking.append(shown.strategy.id)
+            continue
         group.guided_prompt = guided
         if shown.strategy is not None:
             counts["retrieved"] += shown.strategy.problem_id != problem.id
             group.strategy_id = shown.strategy.id
             prepared.strategies[shown.strategy.id] = shown.strategy
+    counts["leaking"] = len(leaking)
+    if leaking and bank is not None:
+        _refuse_leaks(leaking, len(leaking) + sum(g.strategy_id is not None for g in prepared.groups.values()), bank)
     _check_prepared(prepared, args, bank, guides=guides)
     return prepared
+
+
+def _refuse_leaks(leaking: Sequence[str], count: int, bank: StrategyBank) -> None:
+    """Warn of strategies that leak. Raises InputError where they are too many of `count`."""
+    message = (
+        f"{bank.path}: {len(leaking)} of {counted(count, 'strategy', 'strategies')} to show give away something of "
+        f"their problem (such as {', '.join(leaking[:3])}); `sgpo strategies check` lists what, `sgpo strategies "
+        "review` accepts what is no leak"
+    )
+    if len(leaking) > MAX_LEAKING_FRACTION * count:
+        raise InputError(message)
+    logger.warning("%s; they are not shown", message)
 
 
 def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None, *, guides: bool) -> None:
@@ -185,12 +206,12 @@ def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | N
             f"{counted(len(prepared.problems), 'problem')} has one of at most "
             f"max_completion_length={args.max_completion_length} tokens"
         )
-    if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
+    if any(counts[name] for name in ("too_long", "without_strategy", "guided_prompt_too_long", "leaking")):
         logger.warning(
             "of %s %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
-            "%d that have no strategy, %d with a guided prompt that is too long",
+            "%d that have no strategy, %d with a guided prompt that is too long, %d whose strategy leaks",
             *(counted(counts["problems"], "problem"), counts["too_long"], args.max_prompt_length),
-            *(counts["without_strategy"], counts["guided_prompt_too_long"]),
+            *(counts["without_strategy"], counts["guided_prompt_too_long"], counts["leaking"]),
         )
     if guides and prepared.guided_fraction < MIN_GUIDED_FRACTION:
         guided = sum(group.guided_prompt is not None for group in prepared.groups.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sgpo.errors import InputError
@@ -12,6 +12,7 @@ from sgpo.problems import Problem
 from sgpo.prompts import guided_prompt, solution_guided_prompt
 from sgpo.rollouts.groups import seed_of
 from sgpo.strategies.bank import StrategyBank
+from sgpo.strategies.leak.gate import find_leaking
 from sgpo.strategies.strategy import Strategy
 
 Content = Literal["own", "other", "empty", "solution"]
@@ -86,6 +87,16 @@ def guidance_for(
         for problem in problems
         if problem.id in shown
     }
+
+
+def gives_away(strategy: Strategy, problem: Problem) -> bool:
+    """Whether the leak gate finds something of the problem in the strategy that it is shown with.
+
+    A person who accepted a strategy has accepted it for its own problem.
+    """
+    if strategy.problem_id != problem.id:
+        strategy = replace(strategy, problem_id=problem.id, reviewed=None)
+    return bool(find_leaking([strategy], [problem]))
 
 
 def _wrong_ids(strategies: Mapping[str, Strategy], fraction: float, seed: int) -> set[str]:

@@ -439,7 +439,7 @@ class SGPOTrainer(EvaluatingTrainer):
     def describe(self) -> dict[str, Any]:
         counts = self.prepared.counts
         problems = {key: counts[key] for key in ("problems", "too_long", "without_solution") if key in counts}
-        strategies = {key: counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")}
+        strategies = {key: count for key, count in counts.items() if key not in problems}
         return {
             "algorithm": self.args.algorithm,
             "model": self.model_name,
