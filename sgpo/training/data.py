@@ -248,16 +248,51 @@ def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_leng
 
 
 def longest_sequence(
-    args: SGPOConfig, evaluation_sets: Mapping[str, Sequence[Problem]], tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared,
+    evaluation_sets: Mapping[str, Sequence[Problem]],
+    tokenizer: PreTrainedTokenizerBase,
+    args: SGPOConfig,
 ) -> int:
     """The tokens of the longest prompt and completion together that a run may ask its engine for."""
     assert args.eval_max_tokens is not None
+    prompts = [prompt for group in prepared.groups.values() for prompt in (group.prompt, group.guided_prompt) if prompt]
+    trained = [len(prompt.ids) + args.max_completion_length for prompt in prompts]
     evaluated = [
         len(encode_prompt(tokenizer, autonomous_prompt(problem.problem, style=args.prompt_style)))
+        + args.eval_max_tokens
         for problems in evaluation_sets.values()
         for problem in problems
     ]
-    return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])
+    return max([0, *trained, *evaluated])
+
+
+def check_start(prepared: Prepared, args: SGPOConfig, *, model: str, longest: int, context: int | None) -> None:
+    """Check that a run can start, before its model is loaded.
+
+    Args:
+        prepared: The problems.
+        args: The options.
+        model: The model's name.
+        longest: Tokens, as `longest_sequence` counts them.
+        context: Tokens, as `context_length` reads them.
+
+    Raises:
+        InputError: the problems do not fill a batch, or the model's context is too short.
+    """
+    problems = len(prepared.problems)
+    if prepared.counts["problems"] and problems < args.global_batch_size:
+        raise InputError(
+            f"problems to train on: {problems}, fewer than one batch of {args.global_batch_size} "
+            f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
+            "lower one of these"
+        )
+    if context is not None and longest > context:
+        raise InputError(
+            f"{model or 'the model'}: made for {context:,} tokens, and the longest prompt and completion may have "
+            f"{longest:,} together; lower max_completion_length={args.max_completion_length}, "
+            f"eval_max_tokens={args.eval_max_tokens} or max_prompt_length={args.max_prompt_length}"
+        )
 
 
 # -- order and micro-batches

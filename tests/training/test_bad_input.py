@@ -8,10 +8,12 @@ import math
 from dataclasses import replace
 
 import pytest
+from transformers import BloomConfig, GPT2Config, Qwen2Config
 
 from sgpo import Problem, SGPOConfig, SGPOTrainer
 from sgpo.algorithms import ALGORITHMS
 from sgpo.errors import InputError
+from sgpo.rollouts.models import context_length
 from sgpo.training.run_directory import RunDirectory
 from sgpo.verifier import Verdict
 from tests.training import naive
@@ -374,3 +376,52 @@ def test_a_directory_that_holds_another_run_is_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="holds a run already; choose another directory"):
         build_trainer(tmp_path / "run", tokenizer, seed=2).train()
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+# -- before a model is loaded
+
+
+@pytest.fixture
+def weightless(tmp_path, tokenizer):
+    """A model directory with a config and a tokenizer, and no weights: whatever loads it fails."""
+    policy(max_position_embeddings=40).config.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [
+        ({"algorithm": "grpo", "max_completion_length": 36}, 5 + 36),  # ` 2++?`
+        ({"max_completion_length": 18}, 23 + 18),  # ` sum : do q2 ; ! | 2++?`
+        ({"algorithm": "grpo", "evaluation": PROBLEMS[:1], "eval_max_tokens": 38}, 3 + 38),  # ` 0?`
+    ],
+)
+def test_a_context_that_is_too_short_is_refused(tmp_path, tokenizer, weightless, options, longest):
+    message = f"made for 40 tokens, and the longest prompt and completion may have {longest} together"
+    with pytest.raises(InputError, match=message):
+        build_trainer(tmp_path / "run", tokenizer, model=weightless, **options)
+    with pytest.raises(InputError, match="made for 40 tokens"):
+        build_trainer(tmp_path / "run", tokenizer, model=policy(max_position_embeddings=40), **options)
+    build_trainer(tmp_path / "run", tokenizer, model=policy(max_position_embeddings=longest), **options)
+
+
+def yarn(positions):
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
+    return Qwen2Config(max_position_embeddings=positions, rope_parameters=rope)
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (Qwen2Config(max_position_embeddings=100), 100),
+        (GPT2Config(n_positions=64), 64),
+        (BloomConfig(), None),  # it counts distances, and has no limit
+        (Qwen2Config(max_position_embeddings=100, rope_parameters={"rope_type": "linear", "factor": 2.0}), 200),
+        # Qwen2.5 and DeepSeek write the positions before and after they are stretched.
+        (yarn(positions=100), 400),
+        (yarn(positions=400), 400),
+    ],
+)
+def test_the_context_of_a_config(config, context):
+    assert context_length(config) == context
