@@ -292,12 +292,18 @@ def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrai
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None = None) -> None:
-    """Set the pad token if one is given, and check that the tokenizer has a pad and an eos token.
+    """Set the pad token if one is given, and check that the tokenizer has what training needs.
 
     Raises:
-        InputError: it lacks one of them, or `pad_token` is not in its vocabulary.
+        InputError: it lacks a pad or eos token or its vocabulary, its chat template fails on a prompt, or `pad_token`
+            is not in its vocabulary.
     """
     name = tokenizer.name_or_path or "the tokenizer"
+    if not tokenizer("1+1?", add_special_tokens=False)["input_ids"]:
+        raise InputError(
+            f"{name}: the tokenizer has no vocabulary and encodes text to nothing; its files are missing, copy them "
+            "from the model that this one was made from (tokenizer.save_pretrained)"
+        )
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise InputError(f"pad_token {pad_token!r} is not in the vocabulary of {name}")
@@ -309,6 +315,24 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None
             f"{name}: the tokenizer has no pad token; name an unused token of its vocabulary with the option pad_token "
             "(for Llama 3: pad_token='<|finetune_right_pad_id|>')"
         )
+    _check_template(tokenizer, name)
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raises InputError where the chat template cannot write a prompt; `where` is what the message begins with."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict) and "default" not in template:
+        names = ", ".join(sorted(template))
+        raise InputError(
+            f"{where}: several chat templates ({names}), and none of them is the default; set tokenizer.chat_template "
+            "to the text of one, and save the tokenizer"
+        )
+    if not template:
+        return
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "1+1?"}], add_generation_prompt=True)
+    except Exception as error:  # a template is a program: it raises what it likes
+        raise InputError(f"{where}: the chat template fails on a prompt: {error}") from error
 
 
 def shape_chat_template(
@@ -325,11 +349,13 @@ def shape_chat_template(
         system_prompt: For conversations that have none of their own.
 
     Raises:
-        InputError: the tokenizer has no chat template, or its template does not read a variable.
+        InputError: the tokenizer has no chat template, or its template does not read a variable or refuses a system
+            prompt.
     """
     if not template_kwargs and system_prompt is None:
         return
-    name, template = tokenizer.name_or_path or "the tokenizer", tokenizer.chat_template
+    name, named = tokenizer.name_or_path or "the tokenizer", tokenizer.chat_template
+    template = named.get("default") if isinstance(named, dict) else named
     if not isinstance(template, str):
         raise InputError(f"chat_template_kwargs, system_prompt: {name} has no chat template to put them into")
     for key in template_kwargs or {}:
@@ -342,7 +368,8 @@ def shape_chat_template(
             f'{{%- if messages[0]["role"] != "system" %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}'
         )
     if not template.startswith(head):
-        tokenizer.chat_template = head + template
+        tokenizer.chat_template = named | {"default": head + template} if isinstance(named, dict) else head + template
+    _check_template(tokenizer, f"system_prompt={system_prompt!r}, chat_template_kwargs={template_kwargs}: {name}")
 
 
 def _literal(value: Any) -> str:

@@ -254,7 +254,10 @@ def test_solutions_beyond_the_models_context_are_left_out(tmp_path, tokenizer):
     recipe = recipe_of(tmp_path, positions=20, warmup={"epochs": 1, "bf16": False, "fraction": 0.99})
     lengths = {"fits": 20 - 3 - 1, "too long": 20 - 3}  # beside a prompt of three tokens and the end
     save_problems(
-        [Problem(id=id_, problem="1?", answer="1", solution=" " * (length - 1) + "1") for id_, length in lengths.items()]
+        [
+            Problem(id=id_, problem="1?", answer="1", solution=" " * (length - 1) + "1")
+            for id_, length in lengths.items()
+        ]
         + [Problem(id="other", problem="1?", answer="1")],
         tmp_path / "p.jsonl",
     )
