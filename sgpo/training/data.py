@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from torch.utils.data import Sampler
@@ -24,11 +24,13 @@ from sgpo.io import counted
 from sgpo.problems import Problem, problem_from_row
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt
-from sgpo.rollouts.groups import PromptIds, RolloutGroup, seed_of
+from sgpo.rollouts.groups import PromptIds, RewardFunction, RolloutGroup, seed_of
+from sgpo.rollouts.models import context_length
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
 from sgpo.training.guidance import gives_away, guidance_for
+from sgpo.verifier import Verifier
 
 # A batch takes only rows at least this fraction as long as its longest. On a CPU padding costs more than another
 # forward (docs/results/performance.md), and on a GPU a large batch is busy enough in any case.
@@ -266,18 +268,19 @@ def longest_sequence(
     return max([0, *trained, *evaluated])
 
 
-def check_start(prepared: Prepared, args: SGPOConfig, *, model: str, longest: int, context: int | None) -> None:
-    """Check that a run can start, before its model is loaded.
-
-    Args:
-        prepared: The problems.
-        args: The options.
-        model: The model's name.
-        longest: Tokens, as `longest_sequence` counts them.
-        context: Tokens, as `context_length` reads them.
+def check_start(
+    prepared: Prepared,
+    evaluation_sets: Mapping[str, Sequence[Problem]],
+    tokenizer: PreTrainedTokenizerBase,
+    args: SGPOConfig,
+    *,
+    verifier: Verifier | RewardFunction,
+    config: Any,
+) -> None:
+    """Check that a run can start, before its model is loaded, of which `config` is the config.
 
     Raises:
-        InputError: the problems do not fill a batch, or the model's context is too short.
+        InputError: the problems do not fill a batch, the model's context is too short, or a problem cannot be judged.
     """
     problems = len(prepared.problems)
     if prepared.counts["problems"] and problems < args.global_batch_size:
@@ -287,12 +290,15 @@ def check_start(prepared: Prepared, args: SGPOConfig, *, model: str, longest: in
             f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
             "lower one of these"
         )
+    longest, context = longest_sequence(prepared, evaluation_sets, tokenizer, args), context_length(config)
     if context is not None and longest > context:
         raise InputError(
-            f"{model or 'the model'}: made for {context:,} tokens, and the longest prompt and completion may have "
-            f"{longest:,} together; lower max_completion_length={args.max_completion_length}, "
+            f"{config._name_or_path or 'the model'}: made for {context:,} tokens, and the longest prompt and "
+            f"completion may have {longest:,} together; lower max_completion_length={args.max_completion_length}, "
             f"eval_max_tokens={args.eval_max_tokens} or max_prompt_length={args.max_prompt_length}"
         )
+    if isinstance(verifier, Verifier):
+        verifier.check_problems(chain(prepared.problems, *evaluation_sets.values()))
 
 
 # -- order and micro-batches

@@ -19,7 +19,7 @@ from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.models import context_length, load_config, load_policy, load_tokenizer, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
-from sgpo.training.data import check_start, longest_sequence, prepare_problems
+from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
@@ -154,9 +154,13 @@ def _check_reinforcement(
     tokenizer = _tokenizer(recipe, args)
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
-    longest = longest_sequence(prepared, evaluation or {}, tokenizer, args)
-    context = context_length(load_config(recipe.model, **(args.model_init_kwargs or {})))
-    check_start(prepared, args, model=recipe.model, longest=longest, context=context)
+    config = load_config(recipe.model, **(args.model_init_kwargs or {}))
+    with _verifier(args) as verifier:
+        check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
+
+
+def _verifier(args: SGPOConfig) -> Verifier:
+    return Verifier(workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy)
 
 
 def _tokenizer(recipe: Recipe, args: SGPOConfig) -> PreTrainedTokenizerBase:
@@ -239,8 +243,7 @@ def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
     """As the first process judges them: a time-out in one process alone would give each its own rows."""
     found: list[set[str]] = [set()]
     if args.process_index == 0:
-        workers, timeout, policy = args.verifier_workers, args.verifier_timeout, args.verifier_policy
-        with Verifier(workers=workers, timeout=timeout, policy=policy) as verifier:
+        with _verifier(args) as verifier:
             found = [wrong_solutions(problems, verifier)]
     broadcast_object_list(found)
     return found[0]
@@ -276,8 +279,7 @@ def _reinforce(
     if args.process_index == 0:
         if split is not None:
             _write_split(run, split)
-        if resume or not run.recipe_file.exists():
-            write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
 

@@ -33,7 +33,6 @@ from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGrou
 from sgpo.rollouts.models import (
     check_adapters,
     check_tokenizer,
-    context_length,
     disable_dropout,
     load_config,
     load_policy,
@@ -144,9 +143,8 @@ class SGPOTrainer(EvaluatingTrainer):
             as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
         )
         self.eval_problems = evaluation_sets(eval_dataset)
-        longest = longest_sequence(self.prepared, self.eval_problems, processing_class, args)
         config = load_config(model, **init_kwargs) if isinstance(model, str | Path) else model.config
-        check_start(self.prepared, args, model=source, longest=longest, context=context_length(config))
+        check_start(self.prepared, self.eval_problems, processing_class, args, verifier=self.verifier, config=config)
 
         # The policy. Adapters are drawn at random, in every process alike.
         set_seed(args.seed)
@@ -193,6 +191,7 @@ class SGPOTrainer(EvaluatingTrainer):
             if self.algorithm.needs.frozen_guided_model
             else None
         )
+        longest = longest_sequence(self.prepared, self.eval_problems, processing_class, args)
         self.engine: Engine = build_engine(
             args.engine,
             self.model,

@@ -378,6 +378,34 @@ def test_a_directory_that_holds_another_run_is_refused(tmp_path, tokenizer):
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_run_that_failed_in_its_first_step_leaves_a_directory_that_can_be_used(tmp_path, tokenizer, fails_at):
+    judged = []
+
+    def fails(completion, problem):
+        judged.append(problem.id)
+        if len(judged) > 48 * (fails_at - 1):  # a step judges 48 completions
+            raise InputError("the user's mistake")
+        return hash_verdict(completion, problem)
+
+    options = {"eval_on_start": True, "evaluation": PROBLEMS[:1], "eval_samples": 1, "max_steps": 2, "logging_steps": 2}
+    failing = build_trainer(tmp_path / "run", tokenizer, verifier=fails, **(options | {"eval_on_start": False}))
+    with pytest.raises(InputError, match="the user's mistake"):
+        failing.train()
+    (tmp_path / "run/checkpoints/warmup").mkdir(parents=True)
+    again = build_trainer(tmp_path / "run", tokenizer, seed=14, **options)
+    if fails_at == 2:
+        with pytest.raises(ValueError, match="holds a run already"):
+            again.train()
+        return
+    before = json.loads((tmp_path / "run/config.json").read_text())["id"]
+    again.train()
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["args"]["seed"], config["id"] == before) == (14, False)
+    assert [row["step"] for row in read_lines(tmp_path / "run/metrics.jsonl") if "loss" in row] == [2]
+    assert (tmp_path / "run/checkpoints/warmup").exists()
+
+
 # -- before a model is loaded
 
 
@@ -387,6 +415,15 @@ def weightless(tmp_path, tokenizer):
     policy(max_position_embeddings=40).config.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return str(tmp_path / "model")
+
+
+def test_a_problem_that_cannot_be_judged_is_refused(tmp_path, tokenizer, weightless):
+    options = {"model": weightless, "verifier": None, "verifier_workers": 1, "max_completion_length": 4}
+    lost = replace(PROBLEMS[2], kind="my_module:check")
+    with pytest.raises(InputError, match="problem 'q2': kind 'my_module:check' names no function"):
+        build_trainer(tmp_path / "run", tokenizer, problems=[*PROBLEMS[:2], lost, *PROBLEMS[3:]], **options)
+    with pytest.raises(InputError, match="problem 'q2': kind 'my_module:check' names no function"):
+        build_trainer(tmp_path / "run", tokenizer, evaluation={"fresh": [lost]}, **options)
 
 
 @pytest.mark.parametrize(
