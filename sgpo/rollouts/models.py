@@ -20,6 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from sgpo.errors import InputError
 
+# Options of from_pretrained that quantize.
+_QUANTIZING = {"quantization_config", "load_in_4bit", "load_in_8bit"}
+
 logger = logging.getLogger("sgpo")
 
 # The files that `from_pretrained` reads: weights, configs, chat template, vocabulary; not an optimizer (.pt).
@@ -43,16 +46,26 @@ def policy_name(model: Any, init_kwargs: Mapping[str, Any] | None) -> str:
     return str(model.config._name_or_path)
 
 
-def load_config(name: str | Path, **options: Any) -> Any:
-    """Read the config of a model, and nothing of its weights; of an adapter, that of its base model.
+def policy_config(model: Any, **options: Any) -> Any:
+    """The config of a model that is to be trained; of one given by its name before any of its weights are loaded.
 
     Args:
-        name: A path, a hub id or a run directory.
+        model: A model; or a path, a hub id or a run directory, where an adapter has the config of its base model.
         options: As for `load_policy`.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or its weights are quantized.
     """
+    config = _load_config(model, **options) if isinstance(model, str | Path) else model.config
+    if getattr(config, "quantization_config", None) or _QUANTIZING & options.keys():
+        raise InputError(
+            f"{config._name_or_path or 'the model'}: quantized weights (QLoRA) can be neither trained nor merged with "
+            "adapters here; train adapters on 16 bits: lora, with model_init_kwargs={dtype: bfloat16}"
+        )
+    return config
+
+
+def _load_config(name: str | Path, **options: Any) -> Any:
     source = resolve_model(name)
     try:
         source = resolve_model(_base_model(source)) if is_adapter(source) else source

@@ -16,6 +16,7 @@ from sgpo.training.options import (
     NOT_NULL,
     SUPPORTED,
     Condition,
+    check_installed,
     check_ranges,
     declarations,
     option,
@@ -385,7 +386,11 @@ class SGPOConfig(TrainingArguments):
             )
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
+        for name in ("neftune_noise_alpha", "label_smoothing_factor"):
+            if getattr(self, name):
+                raise InputError(f"{name}={getattr(self, name)} is for supervised training: it would bias the policy")
         super().__post_init__()
+        check_installed(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values; TrainingArguments takes whatever ends in `_token` for a key."""

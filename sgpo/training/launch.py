@@ -16,16 +16,17 @@ from sgpo.algorithms import build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
-from sgpo.rollouts.models import context_length, load_config, load_policy, load_tokenizer, shape_chat_template
+from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
+from sgpo.training.options import check_installed
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
 from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.trainer import SGPOTrainer
-from sgpo.training.warmup import run_warmup, solution_rows, wrong_solutions
+from sgpo.training.warmup import run_warmup, solution_rows, warmup_config, wrong_solutions
 from sgpo.verifier import Verifier
 
 logger = logging.getLogger("sgpo")
@@ -154,7 +155,7 @@ def _check_reinforcement(
     tokenizer = _tokenizer(recipe, args)
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
-    config = load_config(recipe.model, **(args.model_init_kwargs or {}))
+    config = policy_config(recipe.model, **(args.model_init_kwargs or {}))
     with _verifier(args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
 
@@ -211,8 +212,9 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         )
     assert recipe.warmup is not None
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
+    check_installed(warmup_config(options, run))
     tokenizer = _tokenizer(recipe, args)
-    context = context_length(load_config(recipe.model, **(args.model_init_kwargs or {})))
+    context = context_length(policy_config(recipe.model, **(args.model_init_kwargs or {})))
     rows, counts = solution_rows(
         split.warmup,
         tokenizer,

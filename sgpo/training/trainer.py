@@ -34,9 +34,9 @@ from sgpo.rollouts.models import (
     check_adapters,
     check_tokenizer,
     disable_dropout,
-    load_config,
     load_policy,
     load_tokenizer,
+    policy_config,
     policy_name,
     shape_chat_template,
     train_in_float32,
@@ -143,7 +143,7 @@ class SGPOTrainer(EvaluatingTrainer):
             as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
         )
         self.eval_problems = evaluation_sets(eval_dataset)
-        config = load_config(model, **init_kwargs) if isinstance(model, str | Path) else model.config
+        config = policy_config(model, **init_kwargs)
         check_start(self.prepared, self.eval_problems, processing_class, args, verifier=self.verifier, config=config)
 
         # The policy. Adapters are drawn at random, in every process alike.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,24 @@ def tokenized_row(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBa
     return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
 
 
+def warmup_config(options: Mapping[str, Any], run: RunDirectory) -> Any:
+    """The `SFTConfig` of the options, with defaults that work on a CPU too."""
+    from trl import SFTConfig
+
+    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
+    defaults: dict[str, Any] = {
+        "report_to": "none",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "max_length": None,
+        "logging_nan_inf_filter": False,
+    }
+    if options.get("use_cpu"):
+        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
+        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
+    return SFTConfig(**{**defaults, **options, "output_dir": str(run.path / "warmup")})
+
+
 def run_warmup(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -125,21 +143,9 @@ def run_warmup(
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    working = run.path / "warmup"
-    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
-    defaults: dict[str, Any] = {
-        "report_to": "none",
-        "save_strategy": "epoch",
-        "save_total_limit": 1,
-        "max_length": None,
-        "logging_nan_inf_filter": False,
-    }
-    if options.get("use_cpu"):
-        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
-        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
-    config = SFTConfig(**{**defaults, **options, "output_dir": str(working)})
+    working, config = run.path / "warmup", warmup_config(options, run)
     if peft_config is None:
         train_in_float32(model)
     set_seed(config.seed)  # before the adapters are drawn

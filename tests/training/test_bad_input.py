@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -307,12 +309,32 @@ def test_an_option_out_of_its_range_is_refused(tmp_path, options, message):
             "option of a kl_clip that is not null; kl_clip=null does not",
         ),
         ({"strategy_content": "solution", "strategies": "both"}, "of strategy_content own, other or empty; solution"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0 is for supervised training"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for supervised training"),
         ({"wrong_strategy_share": 0.5}, "wrong_strategy_share is called wrong_strategy_fraction now"),
         ({"num_distill_targets": 4}, "num_distill_targets was measured not to help and removed; docs/log.md names"),
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
+        SGPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"report_to": "wandb"}, "report_to=wandb: the package wandb is not installed"),
+        ({"report_to": ["tensorboard", "flyte"]}, "report_to=flyte: the package flytekit is not installed"),
+        ({"optim": "paged_adamw_8bit"}, "optim=paged_adamw_8bit: .*bitsandbytes"),
+        ({"optim": "adamw_torch", "report_to": "none"}, None),
+        ({"optim": "adafactor", "report_to": ["logger"]}, None),
+    ],
+)
+def test_packages_that_are_missing_are_named(tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("sgpo.training.options.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("sgpo.training.options.find_spec", lambda name: "there" if name == "logger" else None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
         SGPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)
 
 
@@ -415,6 +437,19 @@ def weightless(tmp_path, tokenizer):
     policy(max_position_embeddings=40).config.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "how", [{"quantization_config": {"load_in_4bit": True}}, {"load_in_8bit": True}, {"dtype": "auto"}]
+)
+def test_quantized_weights_are_refused(tmp_path, tokenizer, weightless, how):
+    if "dtype" in how:  # the model says so itself
+        config = json.loads((tmp_path / "model/config.json").read_text())
+        (tmp_path / "model/config.json").write_text(
+            json.dumps(config | {"quantization_config": {"quant_method": "awq"}})
+        )
+    with pytest.raises(InputError, match=r"model: quantized weights \(QLoRA\) can be neither trained"):
+        build_trainer(tmp_path / "run", tokenizer, model=weightless, model_init_kwargs=how, max_completion_length=4)
 
 
 def test_a_problem_that_cannot_be_judged_is_refused(tmp_path, tokenizer, weightless):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sgpo import Problem
 from sgpo.io import read_json
 from sgpo.problems import save_problems
+from sgpo.training import launch
 from sgpo.training.launch import run_recipe
 from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory
@@ -247,6 +249,17 @@ def test_what_keeps_reinforcement_from_starting_is_said_before_the_warm_up(tmp_p
             run_recipe(wrong)
         assert not (tmp_path / "run").exists()
     run_recipe(wrong, stage="warmup")  # which reinforcement of another kind may follow
+
+
+def test_what_a_warm_up_lacks_is_said_before_its_model_is_loaded(tmp_path, tokenizer, monkeypatch, caplog):
+    tokenizer.save_pretrained(tmp_path / "base")
+    warmup = {"epochs": 1, "bf16": False, "optim": "adamw_bnb_8bit"}
+    recipe = recipe_of(tmp_path, warmup=warmup, evaluation={"source": str(tmp_path / "p.jsonl")})
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(launch, "load_policy", None)
+    with pytest.raises(ValueError, match=r"optim=adamw_bnb_8bit: .*bitsandbytes"):
+        run_recipe(recipe)
+    assert "p.jsonl is never evaluated on: --set eval_strategy=steps --set eval_steps=N does so" in caplog.text
 
 
 def test_solutions_beyond_the_models_context_are_left_out(tmp_path, tokenizer):
