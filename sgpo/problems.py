@@ -11,7 +11,7 @@ import csv
 import hashlib
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,13 +170,16 @@ def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
     write_jsonl(Path(path), (problem.to_json() for problem in problems), escape=False)
 
 
-def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
+def split_problems(
+    problems: Sequence[Problem], fraction: float, *, seed: int, rank: Callable[[Problem], int | None] = lambda _: 0
+) -> tuple[list[Problem], list[Problem]]:
     """Split problems at random into two parts.
 
     Args:
         problems: what to split.
         fraction: of the problems, those in the first part; from 0 to 1.
         seed: decides the split.
+        rank: the first part is filled with problems of the lowest rank first, and those of rank None are never in it.
 
     Returns:
         The first part and the rest, both in the order of the input.
@@ -186,7 +189,12 @@ def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -
     """
     if not 0.0 <= fraction <= 1.0:
         raise InputError(f"the fraction of a split must lie between 0 and 1, got {fraction}")
-    chosen = set(random.Random(seed).sample(range(len(problems)), round(fraction * len(problems))))
+    ranks = [rank(problem) for problem in problems]
+    generator = random.Random(seed)
+    count, chosen = round(fraction * len(problems)), set[int]()
+    for level in sorted({level for level in ranks if level is not None}):
+        places = [i for i, of_problem in enumerate(ranks) if of_problem == level]
+        chosen.update(generator.sample(places, min(count - len(chosen), len(places))))
     return (
         [problem for i, problem in enumerate(problems) if i in chosen],
         [problem for i, problem in enumerate(problems) if i not in chosen],

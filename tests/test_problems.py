@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sgpo.problems import load_problems
+from sgpo.problems import Problem, load_problems, split_problems
 
 MARKED = "She sold 48/2 = $<<48/2=24>>24 in May.\nTogether 48+24 = <<48+24=72>>72 clips."
 PLAIN = "She sold 48/2 = $24 in May.\nTogether 48+24 = 72 clips."
@@ -71,3 +71,10 @@ def test_a_broken_array_is_named(tmp_path, text, message):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_problems(tmp_path / "p.json")
+
+
+def test_a_split_at_random_is_the_same_in_every_release():
+    problems = [Problem(id=f"p{i}", problem="?", answer="1") for i in range(10)]
+    first, rest = split_problems(problems, 0.4, seed=3)
+    assert [problem.id for problem in first] == ["p2", "p3", "p7", "p8"]
+    assert [problem.id for problem in rest] == ["p0", "p1", "p4", "p5", "p6", "p9"]

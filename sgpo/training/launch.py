@@ -86,7 +86,7 @@ def _run_stages(
 
     if recipe.warmup is None:
         return _reinforce(run, recipe, args, recipe.model, problems, evaluation, bank, resume=resume)
-    split = _split(run, problems, recipe, seed=args.seed)
+    split = _split(run, problems, recipe, bank, seed=args.seed)
     if stage == "all" and not run.warm_model.exists():
         _check_reinforcement(recipe, args, split.rl, evaluation, bank)
     if stage in ("warmup", "all"):
@@ -174,12 +174,27 @@ def _tokenizer(recipe: Recipe, args: SGPOConfig) -> PreTrainedTokenizerBase:
 # -- the warm-up
 
 
-def _split(run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: int) -> _Split:
-    """The problems of both stages: those of the run's `split.json`, or a new split."""
+def _split(
+    run: RunDirectory, problems: list[Problem], recipe: Recipe, bank: StrategyBank | None, *, seed: int
+) -> _Split:
+    """The problems of both stages: those of the run's `split.json`, or a new split.
+
+    The warm-up learns from solutions and reads no strategy: it takes problems without a strategy first, and never one
+    without a solution. Raises InputError where it would take none, or the split was made from other problems.
+    """
     assert recipe.warmup is not None
     file = run.path / SPLIT
     if not file.exists():
-        return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed))
+        if all(problem.solution is None for problem in problems):
+            raise InputError(
+                "none of the problems has a 'solution' to warm up on; without a warm-up: --set warmup=null"
+            )
+        guided = {strategy.problem_id for strategy in bank or ()}
+
+        def rank(problem: Problem) -> int | None:
+            return None if problem.solution is None else int(problem.id in guided)
+
+        return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed, rank=rank))
     try:
         read = read_json(file)
         ids = {name: set(map(str, read[name])) for name in ("warmup", "rl")}

@@ -18,7 +18,7 @@ from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory
 from sgpo.training.warmup import run_warmup, solution_rows, tokenized_row
 from tests.training import naive
-from tests.training.building import build_trainer, largest_difference, policy, read_lines
+from tests.training.building import bank_of, build_trainer, largest_difference, policy, read_lines
 
 PROBLEMS = [
     Problem(id="a", problem="1+1?", answer="2", solution="one and one is 2"),
@@ -107,8 +107,8 @@ def test_wrong_solutions_are_left_out_and_counted(tmp_path, tokenizer, caplog):
     )
     run_recipe(recipe, stage="warmup")
     record = read_json(tmp_path / "run/warmup.json")
-    assert (record["problems"], record["without_solution"], record["wrong_solution"]) == (6, 1, 2)
-    assert "of 6 problems 1 without a solution, 2 with a wrong one" in caplog.text
+    assert (record["problems"], record["without_solution"], record["wrong_solution"]) == (5, 0, 2)
+    assert "of 5 problems 0 without a solution, 2 with a wrong one" in caplog.text
 
 
 def test_nothing_to_learn_from_is_refused(tokenizer):
@@ -276,6 +276,34 @@ def test_solutions_beyond_the_models_context_are_left_out(tmp_path, tokenizer):
     )
     run_recipe(recipe, stage="warmup")
     assert read_json(tmp_path / "run/warmup.json")["too_long"] == 1
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_the_warm_up_takes_problems_with_a_solution_and_without_a_strategy_first(tmp_path, tokenizer, fraction):
+    """Of ten problems 0 to 3 have a solution alone, 4 to 6 a strategy too, 7 to 9 no solution."""
+    tokenizer.save_pretrained(tmp_path / "base")
+    problems = [Problem(id=f"p{i}", problem=f"{i}?", answer="1", solution="1" if i < 7 else None) for i in range(10)]
+    bank_of(tmp_path / "bank.db", problems[4:]).close()
+    recipe = recipe_of(
+        tmp_path, bank=str(tmp_path / "bank.db"), warmup={"epochs": 1, "bf16": False, "fraction": fraction}
+    )
+    save_problems(problems, tmp_path / "p.jsonl")
+    run_recipe(recipe, stage="warmup")
+    split = read_json(tmp_path / "run/split.json")
+    alone, both = {"p0", "p1", "p2", "p3"}, {"p4", "p5", "p6"}
+    chosen = set(split["warmup"])
+    assert chosen | set(split["rl"]) == {f"p{i}" for i in range(10)}
+    assert (len(chosen & alone), len(chosen & both), len(chosen)) == {0.2: (2, 0, 2), 0.5: (4, 1, 5), 0.9: (4, 3, 7)}[
+        fraction
+    ]
+
+
+def test_a_warm_up_without_a_single_solution_is_refused(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False})
+    save_problems([Problem(id=f"p{i}", problem=f"{i}?", answer="1") for i in range(9)], tmp_path / "p.jsonl")
+    with pytest.raises(ValueError, match="none of the problems has a 'solution' to warm up on"):
+        run_recipe(recipe)
 
 
 def test_reinforcement_alone_wants_a_warm_up_or_a_named_model(tmp_path, tokenizer):
