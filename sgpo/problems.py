@@ -12,6 +12,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -266,13 +267,36 @@ def _dataset_rows(
             rows = datasets.load_from_disk(folder)
         else:
             name = str(folder) if folder.is_dir() else source
-            rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+            with nullcontext() if folder.is_dir() else _cache_alone_without_hub(source):
+                rows = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:
         raise InputError(
             f"{source}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from None
     return enumerate(rows, start=1)
+
+
+@contextmanager
+def _cache_alone_without_hub(dataset: str) -> Iterator[None]:
+    """While the hub refuses connections or has no address, look in the cache alone.
+
+    The libraries would try again and again for each of several files: 24 seconds until a mistyped name is refused.
+    """
+    import datasets.config
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    try:
+        get_hf_file_metadata(hf_hub_url(dataset, "README.md", repo_type="dataset"))
+    except Exception as error:  # whatever else is wrong, loading has its own words for it
+        # The class is known by its name: it is httpx2's, and httpx's before huggingface_hub 2.
+        if type(error).__name__ == "ConnectError":
+            datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _lookup(row: Mapping[str, Any], name: str) -> Any:

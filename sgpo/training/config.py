@@ -140,7 +140,7 @@ class SGPOConfig(TrainingArguments):
         "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
     )
     engine: EngineName = option(
-        "hf", "What generates: the model itself, or vLLM (pip install 'sgpo[vllm]').", source="ours, TRL"
+        "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
     )
     generation_batch_size: int = option(256, "Completions that are generated at a time.", at_least=1)
 

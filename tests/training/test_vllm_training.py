@@ -175,6 +175,6 @@ def test_options_out_of_range_are_refused(tmp_path, tokenizer, options, message)
 
 def test_without_vllm_training_does_not_start(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'sgpo\[vllm\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[vllm\]'"):
         build_trainer(tmp_path / "run", tokenizer, engine="vllm", model=named_policy())
     assert not (tmp_path / "run" / "config.json").exists()
