@@ -52,8 +52,11 @@ class ResumableTrainer(Trainer):
     run: RunDirectory
     _saving = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, model: Any, **kwargs: Any) -> None:
+        use_cache = getattr(model.config, "use_cache", None)
+        super().__init__(model=model, **kwargs)
+        if use_cache is not None:
+            self.model.config.use_cache = use_cache  # the Trainer has set it to its own, which would be saved
         self.pending = PendingState()
         self.add_callback(_RestoreLosses(self))
         self._stop = StopOnSignal(self)

@@ -149,6 +149,7 @@ def run_warmup(
     if peft_config is None:
         train_in_float32(model)
     set_seed(config.seed)  # before the adapters are drawn
+    use_cache = getattr(model.config, "use_cache", None)
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -172,6 +173,8 @@ def run_warmup(
     if trainer.is_world_process_zero():
         run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if use_cache is not None:
+        trainer.model.config.use_cache = use_cache  # the Trainer has set it to its own, which would be saved
     # Save the model whole, with its adapters merged, and let it appear under its name at once.
     staging = run.staging / run.warm_model.name
     if peft_config is None:

@@ -143,6 +143,7 @@ def test_a_step_of_the_warmup_is_the_cross_entropy_of_the_solutions(tmp_path, to
     assert saved == run.warm_model == tmp_path / "run/checkpoints/warmup"
     loaded = AutoModelForCausalLM.from_pretrained(saved)
     assert largest_difference(dict(loaded.named_parameters()), dict(model.named_parameters())) == 0.0
+    assert loaded.config.use_cache  # the Trainer had set it to False
     assert AutoTokenizer.from_pretrained(saved).eos_token_id == 1
     assert not (tmp_path / "run/warmup").exists()
     assert not (tmp_path / "run/metrics.jsonl").exists()
