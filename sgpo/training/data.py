@@ -23,7 +23,7 @@ from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem, problem_from_row
 from sgpo.prompts import autonomous_prompt
-from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.engine import encode_prompt, encode_solution
 from sgpo.rollouts.groups import PromptIds, RewardFunction, RolloutGroup, seed_of
 from sgpo.rollouts.models import context_length
 from sgpo.strategies.bank import StrategyBank
@@ -245,8 +245,8 @@ def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_leng
     """The strong model's solution with the end token; None if it is missing or longer than a completion may be."""
     if problem.solution is None:
         return None
-    ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id] if len(ids) < max_length else None
+    ids = encode_solution(tokenizer, problem.solution)
+    return ids if len(ids) <= max_length else None
 
 
 def longest_sequence(

@@ -15,7 +15,7 @@ from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
-from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.engine import encode_prompt, encode_solution
 from sgpo.rollouts.models import check_adapters, train_in_float32
 from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
@@ -93,7 +93,7 @@ def solution_rows(
 def tokenized_row(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Row:
     """Make a row for SFTTrainer, with the prompt tokens that rollouts will see; only the completion is learnt."""
     prompt_ids = encode_prompt(tokenizer, prompt)
-    completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    completion_ids = encode_solution(tokenizer, completion)
     return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
 
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sgpo.errors import InputError
-from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.engine import encode_prompt, encode_solution, end_token_ids
 from sgpo.rollouts.models import check_tokenizer, load_tokenizer, shape_chat_template
 from tests.conftest import tiny_qwen2
 
@@ -94,3 +94,29 @@ def test_a_model_without_its_tokenizers_files_is_refused(tmp_path):
     tiny_qwen2().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="the tokenizer has no vocabulary and encodes text to nothing"):
         load_tokenizer(tmp_path)
+
+
+TURN = (
+    "{% for m in messages %}<role>{{ m['role'] }}:{{ m['content'] | trim }}<turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<role>assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (TURN, "<turn>"),  # as Gemma's, and Phi-3's
+        (TURN.replace("<turn>", "<eos>"), "<eos>"),
+        (TURN.replace("<turn>", ""), "<eos>"),
+        (TURN.replace("<turn>", "(end)"), "<eos>"),
+        ("{% for m in messages %}{% if m['role'] == 'user' %}<turn>{{ m['content'] }}{% endif %}{% endfor %}", "<eos>"),
+        ("{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}" + TURN, "<eos>"),
+        (None, "<eos>"),
+    ],
+)
+def test_a_solution_ends_as_the_template_ends_a_turn(chat, template, end):
+    chat.add_special_tokens({"additional_special_tokens": ["<turn>", "<role>"]})
+    chat.chat_template = template
+    assert chat.decode(encode_solution(chat, "so 2")) == f"so 2{end}"
+    ends = {chat.convert_tokens_to_ids(token) for token in ("<eos>", end)}
+    assert end_token_ids(tiny_qwen2(), chat) == sorted(ends)  # what is learnt to end a completion does end one
