@@ -107,20 +107,46 @@ def build_engine(
 
 
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a completion: the tokenizer's and all of the model's generation config, in order.
+    """The tokens that end a completion: the tokenizer's, the chat template's, and all of the model's generation config,
+    in order.
 
     Raises:
         InputError: there is no such token, so a completion could never end.
     """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
-    ids = {int(token) for token in (tokenizer.eos_token_id, *configured) if token is not None}
+    ends = (tokenizer.eos_token_id, end_of_turn(tokenizer), *configured)
+    ids = {int(token) for token in ends if token is not None}
     if not ids:
         raise InputError(
             f"{tokenizer.name_or_path or 'the tokenizer'}: no eos token in the tokenizer or the model's "
             "generation_config; a completion could never end. Set tokenizer.eos_token and save the tokenizer"
         )
     return sorted(ids)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes after an assistant's message, None where there is none.
+
+    It need not be the tokenizer's eos token: Gemma ends a turn with `<end_of_turn>`, Phi-3 with `<|end|>`.
+    """
+    if not tokenizer.chat_template:
+        return None
+    said = "7@@7"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    try:
+        _, found, after = str(tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(said)
+    except Exception:  # a template is a program: it raises what it likes
+        return None
+    ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"] if found else []
+    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    return int(ids[0]) if token is not None and token.special else None
+
+
+def encode_solution(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A solution's token ids as a completion that was sampled would have them, with the token that ends it."""
+    end = end_of_turn(tokenizer)
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id if end is None else end]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
