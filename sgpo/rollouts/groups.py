@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
+from sgpo.objective import soft_overlong_punishment
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Completion, Engine, Sampling, decode_completions
 from sgpo.verifier import Verdict, Verifier
@@ -31,7 +32,8 @@ class Rollout:
     """One sampled and judged completion.
 
     `reward` is 1 for a correct completion and 0 for a wrong or unparsed one; it is NaN, and left out of its group, if
-    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward.
+    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward. `punishment`
+    is what its length adds to the reward, at most 0; None if lengths are not punished.
     """
 
     prompt: str
@@ -42,6 +44,12 @@ class Rollout:
     truncated: bool
     verdict: Verdict | None = None
     reward: float = math.nan
+    punishment: float | None = None
+
+    @property
+    def total_reward(self) -> float:
+        """What its advantage is computed from."""
+        return self.reward + (self.punishment or 0.0)
 
     @property
     def correct(self) -> bool:
@@ -154,6 +162,12 @@ def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardF
             rollout.reward = math.nan if verdict.kind == "timeout" else float(verdict.kind == "correct")
         else:
             rollout.reward = verdict
+
+
+def punish_overlong(groups: Sequence[RolloutGroup], *, limit: int, cache: int) -> None:
+    """Give autonomous completions their `punishment`, by `soft_overlong_punishment`; a `cache` of 0 punishes none."""
+    for rollout in (rollout for group in groups for rollout in group.autonomous if cache):
+        rollout.punishment = soft_overlong_punishment(len(rollout.completion_ids), limit=limit, cache=cache)
 
 
 def _number(reward: Any, problem: Problem) -> float:

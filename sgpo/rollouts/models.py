@@ -119,6 +119,29 @@ def _original(module: Any) -> Any:
     return module
 
 
+def prepare_policy(model: Any, peft_config: Any = None) -> Any:
+    """Make a loaded model one to train: with its adapters, in float32, without dropout.
+
+    Args:
+        model: The model.
+        peft_config: Adapters to train instead of the whole model.
+
+    Returns:
+        The model, or the model that has it below its adapters.
+
+    Raises:
+        InputError: as `check_adapters` and `train_in_float32`.
+    """
+    if peft_config is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, peft_config)
+    check_adapters(model)
+    train_in_float32(model)
+    disable_dropout(model)
+    return model
+
+
 def train_in_float32(model: Any) -> None:
     """Cast a model that is trained in 16 bits to float32, since small updates vanish in 16 bits; say so.
 
