@@ -24,6 +24,10 @@ logger = logging.getLogger("sgpo")
 
 # The files that `from_pretrained` reads: weights, configs, chat template, vocabulary; not an optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+QUANTIZED_WITHOUT_ADAPTERS = (
+    "quantized weights (quantization_config in model_init_kwargs) cannot be trained themselves; train adapters above "
+    "them: a lora section, or peft_config"
+)
 CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
 
 
@@ -63,6 +67,8 @@ def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, *
         if is_adapter(source):
             return _load_merged(source, dtype=dtype, **options)
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except ImportError as error:  # of what an option asks for: bitsandbytes, flash-attn
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(_unloadable(name, source, "model", error)) from error
 
@@ -84,6 +90,11 @@ def _load_merged(source: str, **options: Any) -> Any:
 def is_adapter(source: str | Path) -> bool:
     """Whether a directory holds an adapter in place of a whole model."""
     return (Path(source) / "adapter_config.json").is_file()
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a model, or the one below its adapters, holds its weights in 4 or 8 bits."""
+    return getattr(model, "quantization_method", None) is not None
 
 
 def check_adapters(model: Any) -> None:
@@ -130,12 +141,19 @@ def prepare_policy(model: Any, peft_config: Any = None) -> Any:
         The model, or the model that has it below its adapters.
 
     Raises:
-        InputError: as `check_adapters` and `train_in_float32`.
+        InputError: it is quantized, and trained without adapters; or as `check_adapters` and `train_in_float32`.
     """
     if peft_config is not None:
-        from peft import get_peft_model
+        from peft import get_peft_model, prepare_model_for_kbit_training
 
+        if is_quantized(model):
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            for module in model.modules():  # on a CPU, weights that bitsandbytes packs for sampling give no gradient
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
         model = get_peft_model(model, peft_config)
+    if is_quantized(model) and not hasattr(model, "peft_config"):
+        raise InputError(QUANTIZED_WITHOUT_ADAPTERS)
     check_adapters(model)
     train_in_float32(model)
     disable_dropout(model)

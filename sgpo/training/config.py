@@ -320,8 +320,8 @@ class SGPOConfig(TrainingArguments):
     # The model and its verifier.
     model_init_kwargs: dict[str, Any] | None = option(
         None,
-        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` of weights "
-        "that stay frozen below adapters.",
+        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` or "
+        "`quantization_config` of weights that stay frozen below adapters.",
         source="TRL",
     )
     chat_template_kwargs: dict[str, Any] | None = option(

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from sgpo.algorithms import ALGORITHMS, Part, readers_of
 from sgpo.errors import InputError
+from sgpo.rollouts.vllm import QUANTIZED_WITH_VLLM
 
 # What another option must be for this one to be read: one of some words, `True`, or anything but null.
 NOT_NULL: Literal["not null"] = "not null"
@@ -185,6 +186,8 @@ def check_combinations(values: Mapping[str, Any]) -> None:
         raise InputError(
             f"soft_punish_cache={cache} is the last part of max_completion_length={limit}; choose no more than that"
         )
+    if values["engine"] == "vllm" and "quantization_config" in (values["model_init_kwargs"] or {}):
+        raise InputError(QUANTIZED_WITH_VLLM)
 
 
 def unread_options(config: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
