@@ -94,6 +94,7 @@ def sample_groups(
     num_autonomous: int,
     num_guided: int,
     seed: tuple[object, ...],
+    soft_punish_cache: int = 0,
 ) -> None:
     """Fill both groups of every problem from ONE generation call: one long tail instead of two.
 
@@ -105,6 +106,7 @@ def sample_groups(
         num_autonomous: Completions per problem from its autonomous prompt.
         num_guided: Completions per problem from its guided prompt, if it has one.
         seed: What the seeds are made of, together with problem, group and number of a completion.
+        soft_punish_cache: The last tokens before the limit over which `punish_overlong` punishes.
     """
     requests: list[tuple[list[Rollout], PromptIds]] = []
     seeds: list[int] = []
@@ -122,6 +124,13 @@ def sample_groups(
     texts = decode_completions(tokenizer, prompts, completions)
     for (rollouts, prompt), completion, text in zip(requests, completions, texts, strict=True):
         rollouts.append(_rollout(prompt, completion, text))
+    punish_overlong(groups, limit=sampling.max_tokens, cache=soft_punish_cache)
+
+
+def punish_overlong(groups: Sequence[RolloutGroup], *, limit: int, cache: int) -> None:
+    """Give autonomous completions their `punishment`, by `soft_overlong_punishment`; a `cache` of 0 punishes none."""
+    for rollout in (rollout for group in groups for rollout in group.autonomous if cache):
+        rollout.punishment = soft_overlong_punishment(len(rollout.completion_ids), limit=limit, cache=cache)
 
 
 def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
@@ -162,12 +171,6 @@ def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardF
             rollout.reward = math.nan if verdict.kind == "timeout" else float(verdict.kind == "correct")
         else:
             rollout.reward = verdict
-
-
-def punish_overlong(groups: Sequence[RolloutGroup], *, limit: int, cache: int) -> None:
-    """Give autonomous completions their `punishment`, by `soft_overlong_punishment`; a `cache` of 0 punishes none."""
-    for rollout in (rollout for group in groups for rollout in group.autonomous if cache):
-        rollout.punishment = soft_overlong_punishment(len(rollout.completion_ids), limit=limit, cache=cache)
 
 
 def _number(reward: Any, problem: Problem) -> float:

@@ -28,16 +28,7 @@ from sgpo.problems import Problem
 from sgpo.prompts import prompt_style
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
-from sgpo.rollouts.groups import (
-    PromptIds,
-    RewardFunction,
-    Rollout,
-    RolloutGroup,
-    judge,
-    punish_overlong,
-    sample_groups,
-    seed_of,
-)
+from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
 from sgpo.rollouts.models import check_tokenizer, load_tokenizer, named_policy, prepare_policy, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher, DivergenceStop
@@ -310,11 +301,11 @@ class SGPOTrainer(EvaluatingTrainer):
                 self.sampling,
                 num_autonomous=self.algorithm.num_autonomous,
                 num_guided=self.algorithm.num_guided,
+                soft_punish_cache=self.args.soft_punish_cache,
                 seed=(self.args.seed, step),
             )
         with self.averages.timed("verify"):
             judge(((r, group.problem) for group in groups for r in (*group.autonomous, *group.guided)), self.verifier)
-        punish_overlong(groups, limit=self.args.max_completion_length, cache=self.args.soft_punish_cache)
         with self.averages.timed("score"):
             return groups, self.algorithm.training_rows(groups, self._score, generator=generator)
 
