@@ -107,6 +107,9 @@ class ResumableTrainer(Trainer):
                 record_changes(self.run, changes, description, step=max(step, 0))
         else:
             self.run.check_unused()
+            self.accelerator.wait_for_everyone()  # no process finds what another has begun
+            if self.is_world_process_zero():
+                self.run.clear_failed()
         # A new run, or one that a kill left without its config, writes its first files.
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():

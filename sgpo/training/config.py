@@ -136,6 +136,11 @@ class SGPOConfig(TrainingArguments):
         at_most=1,
         part="guided prompts",
     )
+    allow_unguided: bool = option(
+        False,
+        "Train though fewer than a tenth of the problems have a guided prompt, which is refused otherwise.",
+        part="guided prompts",
+    )
     prompt_style: str = option(
         "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
     )

@@ -80,7 +80,8 @@ def solution_rows(
         rows.append(row)
     left_out = (
         f"of {counted(len(problems), 'problem')} {counts['without_solution']} without a solution, "
-        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} too long (warmup.max_length={max_length})"
+        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} longer than {max_length} tokens "
+        "(warmup.max_length, or the model's context)"
     )
     if not rows:
         raise InputError(f"nothing to warm up on: {left_out}")

@@ -89,7 +89,7 @@ def judge_completion(completion: str, answer: str, *, kind: str, strict: bool = 
     if kind == "choice":
         return _judge_choice(completion[-READ_LIMIT:], answer)
     if kind == "puzzle":
-        check = _check_of(answer)
+        check = check_of(answer)
         return _call(check, completion, answer) if check else _judge_exact(completion[-READ_LIMIT:], answer)
     if ":" in kind:
         return _call(kind, completion, answer)
@@ -187,7 +187,7 @@ def _letters_linked_to(completion: str, end: int) -> list[str]:
     return letters
 
 
-def _check_of(answer: str) -> str | None:
+def check_of(answer: str) -> str | None:
     """The function that a puzzle's gold answer names."""
     try:
         rule = json.loads(answer)

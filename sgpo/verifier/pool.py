@@ -53,7 +53,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
-        path = [entry or os.getcwd() for entry in sys.path]
+        # The user's own functions may lie in the working directory, which the path of the `sgpo` command lacks.
+        path = list(dict.fromkeys([*(entry or os.getcwd() for entry in sys.path), os.getcwd()]))
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps(path), str(theirs.fileno())],

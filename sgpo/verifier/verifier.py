@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
 from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.verifier.extract import READ_LIMIT
-from sgpo.verifier.kinds import IN_PROCESS, UsageError, Verdict, judge_completion
+from sgpo.verifier.kinds import IN_PROCESS, UsageError, Verdict, check_of, judge_completion
 from sgpo.verifier.pool import Pool, WorkerReply
 
 logger = logging.getLogger("sgpo.verifier")
@@ -80,6 +80,25 @@ class Verifier:
         replies = self._pool.run([self._message(*job) for job in rest])
         verdicts.update(zip(rest, map(_verdict, replies), strict=True))
         return [verdicts[job] for job in jobs]
+
+    def check_problems(self, problems: Iterable[Problem]) -> None:
+        """Check, before there are any completions, that problems can be judged, by an empty one.
+
+        Raises:
+            InputError: a problem's kind names nothing that can judge, or its gold answer does not fit its kind.
+            ChildProcessError: no worker can be started.
+        """
+        judged: dict[tuple[str, str | None], Problem] = {}
+        for problem in problems:
+            # A kind takes any gold answer, or reads it; a puzzle's names the function.
+            part = {"choice": problem.answer, "puzzle": check_of(problem.answer)}.get(problem.kind)
+            if problem.kind != "math":
+                judged.setdefault((problem.kind, part), problem)
+        for problem in judged.values():
+            try:
+                self.verify("", problem)
+            except UsageError as error:
+                raise UsageError(f"problem {problem.id!r}: {error}") from None
 
     def _message(self, completion: str, answer: str, kind: str) -> dict[str, str | bool]:
         # The answer is at the end; a function of the user's own gets all of the text.

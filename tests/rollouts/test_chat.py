@@ -7,8 +7,10 @@ import copy
 import pytest
 from transformers import AutoTokenizer
 
+from sgpo.errors import InputError
 from sgpo.rollouts.engine import encode_prompt
-from sgpo.rollouts.models import shape_chat_template
+from sgpo.rollouts.models import check_tokenizer, load_tokenizer, shape_chat_template
+from tests.conftest import tiny_qwen2
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
@@ -54,3 +56,41 @@ def test_what_would_do_nothing_is_refused(chat, tokenizer):
         shape_chat_template(chat, template_kwargs={"enable_thinkin_": False})
     with pytest.raises(ValueError, match="has no chat template"):
         shape_chat_template(tokenizer, system_prompt="ours")
+
+
+def test_a_template_that_refuses_the_system_role_is_named(chat):
+    """As Gemma's does."""
+    chat.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + TEMPLATE
+    )
+    check_tokenizer(chat)
+    with pytest.raises(InputError, match=r"system_prompt='ours', .*: the chat template fails .*: System role not sup"):
+        shape_chat_template(chat, system_prompt="ours")
+
+
+def test_a_template_that_fails_on_every_prompt_is_named(chat):
+    chat.chat_template = "{{ raise_exception('no user') }}"
+    with pytest.raises(InputError, match="the tokenizer: the chat template fails on a prompt: no user"):
+        check_tokenizer(chat)
+
+
+def test_of_named_templates_the_default_is_used(chat, tmp_path):
+    chat.chat_template = {"default": TEMPLATE, "tools": "another"}
+    shape_chat_template(chat, template_kwargs={"mood": "calm"}, system_prompt="ours")
+    assert prompt(chat) == "[system]ours[user]1+1?[assistant]calm"
+    assert chat.chat_template["tools"] == "another"
+    chat.save_pretrained(tmp_path)
+    assert prompt(AutoTokenizer.from_pretrained(tmp_path)) == prompt(chat)
+    chat.chat_template = {"rag": TEMPLATE, "tools": "another"}
+    with pytest.raises(InputError, match=r"several chat templates .rag, tools., and none of them is the default"):
+        check_tokenizer(chat)
+    with pytest.raises(InputError, match="has no chat template to put them into"):
+        shape_chat_template(chat, system_prompt="ours")
+
+
+def test_a_model_without_its_tokenizers_files_is_refused(tmp_path):
+    """transformers makes an empty tokenizer for it."""
+    tiny_qwen2().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="the tokenizer has no vocabulary and encodes text to nothing"):
+        load_tokenizer(tmp_path)

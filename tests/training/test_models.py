@@ -140,6 +140,7 @@ def test_a_model_is_loaded_as_its_options_say(tmp_path, tokenizer):
     policy().save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     options = {"num_autonomous": 2, "num_guided": 0, "per_device_train_batch_size": 2, "use_cpu": True}
+    options["max_completion_length"] = 10
     how = {"dtype": "bfloat16", "attn_implementation": "eager"}
     args = SGPOConfig(output_dir=str(tmp_path / "run"), model_init_kwargs=how, **options)
     trainer = SGPOTrainer(str(tmp_path / "base"), args, PROBLEMS, peft_config=lora(target_modules=["q_proj"]))

@@ -153,8 +153,8 @@ def test_without_distillation_it_is_grpo(tmp_path, tokenizer):
     for name, options in {
         "grpo": {"algorithm": "grpo"},
         "no weight": {"distill_coef": 0.0},
-        "no strategies": {"bank": empty},
-        "no bank": {"bank": None},
+        "no strategies": {"bank": empty, "allow_unguided": True},
+        "no bank": {"bank": None, "allow_unguided": True},
         "no guided completions": {"num_guided": 0},
     }.items():
         trainer = build_trainer(tmp_path / name, tokenizer, **options)

@@ -152,7 +152,8 @@ def test_vllm_has_room_for_the_longest_prompt_and_completion(tmp_path, tokenizer
         )
         return trainer.engine.engine.generation.options["max_model_length"]
 
-    assert room("training") == 64 + 10
+    # The longest guided prompt: ` sum : do q0 ; ! | 2++?`.
+    assert room("training") == 23 + 10
     # The longest prompt of the evaluation is ` 2++?`: five tokens.
     assert room("evaluation", eval_max_tokens=200) == 5 + 200
     assert room("given", vllm_max_model_length=99) == 99

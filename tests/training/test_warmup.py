@@ -50,7 +50,7 @@ def test_prompts_are_the_tokens_that_rollouts_see(tmp_path, tokenizer, chat):
     tokenizer = with_chat_template(tokenizer) if chat else tokenizer
     rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
     trainer = build_trainer(
-        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], bank=None, per_device_train_batch_size=2
+        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], bank=None, algorithm="grpo", per_device_train_batch_size=2
     )
     trainer.train()
     seen = {tuple(prompt) for prompt in trainer.engine.calls[0][0]}
@@ -110,7 +110,7 @@ def test_wrong_solutions_are_left_out_and_counted(tmp_path, tokenizer, caplog):
 
 
 def test_nothing_to_learn_from_is_refused(tokenizer):
-    message = "of 4 problems 1 without a solution, 0 with a wrong one, 3 too long .warmup.max_length=6."
+    message = "of 4 problems 1 without a solution, 0 with a wrong one, 3 longer than 6 tokens .warmup.max_length, or"
     with pytest.raises(ValueError, match=message):
         solution_rows(PROBLEMS, tokenizer, style="compact", max_length=6)
     with pytest.raises(ValueError, match="of 0 problems"):
@@ -210,11 +210,11 @@ def test_a_warmup_that_was_interrupted_goes_on(tmp_path, tokenizer):
     assert torch.isfinite(torch.cat([w.detach().flatten() for w in weights.values()])).all()
 
 
-def recipe_of(tmp_path, **options):
+def recipe_of(tmp_path, *, positions=512, **options):
     save_problems(
         [Problem(id=f"p{i}", problem=f"{i}?", answer="1", solution="1") for i in range(9)], tmp_path / "p.jsonl"
     )
-    policy().save_pretrained(tmp_path / "base")
+    policy(max_position_embeddings=positions).save_pretrained(tmp_path / "base")
     train = {"per_device_train_batch_size": 2, "num_autonomous": 2, "num_guided": 0, "max_completion_length": 4,
              "prompt_style": "compact", "max_steps": 1, "use_cpu": True, "disable_tqdm": True}  # fmt: skip
     source = {"source": str(tmp_path / "p.jsonl")}
@@ -232,6 +232,37 @@ def test_the_split_is_kept_in_the_run(tmp_path, tokenizer, stage):
     assert trained <= set(split["rl"])
     model = read_json(tmp_path / "run/config.json")["model"]
     assert model.endswith("warmup" if stage == "all" else "base")
+
+
+def test_what_keeps_reinforcement_from_starting_is_said_before_the_warm_up(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False})
+    for options, message in [
+        ({"algorithm": "sgpo", "num_guided": 2}, "0 of 6 problems can have one: there is no bank"),
+        ({"per_device_train_batch_size": 7}, "fewer than one batch of 7"),
+        ({"max_completion_length": 512}, "made for 512 tokens, and the longest prompt and completion may have 515"),
+    ]:
+        wrong = recipe.model_copy(update={"train": recipe.train | options})
+        with pytest.raises(ValueError, match=message):
+            run_recipe(wrong)
+        assert not (tmp_path / "run").exists()
+    run_recipe(wrong, stage="warmup")  # which reinforcement of another kind may follow
+
+
+def test_solutions_beyond_the_models_context_are_left_out(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, positions=20, warmup={"epochs": 1, "bf16": False, "fraction": 0.99})
+    lengths = {"fits": 20 - 3 - 1, "too long": 20 - 3}  # beside a prompt of three tokens and the end
+    save_problems(
+        [
+            Problem(id=id_, problem="1?", answer="1", solution=" " * (length - 1) + "1")
+            for id_, length in lengths.items()
+        ]
+        + [Problem(id="other", problem="1?", answer="1")],
+        tmp_path / "p.jsonl",
+    )
+    run_recipe(recipe, stage="warmup")
+    assert read_json(tmp_path / "run/warmup.json")["too_long"] == 1
 
 
 def test_reinforcement_alone_wants_a_warm_up_or_a_named_model(tmp_path, tokenizer):

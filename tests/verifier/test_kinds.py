@@ -94,3 +94,29 @@ def test_a_problem_file_cannot_name_any_function(kind: str, tmp_path: Path) -> N
     with Verifier(workers=1) as verifier, pytest.raises(ValueError, match="kind"):
         verifier.verify(f"touch {tmp_path}/pwned", "1", kind=kind)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_problems_are_checked_before_there_are_completions(judges: str) -> None:
+    def problem(kind: str, answer: str = "1") -> Problem:
+        return Problem(id="p7", problem="?", answer=answer, kind=kind)
+
+    rule = json.dumps({"check": f"{judges}:missing"})
+    with Verifier(workers=1) as verifier:
+        verifier.check_problems([problem("math"), problem("exact"), problem("choice", "B"), problem("puzzle")])
+        verifier.check_problems([problem(f"{judges}:verdict")])
+        for wrong, message in [
+            (problem(f"{judges}:missing"), "problem 'p7': kind 'my_judges:missing' names no function"),
+            (problem("puzzle", rule), "problem 'p7': kind 'my_judges:missing' names no function"),
+            (problem("choice", "12"), "problem 'p7': the answer .* must begin with its letter"),
+            (problem("maths"), "problem 'p7': unknown kind of problem 'maths'"),
+        ]:
+            with pytest.raises(UsageError, match=message):
+                verifier.check_problems([problem("choice", "B"), problem("puzzle"), wrong])
+
+
+def test_a_function_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judge_here.py").write_text("def yes(completion, answer):\n    return True\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as of the `sgpo` command
+    with Verifier(workers=1) as verifier:
+        assert verifier.verify("", "", kind="judge_here:yes").correct
