@@ -13,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +33,8 @@ RENAMED_METRICS = {
     "divergence/capped_share": "divergence/clipped_fraction",
 }
 RENAMED_COUNTS = {"per_step": "global_batch"}
+
+GZIP = b"\x1f\x8b"  # how such a file begins
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
@@ -97,24 +99,43 @@ def read_json(path: Path, *, errors: str = "strict") -> Any:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_text(path: Path) -> str:
+    """The text of a file that a user gives, without a byte order mark.
+
+    Raises:
+        InputError: there is no such file, it is compressed, or no UTF-8; the message names file and row.
+        OSError: it cannot be opened.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    content = path.read_bytes()
+    if content.startswith(GZIP):
+        raise InputError(f"{path}: compressed with gzip; unpack it first (gunzip)")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, row {row}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_rows(path: Path, *, on_bad: Callable[[str], None] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON Lines file with the numbers of their lines, or of the array in a `.json` file with their
-    places, from 1.
+    places, from 1. With `on_bad` a row that is no JSON object is passed over, and its message handed on.
 
     Raises:
         InputError: there is no such file, or a row is no JSON object; the message names file and row.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    text = read_text(path)
     is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    for number, row in _array_rows(path, text) if is_array else _line_rows(path, text):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, row {number}: a JSON {type(row).__name__}, expected an object")
-        yield number, row
+    for number, found in _array_rows(path, text) if is_array else _line_rows(text):
+        if isinstance(found, dict):
+            yield number, found
+            continue
+        what = str(found) if isinstance(found, _NoRow) else f"a JSON {type(found).__name__}, expected an object"
+        message = f"{path}, row {number}: {what}"
+        if on_bad is None:
+            raise InputError(message)
+        on_bad(message)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
@@ -209,6 +230,12 @@ def _encodable(text: str) -> str:
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
+def check_unicode(text: str) -> None:
+    """Raises InputError for a text with half a surrogate pair: JSON can escape that, no file or request can hold it."""
+    if _SURROGATE.search(text):
+        raise InputError("half a surrogate pair, which is no valid Unicode")
+
+
 def printable(text: str) -> str:
     """A text without control characters: what a server, a model or a file says shall not steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
@@ -223,22 +250,31 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: cannot be written ({error.strerror or error}); what was finished is kept") from error
 
 
-def _line_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+class _NoRow(str):
+    """What is wrong with a line that is no JSON."""
+
+
+def _line_rows(text: str) -> Iterator[tuple[int, Any]]:
     # Split at \n alone: U+2028 and its like are legal inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}, row {number}: not JSON ({error.msg}); expected one object per line"
-                ) from None
+            except (ValueError, RecursionError) as error:
+                yield number, _NoRow(f"not JSON ({_reason(error)}); expected one object per line")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     try:
         return enumerate(json.loads(text), start=1)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}); expected an array of objects, or one object per line"
+            f"{path}{line}: not JSON ({_reason(error)}); expected an array of objects, or one object per line"
         ) from None

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
-from sgpo.io import read_rows, write_jsonl
+from sgpo.io import check_unicode, read_rows, read_text, write_jsonl
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
@@ -70,6 +74,8 @@ def load_problems(
     subset: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
+    on_bad: Callable[[str], None] | None = None,
+    on_repeated: Callable[[str], None] | None = None,
 ) -> list[Problem]:
     """Load problems from a file or a Hugging Face dataset.
 
@@ -81,32 +87,52 @@ def load_problems(
         subset: the subset of a dataset.
         revision: the revision of a dataset.
         limit: load at most the first so many.
+        on_bad: leave out every row that is no problem, and be told why; without it the first one is an error.
+        on_repeated: leave out every row whose id (whose text, where rows have no ids) came before, and be told; without
+            it the first one is an error.
 
     Returns:
         The problems in the order of the file.
 
     Raises:
         InputError: the source cannot be read or is empty, a row is no JSON object or has no problem or answer, an id
-            occurs twice, or a problem has no such field. The message names the file and the row.
+            occurs twice, or a problem has no such field. The message names the file, the row and the column.
     """
     if unknown := sorted(set(fields or {}) - set(FIELDS)):
         raise InputError(f"{source}: a problem has no field {unknown[0]!r}; its fields are {', '.join(FIELDS)}")
     name = str(source)
     problems: list[Problem] = []
-    lines: dict[str, int] = {}  # the row of each id
-    for line, row in source_rows(name, split=split, subset=subset, revision=revision):
-        problem = problem_from_row(row, fields or {}, where=f"{name}, row {line}")
-        if problem.id in lines:
-            raise InputError(
-                f"{name}, row {line}: id {problem.id!r} is already used in row {lines[problem.id]}; ids must be unique"
-            )
-        lines[problem.id] = line
+    seen: dict[str, tuple[int, str]] = {}  # the row and the answer of each id
+    for line, row in source_rows(name, split=split, subset=subset, revision=revision, on_bad=on_bad):
+        where = f"{name}, row {line}"
+        try:
+            problem = problem_from_row(row, fields or {}, where=where)
+        except InputError as error:
+            if on_bad is None:
+                raise
+            on_bad(str(error))
+            continue
+        if problem.id in seen:
+            repeated = _repeated(problem, where, *seen[problem.id])
+            if on_repeated is None:
+                raise InputError(repeated)
+            on_repeated(repeated)
+            continue
+        seen[problem.id] = line, problem.answer
         problems.append(problem)
         if limit is not None and len(problems) >= limit:
             break
     if not problems:
         raise InputError(f"{name}: no problems in it; expected one JSON object with 'problem' and 'answer' per line")
     return problems
+
+
+def _repeated(problem: Problem, where: str, first: int, answer: str) -> str:
+    """What to say of a problem whose id came before."""
+    other = "" if problem.answer == answer else f", with another answer ({problem.answer!r}, not {answer!r})"
+    if problem.id == problem_id(problem.problem):
+        return f"{where}: the same problem as in row {first}{other}; leave one out, or give them ids of their own"
+    return f"{where}: id {problem.id!r} is already used in row {first}{other}; ids must be unique"
 
 
 def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
@@ -133,13 +159,13 @@ def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where
         where: names the row in messages.
 
     Raises:
-        InputError: the row has no problem or no answer.
+        InputError: the row has no problem or no answer, or something that is no text in one of its columns.
     """
-    values = {field: _text(_lookup(row, fields.get(field, field))) for field in FIELDS}
+    values = {field: _column_text(row, field, fields.get(field, field), where) for field in FIELDS}
     for field in ("problem", "answer"):
-        if not (values[field] or "").strip():
+        if values[field] is None:
             column = fields.get(field, field)
-            there = "" if values[field] is not None else f"; its columns are {', '.join(map(str, row))}"
+            there = "" if column in row else f"; its columns are {', '.join(map(str, row))}"
             raise InputError(f"{where}: no {column!r}; every problem needs a text and a gold answer{there}")
     problem, answer = str(values["problem"]), str(values["answer"])
     return Problem(
@@ -170,13 +196,16 @@ def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
     write_jsonl(Path(path), (problem.to_json() for problem in problems), escape=False)
 
 
-def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
+def split_problems(
+    problems: Sequence[Problem], fraction: float, *, seed: int, rank: Callable[[Problem], int | None] = lambda _: 0
+) -> tuple[list[Problem], list[Problem]]:
     """Split problems at random into two parts.
 
     Args:
         problems: what to split.
         fraction: of the problems, those in the first part; from 0 to 1.
         seed: decides the split.
+        rank: the first part is filled with problems of the lowest rank first, and those of rank None are never in it.
 
     Returns:
         The first part and the rest, both in the order of the input.
@@ -186,7 +215,12 @@ def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -
     """
     if not 0.0 <= fraction <= 1.0:
         raise InputError(f"the fraction of a split must lie between 0 and 1, got {fraction}")
-    chosen = set(random.Random(seed).sample(range(len(problems)), round(fraction * len(problems))))
+    ranks = [rank(problem) for problem in problems]
+    generator = random.Random(seed)
+    count, chosen = round(fraction * len(problems)), set[int]()
+    for level in sorted({level for level in ranks if level is not None}):
+        places = [i for i, of_problem in enumerate(ranks) if of_problem == level]
+        chosen.update(generator.sample(places, min(count - len(chosen), len(places))))
     return (
         [problem for i, problem in enumerate(problems) if i in chosen],
         [problem for i, problem in enumerate(problems) if i not in chosen],
@@ -194,7 +228,12 @@ def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -
 
 
 def source_rows(
-    source: str, *, split: str = "train", subset: str | None = None, revision: str | None = None
+    source: str,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+    revision: str | None = None,
+    on_bad: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the rows of a file or dataset, whatever they hold.
 
@@ -203,6 +242,7 @@ def source_rows(
         split: the split of a dataset.
         subset: the subset of a dataset.
         revision: the revision of a dataset.
+        on_bad: as for `sgpo.io.read_rows`.
 
     Returns:
         Rows with their numbers: lines of JSON Lines and CSV, else places, from 1.
@@ -220,7 +260,7 @@ def source_rows(
         return enumerate(_parquet_rows(path), start=1)
     if suffix == ".csv":
         return enumerate(_csv_rows(path), start=2)  # the names of the columns are in line 1
-    return read_rows(path)
+    return read_rows(path, on_bad=on_bad)
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
@@ -235,9 +275,8 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
     limit = csv.field_size_limit(MAX_CSV_FIELD)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
         raise InputError(f"{path}: cannot be read as CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)  # it is that of the whole process
@@ -258,13 +297,36 @@ def _dataset_rows(
             rows = datasets.load_from_disk(folder)
         else:
             name = str(folder) if folder.is_dir() else source
-            rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+            with nullcontext() if folder.is_dir() else _cache_alone_without_hub(source):
+                rows = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:
         raise InputError(
             f"{source}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from None
     return enumerate(rows, start=1)
+
+
+@contextmanager
+def _cache_alone_without_hub(dataset: str) -> Iterator[None]:
+    """While the hub refuses connections or has no address, look in the cache alone.
+
+    The libraries would try again and again for each of several files: 24 seconds until a mistyped name is refused.
+    """
+    import datasets.config
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    try:
+        get_hf_file_metadata(hf_hub_url(dataset, "README.md", repo_type="dataset"))
+    except Exception as error:  # whatever else is wrong, loading has its own words for it
+        # The class is known by its name: it is httpx2's, and httpx's before huggingface_hub 2.
+        if type(error).__name__ == "ConnectError":
+            datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _lookup(row: Mapping[str, Any], name: str) -> Any:
@@ -282,9 +344,67 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # some files store the answer 27 as 27.0
-    return value if isinstance(value, str) else str(value)
+def _column_text(row: Mapping[str, Any], field: str, column: str, where: str) -> str | None:
+    """The text of a field; None where its column is missing, empty or blank. Raises InputError for what is no text."""
+    try:
+        text = _text(_lookup(row, column), asked=field == "problem")
+        check_unicode(text or "")
+    except InputError as error:
+        raise InputError(f"{where}: {column!r} holds {error}") from None
+    except _NoText as found:
+        inside = f"; name what to read of it, such as --field {field}={column}.{found.place}" if found.place else ""
+        raise InputError(f"{where}: {column!r} holds {found}, expected a text{inside}") from None
+    return text if text and text.strip() else None
+
+
+class _NoText(Exception):
+    """A value that becomes text only by accident; `place` is something in it that may be meant."""
+
+    def __init__(self, what: str, place: str = "") -> None:
+        super().__init__(what)
+        self.place = place
+
+
+def _text(value: Any, *, asked: bool) -> str | None:
+    """A value as text: numbers, bytes, lists of one and chats too. Of a chat it is what the user has `asked`, or else
+    what the assistant answers. Raises _NoText for anything else."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return None  # what is missing, in files that pandas wrote
+        if math.isinf(value):
+            raise _NoText("an infinite number")
+        # Some files store the answer 27 as 27.0.
+        whole = int(value)
+        return str(whole) if whole == value and abs(whole) < 10**15 else str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise _NoText("bytes that are no UTF-8") from None
+    if isinstance(value, Mapping):
+        said = value.get("content", value.get("value", value.get("text")))
+        if {"role", "from", "type"} & value.keys() and said is not None:  # a message, or a part of one
+            return _text(said, asked=asked)
+        raise _NoText(f"an object with {', '.join(map(str, value))}", next(map(str, value), ""))
+    if isinstance(value, Sequence):
+        return _text_of_list(value, asked=asked)
+    raise _NoText(f"a {type(value).__name__}")
+
+
+def _text_of_list(items: Sequence[Any], *, asked: bool) -> str | None:
+    """A list of one, the parts of a message, or the one message of a chat that is meant."""
+    if len(items) < 2:
+        return _text(items[0], asked=asked) if items else None
+    if all(isinstance(item, Mapping) and item.get("type") == "text" for item in items):
+        return "".join(str(item.get("text")) for item in items)
+    speakers = ("user", "human") if asked else ("assistant", "gpt")
+    chat = all(isinstance(item, Mapping) and {"role", "from"} & item.keys() for item in items)
+    said = [item for item in items if chat and item.get("role", item.get("from")) in speakers]
+    if len(said) == 1:
+        return _text(said[0], asked=asked)
+    what = f"a chat with {len(said)} turns of the {speakers[0]}" if chat else f"a list of {len(items)}"
+    raise _NoText(what, "0.content" if chat else "0")

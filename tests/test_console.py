@@ -60,6 +60,7 @@ def test_the_public_names_resolve_and_are_listed() -> None:
     names = {
         "Problem", "SGPOConfig", "SGPOTrainer", "Strategy", "StrategyBank", "Verdict", "Verifier", "load_problems",
         "write_report", "SGPOError", "InputError", "EndpointError", "BudgetError", "BankError", "RunDirectoryError",
+            "DivergedError",
     }  # fmt: skip
     assert set(sgpo.__all__) == names
     assert names <= set(dir(sgpo))

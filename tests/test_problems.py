@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from sgpo.problems import load_problems
+from sgpo.problems import Problem, load_problems, split_problems
 
 MARKED = "She sold 48/2 = $<<48/2=24>>24 in May.\nTogether 48+24 = <<48+24=72>>72 clips."
 PLAIN = "She sold 48/2 = $24 in May.\nTogether 48+24 = 72 clips."
@@ -71,3 +74,109 @@ def test_a_broken_array_is_named(tmp_path, text, message):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_problems(tmp_path / "p.json")
+
+
+def test_a_split_at_random_is_the_same_in_every_release():
+    problems = [Problem(id=f"p{i}", problem="?", answer="1") for i in range(10)]
+    first, rest = split_problems(problems, 0.4, seed=3)
+    assert [problem.id for problem in first] == ["p2", "p3", "p7", "p8"]
+    assert [problem.id for problem in rest] == ["p0", "p1", "p4", "p5", "p6", "p9"]
+
+
+def test_a_mistyped_dataset_is_refused_at_the_first_refused_connection(tmp_path):
+    """In a process of its own: the hub's library reads its environment once."""
+    no_hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "from sgpo.problems import load_problems; load_problems('no/such')"]
+    failed = subprocess.run(command, env=os.environ | no_hub, capture_output=True, text=True)
+    assert "InputError: no/such: neither a problem file nor a dataset that could be loaded" in failed.stderr
+    assert "Retrying" not in failed.stderr
+
+
+# What is no text: read where it can only mean one thing, refused by file, row and column else.
+
+USER, ANSWER = {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is 2."}
+GOOD = {"problem": "1 + 1?", "answer": "2"}
+
+
+def load(tmp_path, *rows, **options):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    return load_problems(tmp_path / "p.jsonl", **options)
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "text"),
+    [
+        ({"answer": 27.0}, "answer", "27"),
+        ({"answer": 0.5}, "answer", "0.5"),
+        ({"answer": ["2"]}, "answer", "2"),
+        ({"answer": [[2.0]]}, "answer", "2"),
+        ({"problem": [USER]}, "problem", "1 + 1?"),
+        ({"problem": [{"role": "system", "content": "Be brief."}, USER, ANSWER]}, "problem", "1 + 1?"),
+        ({"problem": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]}, "problem", "1 + 1?"),
+        ({"problem": {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}}, "problem", "1 + 1?"),
+        ({"solution": [USER, ANSWER]}, "solution", "It is 2."),
+        ({"solution": "  \n"}, "solution", None),
+        ({"solution": float("nan")}, "solution", None),
+        ({"solution": []}, "solution", None),
+        ({"level": 5.0}, "level", "5"),
+    ],
+)
+def test_what_can_only_mean_one_text_is_read(tmp_path, row, field, text):
+    (problem,) = load(tmp_path, {**GOOD, **row})
+    assert getattr(problem, field) == text
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": ["1", "2"]}, r"row 2: 'answer' holds a list of 2, .* such as --field answer=answer\.0"),
+        ({"answer": {"a": 1, "b": 2}}, r"row 2: 'answer' holds an object with a, b, .* --field answer=answer\.a"),
+        ({"answer": float("nan")}, r"row 2: no 'answer'"),
+        ({"answer": float("inf")}, r"row 2: 'answer' holds an infinite number"),
+        ({"answer": " "}, r"row 2: no 'answer'"),
+        ({"problem": [USER, ANSWER, USER]}, r"row 2: 'problem' holds a chat with 2 turns of the user"),
+        ({"solution": [USER, USER]}, r"row 2: 'solution' holds a chat with 0 turns of the assistant"),
+        ('{"problem": "half \\ud800", "answer": "1"}', r"row 2: 'problem' holds half a surrogate pair"),
+        ('{"problem": "?", "answer": ' + "7" * 5000 + "}", r"row 2: not JSON \(a number of too many digits\)"),
+        ("[" * 100_000, r"row 2: not JSON"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_file_row_and_column(tmp_path, row, message):
+    row = row if isinstance(row, str) else {**GOOD, **row}
+    with pytest.raises(ValueError, match=r"p\.jsonl, " + message):
+        load(tmp_path, {**GOOD, "problem": "another"}, row)
+    bad = []
+    assert len(load(tmp_path, {**GOOD, "problem": "another"}, row, GOOD, on_bad=bad.append)) == 2
+    assert len(bad) == 1
+
+
+def test_bytes_are_text_where_they_are_utf_8(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"problem": [b"1 + 1?"], "answer": [b"2"]}), tmp_path / "p.parquet")
+    assert load_problems(tmp_path / "p.parquet")[0].answer == "2"
+    pq.write_table(pa.table({"problem": [b"1 + 1?"], "answer": [b"\xff"]}), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r"p\.parquet, row 1: 'answer' holds bytes that are no UTF-8"):
+        load_problems(tmp_path / "p.parquet")
+
+
+def test_repeated_problems_are_named_by_their_rows(tmp_path):
+    with pytest.raises(ValueError, match=r"row 2: the same problem as in row 1, with another answer \('3', not '2'\)"):
+        load(tmp_path, GOOD, {**GOOD, "answer": "3"})
+    with pytest.raises(ValueError, match="row 2: id 'a' is already used in row 1; ids must be unique"):
+        load(tmp_path, {**GOOD, "id": "a"}, {**GOOD, "id": "a"})
+    repeated = []
+    (kept,) = load(tmp_path, GOOD, {**GOOD, "answer": "3"}, on_repeated=repeated.append)
+    assert (kept.answer, len(repeated)) == ("2", 1)
+
+
+def test_files_that_are_no_text_are_named(tmp_path):
+    for name in ("p.jsonl", "p.csv"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 and so on")
+        with pytest.raises(ValueError, match=rf"{name}: compressed with gzip; unpack it first"):
+            load_problems(tmp_path / name)
+        (tmp_path / name).write_bytes(b'{}\n{"problem": "\xff"}')
+        with pytest.raises(ValueError, match=rf"{name}, row 2: not UTF-8 text"):
+            load_problems(tmp_path / name)

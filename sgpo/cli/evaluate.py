@@ -158,6 +158,11 @@ def eval_(
         build_source = completion_source(engine, model, base_url, batch_size, concurrency, vllm_options)
         if out is not None and engine is not EngineName.openai:
             settings = replace(settings, revision=model_revision(model))
+        if temperature == 0 and (most := max(each.samples for each in sets)) > 1:
+            print(
+                f"warning: --temperature 0 makes {most} copies of one completion; --samples 1 says as much",
+                file=sys.stderr,
+            )
         with holding(out) if out is not None else nullcontext():
             results, failures = _evaluate_sets(build_source, sets, settings, style=style.name, out=out)
     for failure in failures[:SHOWN_FAILURES]:
@@ -194,6 +199,8 @@ def score(
 ) -> None:
     """Judge and score completions that exist already, from any model or program.
 
+    Where problems of the file have no completions, the others are scored, and the exit code is 1.
+
     \b
     Example:
     sgpo score --completions runs/quickstart/sgpo/eval/fresh-step-000120.jsonl --problems runs/quickstart/fresh.jsonl
@@ -203,6 +210,9 @@ def score(
 
         result = score_file(completions, problems, samples=samples, seed=seed)
     print_json(result.summary(), output) if as_json else _show(result, title=f"{completions} on {problems}")
+    if missing := len(result.missing):
+        print(f"error: incomplete, without its completions: {counted(missing, 'problem')}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def problem_sets(
@@ -279,10 +289,12 @@ def _evaluate_sets(
     from sgpo.verifier import Verifier
 
     store = EvaluationStore(out, settings, {each.name: each.problems for each in sets})
-    source = build_source()
     results: dict[str, EvaluationResult] = {}
     failures: list[str] = []
     with Verifier() as verifier:
+        for each in sets:
+            verifier.check_problems(each.problems)
+        source = build_source()
         for each in sets:
             try:
                 result = evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from sgpo.cli.common import AsJson, check_new, known_benchmarks, one_line_errors, print_json, work_on_stderr
 from sgpo.errors import InputError
-from sgpo.io import counted, write_jsonl
+from sgpo.io import counted, printable, write_jsonl
 
 if TYPE_CHECKING:
     from sgpo.evaluation.decontamination import ProblemMatch
@@ -110,6 +111,12 @@ def import_(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Import this many rows, the first ones; all if not given.")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that are no problem, and list them.")
+    ] = False,
+    drop_repeated: Annotated[
+        bool, typer.Option("--drop-repeated", help="Leave out rows whose id or text came before, and list them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a problem file from a Hugging Face dataset, a CSV or a parquet file, by naming its columns.
@@ -124,12 +131,28 @@ def import_(
         from sgpo.problems import load_problems, parse_fields, save_problems
 
         check_new(out, "--out")
+        bad: list[str] = []
+        repeated: list[str] = []
         loaded = load_problems(
-            source, fields=parse_fields(field or []), split=split, subset=subset, revision=revision, limit=limit
+            source,
+            fields=parse_fields(field or []),
+            split=split,
+            subset=subset,
+            revision=revision,
+            limit=limit,
+            on_bad=bad.append if skip_bad else None,
+            on_repeated=repeated.append if drop_repeated else None,
         )
         save_problems(loaded, out)
-    line = f"{out}: {counted(len(loaded), 'problem')}"
-    print_json({"problems": len(loaded), "out": str(out)}, output) if as_json else print(line)
+    if as_json:
+        left_out = {"bad": len(bad), "repeated": len(repeated), "left_out": [*bad, *repeated]}
+        asked = left_out if skip_bad or drop_repeated else {}
+        print_json({"problems": len(loaded), "out": str(out), **asked}, output)
+        return
+    for message in (*bad, *repeated):
+        print(f"left out: {printable(message)}", file=sys.stderr)
+    counts = "".join(f", {len(rows)} {name} left out" for name, rows in (("bad", bad), ("repeated", repeated)) if rows)
+    print(f"{out}: {counted(len(loaded), 'problem')}{counts}")
 
 
 def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:
@@ -172,9 +195,10 @@ def _benchmarks(against: str, data_dir: Path | None) -> dict[str, list[Problem]]
 def _show_matches(matches: Sequence[ProblemMatch]) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("training problem", "benchmark", "its problem", "match", "similarity")
+    ids = (Column(name, overflow="fold") for name in ("training problem", "benchmark", "its problem"))  # whole
+    table = Table(*ids, "match", "similarity")
     for match in matches:
         row = (escape(match.train_id), escape(match.benchmark), escape(match.benchmark_id), match.match)
         table.add_row(*row, f"{match.similarity:.3f}")

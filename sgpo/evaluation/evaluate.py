@@ -313,7 +313,8 @@ def judge_rows(
     """Completions of these problems with `verdict` and `extracted` added to each row."""
     pairs = [(row["completion"], problem) for row, problem in zip(rows, problems, strict=True)]
     judged = []
-    for row, verdict in zip(rows, judge_completions(pairs, verifier), strict=True):
+    finished = [row.get("truncated") is not True for row in rows]
+    for row, verdict in zip(rows, judge_completions(pairs, verifier, finished=finished), strict=True):
         if not isinstance(verdict, Verdict):
             verdict = _verdict_of(verdict, row["completion"])
         judged.append({**row, "verdict": verdict.kind, "extracted": verdict.extracted})
@@ -332,21 +333,27 @@ def score_file(completions: Path, problems: Path, *, samples: int | None = None,
         seed: Seed of the bootstrap.
 
     Raises:
-        InputError: A row is not JSON, has no id or completion, or names an unknown problem (the message names file and
-            row); or a problem has another number of completions than the others.
+        InputError: A row is not JSON, has no id or completion, names an unknown problem, or is the sample of another
+            (the message names file and row); or a problem has another number of completions than the others.
     """
     loaded = load_problems(problems)
     by_id = {problem.id: problem for problem in loaded}
     seen: Counter[str] = Counter()
+    numbered: dict[tuple[str, int], int] = {}  # the row of each sample that `sgpo eval` wrote
     rows: list[dict[str, Any]] = []
     for number, row in read_rows(completions):
         where = f"{completions}, row {number}"
         id_ = row.get("id", row.get("problem_id"))
         completion = row.get("completion")
         if id_ is None or not isinstance(completion, str):
-            raise InputError(f"{where}: expected {{'id': ..., 'completion': 'text'}}, found {sorted(row)}")
+            found = sorted(row) if id_ is None or "completion" not in row else f"completion {completion!r:.40}"
+            raise InputError(f"{where}: expected {{'id': ..., 'completion': 'text'}}, found {found}")
         if (id_ := str(id_)) not in by_id:
             raise InputError(f"{where}: no problem {id_!r} in {problems}; score against the file that it was made from")
+        if isinstance(sample := row.get("sample"), int):
+            first = numbered.setdefault((id_, sample), number)
+            if first != number:
+                raise InputError(f"{where}: sample {sample} of problem {id_!r} again, as in row {first}; leave one out")
         tokens, truncated = row.get("tokens"), row.get("truncated")
         rows.append(
             {

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_type_hints
+
+from transformers import Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from sgpo.algorithms import ALGORITHMS, Part, readers_of
 from sgpo.errors import InputError
+from sgpo.rollouts.vllm import QUANTIZED_WITH_VLLM
 
 # What another option must be for this one to be read: one of some words, `True`, or anything but null.
 NOT_NULL: Literal["not null"] = "not null"
@@ -53,6 +58,9 @@ REMOVED = (
     "guide_decay",
     "distill_loss=capped_sft",
 )
+
+# Loggers whose package has another name.
+_PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +177,26 @@ def check_ranges(config: type[Any], values: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must {declared.requirement}, got {values[name]}{declared.why}")
 
 
+def check_combinations(values: Mapping[str, Any]) -> None:
+    """Raises InputError for options of training that do not go together, each by itself in its range."""
+    sampling, iterations = values["dynamic_sampling"], values["num_iterations"]
+    if sampling and iterations > 1:
+        raise InputError(
+            f"dynamic_sampling={sampling} needs num_iterations=1, got {iterations}: later updates repeat the problems "
+            "that it replaced"
+        )
+    wrong, content = values["wrong_strategy_fraction"], values["strategy_content"]
+    if wrong and content != "own":
+        raise InputError(f"wrong_strategy_fraction={wrong} needs strategy_content='own', got {content!r}")
+    cache, limit = values["soft_punish_cache"], values["max_completion_length"]
+    if cache > limit:
+        raise InputError(
+            f"soft_punish_cache={cache} is the last part of max_completion_length={limit}; choose no more than that"
+        )
+    if values["engine"] == "vllm" and "quantization_config" in (values["model_init_kwargs"] or {}):
+        raise InputError(QUANTIZED_WITH_VLLM)
+
+
 def unread_options(config: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
     """The options whose value differs from the default and that nothing reads: each with a line that says so.
 
@@ -200,6 +228,24 @@ def installed_name(config: type[Any], name: str) -> str:
     return other if name not in known and other in known else name
 
 
+def check_installed(args: TrainingArguments) -> None:
+    """Check that the packages are installed that loggers and the optimizer need.
+
+    Raises:
+        InputError: one is not.
+    """
+    loggers = [args.report_to] if isinstance(args.report_to, str) else args.report_to
+    for name in set(loggers) - {"all", "none", *get_available_reporting_integrations()}:
+        package = _PACKAGES.get(name, name)
+        if find_spec(package) is None:
+            raise InputError(f"report_to={name}: the package {package} is not installed; install it, or leave this out")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:  # some need the model, which is not at hand
+        if isinstance(error, ImportError) or "install" in str(error):
+            raise InputError(f"optim={args.to_dict()['optim']}: {error}") from None
+
+
 def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: str = "") -> None:
     """Raises InputError for an option or a recipe key that has another name now, or was removed.
 
@@ -218,6 +264,22 @@ def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: st
                 raise InputError(
                     f"{where}{gone} was measured not to help and removed; docs/log.md names the commit that has it"
                 )
+
+
+def configuration_page(config: type[Any], sections: Mapping[str, str]) -> str:
+    """All declared options as Markdown tables, one a section, and the supported TrainingArguments.
+
+    Args:
+        config: A dataclass of declared options.
+        sections: The title of each section by its first option.
+    """
+    members: dict[str, list[str]] = {}
+    for name in declarations(config):
+        members.setdefault(sections.get(name) or list(members)[-1], []).append(name)
+    tables = [f"### {title}\n{options_table(config, names)}" for title, names in members.items()]
+    rows = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in SUPPORTED.items()]
+    supported = "\n".join(["### Supported TrainingArguments", "| options | what for |", "|---|---|", *rows])
+    return "\n\n".join([*tables, supported]) + "\n"
 
 
 def options_table(config: type[Any], names: list[str]) -> str:

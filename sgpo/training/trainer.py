@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,13 +31,13 @@ from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
 from sgpo.rollouts.models import (
-    check_adapters,
     check_tokenizer,
-    disable_dropout,
+    load_policy,
     load_tokenizer,
-    named_policy,
+    policy_config,
+    policy_name,
+    prepare_policy,
     shape_chat_template,
-    train_in_float32,
 )
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher, DivergenceStop
@@ -45,6 +46,7 @@ from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
     GlobalBatchSampler,
     as_problems,
+    check_start,
     evaluation_sets,
     longest_sequence,
     prepare_problems,
@@ -61,7 +63,8 @@ from sgpo.training.distributed import (
     sum_over_processes,
 )
 from sgpo.training.evaluating import EvaluatingTrainer
-from sgpo.training.loss import Totals, batch_loss, frozen_guided_branch
+from sgpo.training.frozen import Branch, frozen_branch
+from sgpo.training.loss import Totals, batch_loss
 from sgpo.training.metrics import (
     Averages,
     MetricsWriter,
@@ -117,28 +120,16 @@ class SGPOTrainer(EvaluatingTrainer):
         args = args or SGPOConfig()
         check_launch(args)
 
-        # The policy and its tokenizer. Adapters are drawn at random, in every process alike.
-        set_seed(args.seed)
-        model, source = named_policy(model, args.model_init_kwargs)
+        # Its tokenizer and what it is trained on: what can be refused is refused before a model is loaded.
+        source, init_kwargs = policy_name(model, args.model_init_kwargs), args.model_init_kwargs or {}
         if processing_class is None:
             if not source:
                 raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
             processing_class = load_tokenizer(source, pad_token=args.pad_token)
-        else:
-            check_tokenizer(processing_class, pad_token=args.pad_token)
+        check_tokenizer(processing_class, pad_token=args.pad_token)
         shape_chat_template(
             processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt
         )
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        check_adapters(model)
-        train_in_float32(model)
-        disable_dropout(model)
-        use_one_device(args)
-
-        # What it is trained on, and by what.
         self.algorithm = build_algorithm(args.algorithm, vars(args))
         self.run = RunDirectory(args.output_dir)
         self.model_name = source
@@ -150,20 +141,21 @@ class SGPOTrainer(EvaluatingTrainer):
         self.prepared = prepare_problems(
             as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
         )
-        problems = self.prepared.problems
         self.eval_problems = evaluation_sets(eval_dataset)
-        if train_dataset is not None and len(problems) < args.global_batch_size:
-            raise InputError(
-                f"problems to train on: {len(problems)}, fewer than one batch of {args.global_batch_size} "
-                f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
-                "lower one of these"
-            )
+        config = policy_config(model, adapters=peft_config is not None or hasattr(model, "peft_config"), **init_kwargs)
+        check_start(self.prepared, self.eval_problems, processing_class, args, verifier=self.verifier, config=config)
+
+        # The policy. Adapters are drawn at random, in every process alike.
+        set_seed(args.seed)
+        if isinstance(model, str | Path):
+            model = load_policy(model, **init_kwargs)
+        model = prepare_policy(model, peft_config)
+        use_one_device(args)
 
         super().__init__(
             model=model,
             args=args,
-            train_dataset=problems,
+            train_dataset=self.prepared.problems,
             eval_dataset=self.eval_problems or None,
             processing_class=processing_class,
             data_collator=list,
@@ -173,7 +165,7 @@ class SGPOTrainer(EvaluatingTrainer):
             callbacks=[
                 DivergenceStop(self.run.checkpoints),
                 MetricsWriter(self.run),
-                AlarmWatcher(self.run),
+                AlarmWatcher(self.run, guided_fraction=self.prepared.guided_fraction if self.algorithm.guides else 1.0),
                 *([] if args.disable_tqdm else [ProgressBar(args.algorithm)]),
                 *(callbacks or []),
             ],
@@ -187,12 +179,10 @@ class SGPOTrainer(EvaluatingTrainer):
         self.predictor = Predictor(
             self.model, pad_id=processing_class.pad_token_id, dtype=compute_dtype(self.accelerator)
         )
-        self.frozen_guided = (
-            frozen_guided_branch(self.model, self.predictor, self.accelerator)
-            if self.algorithm.needs.frozen_guided_model
-            else None
-        )
-        longest = longest_sequence(args, self.eval_problems, processing_class)
+        frozen = self.algorithm.needs.frozen_guided_model
+        self.reference = frozen_branch(self.model, self.predictor, self.accelerator) if frozen or args.beta else None
+        self.frozen_guided = self.reference if frozen else None
+        longest = longest_sequence(self.prepared, self.eval_problems, processing_class, args)
         self.engine: Engine = build_engine(
             args.engine,
             self.model,
@@ -272,10 +262,15 @@ class SGPOTrainer(EvaluatingTrainer):
             offset_and_total=partial(offset_and_total, self.accelerator),
         )
 
-        # Later updates on these rows need the log-probabilities of the policy that sampled them.
+        # The KL needs the reference's log-probabilities; later updates on these rows, those of the policy that sampled.
+        if args.beta:
+            own = [row for row in rows if row.advantage is not None and row.shaping is None]
+            references = self._logprobs([(row.prompt, row.completion_ids) for row in own], self.reference)
+            for row, values in zip(own, references, strict=True):
+                row.reference_logprobs = values
         if args.num_iterations > 1:
-            weighed = [row for row in rows if row.advantage]
-            logprobs = self._logprobs([row.prompt for row in weighed], [row.completion_ids for row in weighed])
+            weighed = [row for row in rows if row.advantage or row.reference_logprobs is not None]
+            logprobs = self._logprobs([(row.prompt, row.completion_ids) for row in weighed])
             for row, values in zip(weighed, logprobs, strict=True):
                 row.old_logprobs = values
 
@@ -311,6 +306,7 @@ class SGPOTrainer(EvaluatingTrainer):
                 self.sampling,
                 num_autonomous=self.algorithm.num_autonomous,
                 num_guided=self.algorithm.num_guided,
+                soft_punish_cache=self.args.soft_punish_cache,
                 seed=(self.args.seed, step),
             )
         with self.averages.timed("verify"):
@@ -323,26 +319,26 @@ class SGPOTrainer(EvaluatingTrainer):
         return reserve_problems(self.prepared.problems, set(ids), seed=self.args.seed, step=step)
 
     def _score(self, items: Sequence[tuple[PromptIds, Rollout]]) -> list[Tensor]:
-        return self._logprobs([prompt for prompt, _ in items], [rollout.completion_ids for _, rollout in items])
+        return self._logprobs([(prompt, rollout.completion_ids) for prompt, rollout in items])
 
     @torch.no_grad()
-    def _logprobs(self, prompts: Sequence[PromptIds], completions: Sequence[list[int]]) -> list[Tensor]:
-        """Log-probabilities of completions after prompts under the current policy, a part at a time."""
+    def _logprobs(self, pairs: Sequence[tuple[PromptIds, list[int]]], branch: Branch | None = None) -> list[Tensor]:
+        """Log-probabilities of completions after prompts under the current policy or another branch, part by part."""
+        branch = branch or partial(self.predictor, self.model_wrapped)
         values: dict[int, Tensor] = {}
-        lengths = [len(prompt.ids) + len(ids) for prompt, ids in zip(prompts, completions, strict=True)]
-        parts = token_batches(lengths, self.args.max_tokens_per_batch)
+        parts = token_batches([len(prompt.ids) + len(ids) for prompt, ids in pairs], self.args.max_tokens_per_batch)
         missing = max_over_processes(self.accelerator, len(parts)) - len(parts)
         for part in parts:
-            ids = [completions[i] for i in part]
+            ids = [pairs[i][1] for i in part]
             with self.compute_loss_context_manager():
-                predictions = self.predictor(self.model_wrapped, [prompts[i].ids for i in part], ids)
+                predictions = branch([pairs[i][0].ids for i in part], ids)
                 ids_N = torch.tensor([t for row in ids for t in row], device=predictions.states.device)
                 logprobs_N = token_logprobs(predictions, ids_N, temperature=self.args.temperature)
             values.update(zip(part, logprobs_N.split([len(row) for row in ids]), strict=True))
         # As many forwards as the process with the most parts.
         for _ in range(missing):
-            self.predictor.dummy_forward(self.model_wrapped)
-        return [values[i] for i in range(len(prompts))]
+            branch([[self.predictor.pad_id]], [[self.predictor.pad_id]])
+        return [values[i] for i in range(len(pairs))]
 
     # -- one optimizer step: from rows to the gradient
 
@@ -439,7 +435,7 @@ class SGPOTrainer(EvaluatingTrainer):
     def describe(self) -> dict[str, Any]:
         counts = self.prepared.counts
         problems = {key: counts[key] for key in ("problems", "too_long", "without_solution") if key in counts}
-        strategies = {key: counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")}
+        strategies = {key: count for key, count in counts.items() if key not in problems}
         return {
             "algorithm": self.args.algorithm,
             "model": self.model_name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
-from sgpo.rollouts.engine import encode_prompt
-from sgpo.rollouts.models import check_adapters, train_in_float32
+from sgpo.rollouts.engine import encode_prompt, encode_solution
+from sgpo.rollouts.models import check_adapters, is_quantized, load_policy, train_in_float32
 from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
 from sgpo.training.options import installed_name
@@ -80,7 +80,8 @@ def solution_rows(
         rows.append(row)
     left_out = (
         f"of {counted(len(problems), 'problem')} {counts['without_solution']} without a solution, "
-        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} too long (warmup.max_length={max_length})"
+        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} longer than {max_length} tokens "
+        "(warmup.max_length, or the model's context)"
     )
     if not rows:
         raise InputError(f"nothing to warm up on: {left_out}")
@@ -92,8 +93,26 @@ def solution_rows(
 def tokenized_row(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Row:
     """Make a row for SFTTrainer, with the prompt tokens that rollouts will see; only the completion is learnt."""
     prompt_ids = encode_prompt(tokenizer, prompt)
-    completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    completion_ids = encode_solution(tokenizer, completion)
     return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+
+
+def warmup_config(options: Mapping[str, Any], run: RunDirectory) -> Any:
+    """The `SFTConfig` of the options, with defaults that work on a CPU too."""
+    from trl import SFTConfig
+
+    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
+    defaults: dict[str, Any] = {
+        "report_to": "none",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "max_length": None,
+        "logging_nan_inf_filter": False,
+    }
+    if options.get("use_cpu"):
+        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
+        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
+    return SFTConfig(**{**defaults, **options, "output_dir": str(run.path / "warmup")})
 
 
 def run_warmup(
@@ -124,24 +143,13 @@ def run_warmup(
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    working = run.path / "warmup"
-    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
-    defaults: dict[str, Any] = {
-        "report_to": "none",
-        "save_strategy": "epoch",
-        "save_total_limit": 1,
-        "max_length": None,
-        "logging_nan_inf_filter": False,
-    }
-    if options.get("use_cpu"):
-        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
-        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
-    config = SFTConfig(**{**defaults, **options, "output_dir": str(working)})
+    working, config = run.path / "warmup", warmup_config(options, run)
     if peft_config is None:
         train_in_float32(model)
     set_seed(config.seed)  # before the adapters are drawn
+    use_cache = getattr(model.config, "use_cache", None)
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -157,6 +165,10 @@ def run_warmup(
     if peft_config is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise InputError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
     check_adapters(trainer.model)
+    if is_quantized(trainer.model):
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # the adapters: TRL has cast them to bfloat16, where small updates vanish
+                parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     # Resume from the last checkpoint, if there is one, and drop the rows of metrics that come again.
@@ -165,12 +177,14 @@ def run_warmup(
     if trainer.is_world_process_zero():
         run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if use_cache is not None:
+        trainer.model.config.use_cache = use_cache  # the Trainer has set it to its own, which would be saved
     # Save the model whole, with its adapters merged, and let it appear under its name at once.
     staging = run.staging / run.warm_model.name
     if peft_config is None:
         trainer.save_model(str(staging))  # all processes together: each may hold only a part of the weights
     elif trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(staging)
+        _merged(trainer.accelerator.unwrap_model(trainer.model), working / "adapter").save_pretrained(staging)
         tokenizer.save_pretrained(staging)
     if trainer.is_world_process_zero():
         (staging / "training_args.bin").unlink(missing_ok=True)
@@ -178,3 +192,14 @@ def run_warmup(
         shutil.rmtree(working, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return run.warm_model
+
+
+def _merged(model: Any, staging: Path) -> Any:
+    """The model whole, its adapters merged; where it is quantized, into its weights as they were before that.
+
+    The adapters lie in `staging` meanwhile.
+    """
+    if not is_quantized(model):
+        return model.merge_and_unload()
+    model.save_pretrained(staging)
+    return load_policy(staging)

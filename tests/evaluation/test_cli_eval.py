@@ -219,6 +219,16 @@ def test_several_benchmarks_from_an_endpoint(server, shared_data, tmp_path):
     assert (tmp_path / "run" / "eval" / "aime25-step-000000.json").exists()
 
 
+def test_copies_are_warned_of_and_a_password_is_not_stored(server, problems, tmp_path):
+    server.script = doubles
+    server.url = server.url.replace("//", "//me:hunter2-secret@")
+    result = served(server, problems, "--out", tmp_path / "run", "--temperature", 0)
+    assert result.exit_code == 0, result.stderr
+    assert "warning: --temperature 0 makes 4 copies of one completion; --samples 1 says as much" in result.stderr
+    assert "hunter2" not in "".join(path.read_text() for path in (tmp_path / "run").rglob("*.json*"))
+    assert "warning" not in served(server, problems, "--temperature", 0.1).stderr
+
+
 def test_the_made_benchmark_from_an_endpoint_that_knows_the_expert(server):
     """Scores by split; a right answer to all but the orderings, which are answered in a wrong form."""
     solved = {problem.problem: problem for problem in natural_benchmark()}
@@ -448,7 +458,7 @@ def test_a_broken_row_is_named(server, problems, tmp_path):
     with (out / "eval" / "sums-step-000000.jsonl").open("a") as file:
         file.write('{"problem_id": "q0"}\n')
     result = served(server, problems, "--out", out)
-    assert "sums-step-000000.jsonl, row 25: no completion of an evaluation" in result.stderr
+    assert "sums-step-000000.jsonl, row 25: no completion of an evaluation (no 'completion'); delete" in result.stderr
 
 
 def test_two_evaluations_can_be_compared_and_reported(server, problems, tmp_path):

@@ -64,6 +64,7 @@ def test_two_ways_of_writing_a_wrong_answer_are_one_vote(tmp_path, problems):
 
 def test_missing_problems_are_counted_and_the_score_is_not_shown_as_whole(tmp_path, problems):
     result = score(tmp_path, problems, COMPLETIONS[:4], "--json")
+    assert (result.exit_code, "incomplete, without its completions: 1 problem" in result.stderr) == (1, True)
     scores = json.loads(result.stdout)
     assert (scores["problems"], scores["missing"]) == (1, 1)
     shown = score(tmp_path, problems, COMPLETIONS[:4]).stdout
@@ -99,7 +100,17 @@ def test_the_first_samples_of_each_problem(tmp_path, problems):
     [
         ([("half", "1"), ("third", "1")], "completions.jsonl, row 2: no problem 'third' in"),
         ([{"id": "half", "output": "1"}], "completions.jsonl, row 1: expected {'id': ..., 'completion': 'text'}"),
-        ([{"id": "half", "completion": None}], "row 1: expected"),
+        (
+            [{"id": "half", "completion": None}],
+            "row 1: expected {'id': ..., 'completion': 'text'}, found completion None",
+        ),
+        (
+            [
+                {"problem_id": "half", "sample": 0, "completion": "1"},
+                {"problem_id": "half", "sample": 0, "completion": "2"},
+            ],
+            "completions.jsonl, row 2: sample 0 of problem 'half' again, as in row 1",
+        ),
         ([("half", "1"), "{"], "completions.jsonl, row 2: not JSON"),
         (["[1]"], "row 1: a JSON list, expected an object"),
         ([], "completions.jsonl: no completions in it"),

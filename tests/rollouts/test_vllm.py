@@ -84,8 +84,9 @@ def test_log_probabilities_of_another_distribution_are_not_passed_on(sampling):
 
 def test_weights_are_those_of_the_model_that_is_handed_over():
     engine, generation = engine_of()
-    engine.sync_weights("model after an update")
-    assert generation.synced == ["model after an update"]
+    model = torch.nn.Linear(1, 1)
+    engine.sync_weights(model)
+    assert generation.synced == [model]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_without_vllm_the_mend_is_named(tokenizer):
         lambda: build_vllm_engine(None, tokenizer, accelerator_of(), VLLMOptions(), eos_ids=[1], max_sequences=8),
         lambda: load_offline_vllm("some/model", tokenizer),
     ):
-        with pytest.raises(ValueError, match=r"the vllm engine needs vLLM.*pip install 'sgpo\[vllm\]'"):
+        with pytest.raises(ValueError, match=r"the vllm engine needs vLLM.*pip install -e '.\[vllm\]'"):
             build()
 
 
