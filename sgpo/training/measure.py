@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,15 +24,19 @@ from sgpo.evaluation.scores import ScoreEstimate, difference_of_fractions, inter
 from sgpo.evaluation.store import CompletionFile
 from sgpo.io import LOCK, read_json, write_json
 from sgpo.problems import Problem
-from sgpo.prompts import autonomous_prompt, guided_prompt
+from sgpo.prompts import autonomous_prompt, guided_prompt, prompt_style
 from sgpo.rollouts.engine import Sampling
 from sgpo.rollouts.groups import RewardFunction, seed_of
+from sgpo.rollouts.models import model_revision
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Condition, Strategy
 from sgpo.training.alarms import mentions_strategy
+from sgpo.training.config import SGPOConfig
 from sgpo.verifier import Verifier
 
 Row = Mapping[str, Any]
+
+logger = logging.getLogger("sgpo")
 
 # From these fractions on, the advice names what stands in the way.
 MOSTLY = 0.5
@@ -40,7 +45,7 @@ RESCUED = 0.02  # of all problems: fewer, and hardly a batch has a target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class StrategyMeasurement:
     """What strategies did for a model on the problems that were answered whole.
 
     Attributes:
@@ -133,7 +138,7 @@ def measure_strategies(
     style: str,
     seed: int,
     kept: CompletionFile | None = None,
-) -> Measurement:
+) -> StrategyMeasurement:
     """Sample each problem `samples` times without a strategy, and as often with each of its strategies; judge.
 
     Args:
@@ -183,7 +188,7 @@ def measure_strategies(
     guided = [row for row in answered if row.get("strategy_id") is not None]
     passes = Counter(row["problem_id"] for row in autonomous if row["verdict"] == "correct")
     guided_passes = Counter(row["strategy_id"] for row in guided if row["verdict"] == "correct")
-    return Measurement(
+    return StrategyMeasurement(
         samples=samples,
         strategies={id_: tuple(strategies[id_]) for id_ in whole},
         autonomous_passes={id_: passes[id_] for id_ in whole},
@@ -213,7 +218,7 @@ def advise(found: Mapping[str, Any]) -> str:
     """Say in one sentence whether SGPO can be expected to help, and if not, what to try.
 
     Args:
-        found: The numbers of `Measurement.summary`.
+        found: The numbers of `StrategyMeasurement.summary`.
     """
     cut, rescued, uplift = found["truncated"]["autonomous"], found["rescued"], found["uplift"]
     of_all = found["all_fail"] * rescued["mean"] if rescued else 0.0
@@ -245,7 +250,7 @@ def advise(found: Mapping[str, Any]) -> str:
     )
 
 
-def select(measured: Measurement) -> Selection:
+def select(measured: StrategyMeasurement) -> Selection:
     """Choose by the measured pass rates, where the evidence supports a change.
 
     A candidate takes the active strategy's place where its pass rate is higher, and a strategy is set aside where it
@@ -271,15 +276,53 @@ def select(measured: Measurement) -> Selection:
     return Selection(activate=tuple(activate), set_aside=tuple(set_aside), kept=tuple(kept))
 
 
-def _above(measured: Measurement, more: int, fewer: int) -> bool:
+def _above(measured: StrategyMeasurement, more: int, fewer: int) -> bool:
     return difference_of_fractions(more, measured.samples, fewer, measured.samples).low > 0
 
 
-def store_effects(bank: StrategyBank, measured: Measurement, condition: Condition) -> None:
+def store_effects(bank: StrategyBank, measured: StrategyMeasurement, condition: Condition) -> None:
     """Tell the bank what was measured; the same measurement again takes the place of the earlier one."""
     effects = measured.effects()
     text = json.dumps([asdict(condition), sorted(effects), measured.seed])
     bank.record_run("measure-" + hashlib.sha256(text.encode()).hexdigest()[:16], effects, condition)
+
+
+def training_condition(model: str, args: SGPOConfig, verifier: Verifier | RewardFunction) -> Condition | None:
+    """Under what a training run measures its strategies; None where its model has no name to know it again by.
+
+    Args:
+        model: The path or hub id of the model that training begins with.
+        args: The options.
+        verifier: What judges.
+    """
+    if not model:
+        return None
+    style = prompt_style(args.prompt_style)
+    reward = f"verifier {args.verifier_policy}" if isinstance(verifier, Verifier) else _function_name(verifier)
+    return Condition(model=model_revision(model), prompts=f"{style.name} {style.version}", reward=reward)
+
+
+def warn_unmeasured(bank: StrategyBank, condition: Condition | None) -> None:
+    """Warn where nothing is known of what a bank's strategies do for a model, or where they do not help it."""
+    if condition is None:
+        return
+    measured, effect = bank.total_effect(condition)
+    if not measured:
+        logger.warning(
+            "%s: nothing was measured of its strategies for this model, these prompts and this reward; `sgpo "
+            "strategies measure` says beforehand whether they help it",
+            bank.path,
+        )
+    elif effect.uplift is not None and effect.uplift <= 0:
+        logger.warning(
+            "%s: its strategies were measured not to help this model (uplift %+.3f over %d completions); `sgpo "
+            "strategies measure` says what to try",
+            *(bank.path, effect.uplift, effect.guided_total),
+        )
+
+
+def _function_name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def open_measurement(out: Path, settings: Mapping[str, Any]) -> CompletionFile:

@@ -18,10 +18,12 @@ from sgpo.training.measure import (
     open_measurement,
     select,
     store_effects,
+    training_condition,
 )
 from sgpo.verifier import Verdict
 from tests.conftest import tiny_qwen2
 from tests.strategies.chat_server import ChatServer, chat
+from tests.training.building import bank_of, build_trainer, policy, some_problems
 
 PROBLEMS = [Problem(id=f"q{i}", problem=f"What is {i} + {i}?", answer=str(2 * i)) for i in range(4)]
 
@@ -306,3 +308,26 @@ def test_what_cannot_be_measured_is_one_line(files, words, message, monkeypatch)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_training_says_whether_its_model_was_measured(tmp_path, tokenizer, caplog):
+    """Not with another model, nor under other prompts, nor another reward."""
+    policy().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    bank = bank_of(tmp_path / "bank.db", some_problems())
+
+    def said(name, **options):
+        caplog.clear()
+        trainer = build_trainer(tmp_path / name, tokenizer, model=str(tmp_path / "model"), bank=bank, **options)
+        trainer.train()
+        return trainer, [word for word in ("nothing was measured", "not to help") if word in caplog.text]
+
+    assert said("first")[1] == ["nothing was measured"]
+    trainer, again = said("second")  # the first run has told the bank what it saw
+    assert "nothing was measured" not in again
+    assert said("third", prompt_style="math", max_prompt_length=999)[1] == ["nothing was measured"]
+    assert said("grpo", algorithm="grpo")[1] == []
+    condition = training_condition(trainer.model_name, trainer.args, trainer.verifier)
+    assert condition.reward == "tests.training.building:hash_verdict"
+    bank.record_run("harm", {bank.get("q0").id: [0, 10_000, 10_000, 10_000]}, condition)
+    assert said("fourth")[1] == ["not to help"]
