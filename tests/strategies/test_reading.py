@@ -73,6 +73,27 @@ def test_where_the_answer_was_cut_off_a_draft_is_none() -> None:
             read_object(f"Draft: {DRAFT}\nBetter: {PLAIN[:end]}", WrittenStrategy)
 
 
+ANALYSIS = "<|channel|>analysis<|message|>"
+FINAL = "<|end|><|start|>assistant<|channel|>final"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "end"),
+    [
+        ("<think>", "</think>"),
+        ("[THINK]", "[/THINK]"),
+        (ANALYSIS, f"{FINAL}<|message|>"),
+        (ANALYSIS, f"{FINAL} <|constrain|>json<|message|>"),  # what is sampled under a JSON schema
+    ],
+)
+def test_a_draft_inside_thinking_is_no_answer(thinking: str, end: str) -> None:
+    with pytest.raises(UnusableReplyError, match="it was empty"):
+        read_object(f"{thinking}Perhaps {DRAFT}, or", WrittenStrategy)
+    with pytest.raises(UnusableReplyError, match="no JSON object"):
+        read_object(f"{thinking}Perhaps {DRAFT}.{end}I cannot say.", WrittenStrategy)
+    assert read_object(f"{thinking}Perhaps {DRAFT}.{end}{PLAIN}", WrittenStrategy).model_dump() == STRATEGY
+
+
 def test_braces_inside_a_text_with_latex_are_no_other_object() -> None:
     text = r'{"problem_type": "t", "approach": "Join \( {\"a\", \"b\"} \)", "steps": ["s"]}'
     assert read_object(text, WrittenStrategy).approach == r'Join \( {"a", "b"} \)'
