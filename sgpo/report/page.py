@@ -19,11 +19,8 @@ from sgpo.report.compare import (
     compare_on_each_set,
     draw_forest,
     find_first_and_last,
-    format_score,
     list_evaluations,
     tabulate_parts,
-    write_lede,
-    write_title,
 )
 from sgpo.report.completions import (
     MAX_BYTES,
@@ -35,6 +32,7 @@ from sgpo.report.completions import (
     read_evaluation_cards,
 )
 from sgpo.report.facts import format_duration, group_commands, measure_phases, origin_facts, run_facts, split_options
+from sgpo.report.lede import format_score, write_lede, write_title
 from sgpo.report.plots import LIGHT, ForestRow, curves_figure, style
 from sgpo.report.read import RunRecord, read_runs
 from sgpo.report.strategies import measure_uplift
@@ -138,7 +136,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         scores=[_tabulate_scores(runs, name) for name in names],
         curves=[_draw_curves(runs, name) for name in curved],
         compared=compared,
-        lede=write_lede(runs, headline, compared.get(headline.name) if headline else None),
+        lede=write_lede(runs, names, compared),
         contents=_list_contents(curved, sections),
         facts=run_facts(runs),
         origin=origin_facts(runs),

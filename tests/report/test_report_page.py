@@ -101,11 +101,11 @@ def test_nothing_comes_from_outside(report: Path) -> None:
 
 def test_the_comparison_leads_with_its_interval(report: Path) -> None:
     text = words(read(report))
-    lede = re.search(r"sgpo minus grpo: \+(\S+) \[\+(\S+), \+(\S+)\] points of avg@4 on fresh", text)
+    lede = re.search(r"sgpo against grpo: ahead on fresh \(\+(\S+) \[\+(\S+), \+(\S+)\]\)\. Points of avg@4, ", text)
     assert lede
     mean, low, high = map(float, lede.groups())
     assert low < mean < high
-    assert "averaged over the learning curve up to 5,760 completions; sgpo is ahead." in text
+    assert "averaged over the learning curve up to 5,760 completions; for equal completions it took " in text
 
 
 def test_what_equals_the_mean_has_no_column(report: Path) -> None:
@@ -117,8 +117,9 @@ def test_what_equals_the_mean_has_no_column(report: Path) -> None:
 def test_a_tie_is_called_a_tie(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, seed=seed, steps=20, gain=0.3) for seed, name in enumerate(("one", "other"))]
     text = words(read(write_report(runs, tmp_path / "report.html")))
+    assert "other against one: level on fresh (" in text
     assert "the interval includes zero: a tie" in text
-    assert "is ahead" not in text
+    assert "ahead" not in text
 
 
 def test_every_problem_set_is_compared_and_the_fuller_one_leads(tmp_path: Path) -> None:
@@ -128,10 +129,10 @@ def test_every_problem_set_is_compared_and_the_fuller_one_leads(tmp_path: Path) 
     ]
     (runs[0] / "eval" / "a-retention-step-000010.json").unlink()
     text = words(read(write_report(runs, tmp_path / "report.html")))
-    assert "points of avg@4 on fresh" in text
+    assert "other against one: ahead on fresh (" in text
     assert "Compared on a-retention" in text
     assert "Compared on fresh" not in text  # it leads: its heading is the overview's
-    assert text.count("other minus one") == 3  # the sentence and a row for each set
+    assert text.count("other minus one") == 2  # a row for each set
 
 
 def test_what_was_run_and_how_to_do_it_again(report: Path) -> None:
@@ -223,10 +224,11 @@ def test_many_runs_of_all_kinds_make_one_page(runs: list[Path], tmp_path: Path) 
     page = read(write_report([unevaluated, *runs, short, warmup_alone(tmp_path / "warm")], tmp_path / "report.html"))
     text = words(page)
     assert page.errors == []
-    assert "sgpo minus grpo: " in text  # the first that was evaluated is the baseline
-    assert "short minus grpo: " in text
+    assert "sgpo against grpo: " in text  # the first that was evaluated is the baseline
+    assert "short against grpo: " in text
     assert "curves up to 2,880 completions" in text  # what the shortest reached
     assert "unevaluated minus" not in text
+    assert "against unevaluated" not in text
     assert "Last scores on retention" in text
     assert "the runs are not compared" not in text
 
