@@ -317,12 +317,15 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert not set("<>&") & set(page.scripts[0])  # data that holds no markup cannot end its element
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
     assert "approach </script >" in page.text
+    assert len(re.findall(r"fresh-\d+</script >", page.text)) > 1  # among the flipped problems
     assert "{{ 7*7 }}" in page.text  # no template ran over it
     assert json.loads(page.scripts[0])[0]["cards"][0]["p"].count("␀") == 1
 
 
 def poisoned(value: object, key: str = "") -> object:
     """The value with hostile text behind every string but those by which rows are counted or found."""
+    if key == "samples" and isinstance(value, dict):  # by problem id
+        return {name + HOSTILE: kinds for name, kinds in value.items()}
     if isinstance(value, dict):
         return {name: poisoned(item, name) for name, item in value.items()}
     if isinstance(value, list):
