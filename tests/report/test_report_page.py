@@ -108,6 +108,15 @@ def test_the_comparison_leads_with_its_interval(report: Path) -> None:
     assert "averaged over the learning curve up to 5,760 completions; for equal completions it took " in text
 
 
+def test_every_curve_has_its_values_for_the_pointer(report: Path) -> None:
+    plots = [json.loads(values) for values in read(report).having("data-values")]
+    assert len(plots) > 15
+    learning = next(plot for plot in plots if plot["axis"] == "completions sampled")
+    assert [(curve["label"], len(curve["points"])) for curve in learning["curves"]] == [("grpo", 7), ("sgpo", 7)]
+    labels = {curve["label"] for plot in plots for curve in plot["curves"]}
+    assert {"grpo, autonomous", "sgpo, autonomous", "sgpo, guided"} <= labels
+
+
 def test_what_equals_the_mean_has_no_column(report: Path) -> None:
     headers = re.findall(r">([a-z]+@\d)</th>", report.read_text(encoding="utf-8"))
     assert {"avg@4", "pass@4", "maj@4"} <= set(headers)
