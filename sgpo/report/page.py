@@ -36,11 +36,12 @@ from sgpo.report.facts import format_duration, group_commands, measure_phases, o
 from sgpo.report.flips import Cards, FlipTable, find_flips
 from sgpo.report.lede import format_score, write_lede, write_title
 from sgpo.report.plots import LIGHT, ForestRow, curves_figure, style
-from sgpo.report.read import RunRecord, read_runs
+from sgpo.report.read import RunRecord, read_runs, shorten
 from sgpo.report.strategies import measure_uplift
 from sgpo.report.targets import read_targets
 from sgpo.report.training import gather_alarms, learning_curve, list_scores, score_curves, training_sections
 
+PROMPT_HEAD, PROMPT_TAIL = 12_000, 4_000  # characters of a rendered prompt
 MAX_STRATEGIES = 100  # per run; of more, the most and the least helpful are shown
 ASSETS = Path(__file__).parent / "assets"
 PICTURE_SIZE = (720.0, 380.0)
@@ -128,7 +129,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": format_score, "duration": format_duration, "counted": counted}
+    environment.filters |= {"score": format_score, "duration": format_duration, "counted": counted, "shorten": shorten}
     script = _read_asset("report.js")
     return environment.get_template("report.html").render(
         runs=runs,
@@ -142,6 +143,8 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         compared=compared,
         lede=write_lede(runs, names, compared),
         flips=flips,
+        prompt_limits={"head": PROMPT_HEAD, "tail": PROMPT_TAIL},
+        rendered=[(index, found.rendered) for index, found in enumerate(completions) if found.rendered],
         contents=_list_contents(curved, flips, sections),
         facts=run_facts(runs),
         origin=origin_facts(runs),
