@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
-from sgpo.io import read_rows, write_jsonl
+from sgpo.io import check_unicode, read_rows, read_text, write_jsonl
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
@@ -194,13 +196,16 @@ def save_problems(problems: Iterable[Problem], path: str | Path) -> None:
     write_jsonl(Path(path), (problem.to_json() for problem in problems), escape=False)
 
 
-def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -> tuple[list[Problem], list[Problem]]:
+def split_problems(
+    problems: Sequence[Problem], fraction: float, *, seed: int, rank: Callable[[Problem], int | None] = lambda _: 0
+) -> tuple[list[Problem], list[Problem]]:
     """Split problems at random into two parts.
 
     Args:
         problems: what to split.
         fraction: of the problems, those in the first part; from 0 to 1.
         seed: decides the split.
+        rank: the first part is filled with problems of the lowest rank first, and those of rank None are never in it.
 
     Returns:
         The first part and the rest, both in the order of the input.
@@ -210,7 +215,12 @@ def split_problems(problems: Sequence[Problem], fraction: float, *, seed: int) -
     """
     if not 0.0 <= fraction <= 1.0:
         raise InputError(f"the fraction of a split must lie between 0 and 1, got {fraction}")
-    chosen = set(random.Random(seed).sample(range(len(problems)), round(fraction * len(problems))))
+    ranks = [rank(problem) for problem in problems]
+    generator = random.Random(seed)
+    count, chosen = round(fraction * len(problems)), set[int]()
+    for level in sorted({level for level in ranks if level is not None}):
+        places = [i for i, of_problem in enumerate(ranks) if of_problem == level]
+        chosen.update(generator.sample(places, min(count - len(chosen), len(places))))
     return (
         [problem for i, problem in enumerate(problems) if i in chosen],
         [problem for i, problem in enumerate(problems) if i not in chosen],
@@ -265,9 +275,8 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
     limit = csv.field_size_limit(MAX_CSV_FIELD)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
         raise InputError(f"{path}: cannot be read as CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)  # it is that of the whole process
@@ -288,13 +297,36 @@ def _dataset_rows(
             rows = datasets.load_from_disk(folder)
         else:
             name = str(folder) if folder.is_dir() else source
-            rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+            with nullcontext() if folder.is_dir() else _cache_alone_without_hub(source):
+                rows = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:
         raise InputError(
             f"{source}: neither a problem file nor a dataset that could be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from None
     return enumerate(rows, start=1)
+
+
+@contextmanager
+def _cache_alone_without_hub(dataset: str) -> Iterator[None]:
+    """While the hub refuses connections or has no address, look in the cache alone.
+
+    The libraries would try again and again for each of several files: 24 seconds until a mistyped name is refused.
+    """
+    import datasets.config
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    try:
+        get_hf_file_metadata(hf_hub_url(dataset, "README.md", repo_type="dataset"))
+    except Exception as error:  # whatever else is wrong, loading has its own words for it
+        # The class is known by its name: it is httpx2's, and httpx's before huggingface_hub 2.
+        if type(error).__name__ == "ConnectError":
+            datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _lookup(row: Mapping[str, Any], name: str) -> Any:
@@ -316,10 +348,9 @@ def _column_text(row: Mapping[str, Any], field: str, column: str, where: str) ->
     """The text of a field; None where its column is missing, empty or blank. Raises InputError for what is no text."""
     try:
         text = _text(_lookup(row, column), asked=field == "problem")
-        if text is not None:
-            text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: {column!r} holds half a surrogate pair, which is no valid Unicode") from None
+        check_unicode(text or "")
+    except InputError as error:
+        raise InputError(f"{where}: {column!r} holds {error}") from None
     except _NoText as found:
         inside = f"; name what to read of it, such as --field {field}={column}.{found.place}" if found.place else ""
         raise InputError(f"{where}: {column!r} holds {found}, expected a text{inside}") from None

@@ -98,8 +98,9 @@ def test_the_1_5b_recipe_on_real_problems(home):
     assert any("loss" in json.loads(line) for line in (out / "warmup.jsonl").read_text().splitlines())
 
     config = json.loads((out / "config.json").read_text())
-    without = sum(int(id_.rpartition("-")[2]) >= 12 for id_ in split["rl"])
-    assert config["strategies"]["without_strategy"] == without > 0
+    # The bank has a strategy for each of the first twelve.
+    assert {int(id_.rpartition("-")[2]) for id_ in split["warmup"]} == set(range(12, 18))
+    assert config["strategies"]["without_strategy"] == 0
     rollouts = [json.loads(line) for path in sorted(out.glob("rollouts/*.jsonl")) for line in path.open()]
     assert {row["problem_id"] for row in rollouts} <= set(split["rl"])
     assert {row["verdict"] for row in rollouts} <= {"wrong", "unparsed", "correct"}

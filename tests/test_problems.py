@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from sgpo.problems import load_problems
+from sgpo.problems import Problem, load_problems, split_problems
 
 MARKED = "She sold 48/2 = $<<48/2=24>>24 in May.\nTogether 48+24 = <<48+24=72>>72 clips."
 PLAIN = "She sold 48/2 = $24 in May.\nTogether 48+24 = 72 clips."
@@ -71,6 +74,22 @@ def test_a_broken_array_is_named(tmp_path, text, message):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_problems(tmp_path / "p.json")
+
+
+def test_a_split_at_random_is_the_same_in_every_release():
+    problems = [Problem(id=f"p{i}", problem="?", answer="1") for i in range(10)]
+    first, rest = split_problems(problems, 0.4, seed=3)
+    assert [problem.id for problem in first] == ["p2", "p3", "p7", "p8"]
+    assert [problem.id for problem in rest] == ["p0", "p1", "p4", "p5", "p6", "p9"]
+
+
+def test_a_mistyped_dataset_is_refused_at_the_first_refused_connection(tmp_path):
+    """In a process of its own: the hub's library reads its environment once."""
+    no_hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "from sgpo.problems import load_problems; load_problems('no/such')"]
+    failed = subprocess.run(command, env=os.environ | no_hub, capture_output=True, text=True)
+    assert "InputError: no/such: neither a problem file nor a dataset that could be loaded" in failed.stderr
+    assert "Retrying" not in failed.stderr
 
 
 # What is no text: read where it can only mean one thing, refused by file, row and column else.
@@ -154,9 +173,10 @@ def test_repeated_problems_are_named_by_their_rows(tmp_path):
 
 
 def test_files_that_are_no_text_are_named(tmp_path):
-    (tmp_path / "p.jsonl").write_bytes(b"\x1f\x8b\x08 and so on")
-    with pytest.raises(ValueError, match=r"p\.jsonl: compressed with gzip; unpack it first"):
-        load_problems(tmp_path / "p.jsonl")
-    (tmp_path / "p.jsonl").write_bytes(b'{}\n{"problem": "\xff"}')
-    with pytest.raises(ValueError, match=r"p\.jsonl, row 2: not UTF-8 text"):
-        load_problems(tmp_path / "p.jsonl")
+    for name in ("p.jsonl", "p.csv"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 and so on")
+        with pytest.raises(ValueError, match=rf"{name}: compressed with gzip; unpack it first"):
+            load_problems(tmp_path / name)
+        (tmp_path / name).write_bytes(b'{}\n{"problem": "\xff"}')
+        with pytest.raises(ValueError, match=rf"{name}, row 2: not UTF-8 text"):
+            load_problems(tmp_path / name)

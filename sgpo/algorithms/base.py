@@ -94,6 +94,11 @@ class Algorithm:
     num_autonomous: int = 0
     num_guided: int = 0
 
+    @property
+    def guides(self) -> bool:
+        """Whether it reads guided prompts."""
+        return self.num_guided > 0 or self.needs.guided_prompts
+
     def training_rows(
         self, groups: Sequence[RolloutGroup], score: Scorer, *, generator: torch.Generator
     ) -> list[TrainingRow]:

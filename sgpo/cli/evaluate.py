@@ -289,10 +289,12 @@ def _evaluate_sets(
     from sgpo.verifier import Verifier
 
     store = EvaluationStore(out, settings, {each.name: each.problems for each in sets})
-    source = build_source()
     results: dict[str, EvaluationResult] = {}
     failures: list[str] = []
     with Verifier() as verifier:
+        for each in sets:
+            verifier.check_problems(each.problems)
+        source = build_source()
         for each in sets:
             try:
                 result = evaluate(

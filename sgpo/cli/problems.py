@@ -195,9 +195,10 @@ def _benchmarks(against: str, data_dir: Path | None) -> dict[str, list[Problem]]
 def _show_matches(matches: Sequence[ProblemMatch]) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("training problem", "benchmark", "its problem", "match", "similarity")
+    ids = (Column(name, overflow="fold") for name in ("training problem", "benchmark", "its problem"))  # whole
+    table = Table(*ids, "match", "similarity")
     for match in matches:
         row = (escape(match.train_id), escape(match.benchmark), escape(match.benchmark_id), match.match)
         table.add_row(*row, f"{match.similarity:.3f}")

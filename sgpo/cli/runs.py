@@ -113,7 +113,7 @@ def train(
 
     \b
     Speed and memory
-      engine                 hf, or vllm (pip install 'sgpo\\[vllm]')
+      engine                 hf, or vllm (pip install -e '.\\[vllm]')
       max_tokens_per_batch   tokens of one forward and backward
       generation_batch_size  completions generated at a time
 

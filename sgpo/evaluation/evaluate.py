@@ -275,7 +275,8 @@ def judge_rows(
     """Completions of these problems with `verdict` and `extracted` added to each row."""
     pairs = [(row["completion"], problem) for row, problem in zip(rows, problems, strict=True)]
     judged = []
-    for row, verdict in zip(rows, judge_completions(pairs, verifier), strict=True):
+    finished = [row.get("truncated") is not True for row in rows]
+    for row, verdict in zip(rows, judge_completions(pairs, verifier, finished=finished), strict=True):
         if not isinstance(verdict, Verdict):
             verdict = _verdict_of(verdict, row["completion"])
         judged.append({**row, "verdict": verdict.kind, "extracted": verdict.extracted})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.reasoning import TAG_TOKENS, opened_reasoning
+from sgpo.reasoning import TAG_TOKENS, is_part_of_a_tag, opened_reasoning
 
 if TYPE_CHECKING:
     from sgpo.rollouts.vllm import VLLMOptions
@@ -107,20 +107,46 @@ def build_engine(
 
 
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a completion: the tokenizer's and all of the model's generation config, in order.
+    """The tokens that end a completion: the tokenizer's, the chat template's, and all of the model's generation config,
+    in order.
 
     Raises:
         InputError: there is no such token, so a completion could never end.
     """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
-    ids = {int(token) for token in (tokenizer.eos_token_id, *configured) if token is not None}
+    ends = (tokenizer.eos_token_id, end_of_turn(tokenizer), *configured)
+    ids = {int(token) for token in ends if token is not None}
     if not ids:
         raise InputError(
             f"{tokenizer.name_or_path or 'the tokenizer'}: no eos token in the tokenizer or the model's "
             "generation_config; a completion could never end. Set tokenizer.eos_token and save the tokenizer"
         )
     return sorted(ids)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes after an assistant's message, None where there is none.
+
+    It need not be the tokenizer's eos token: Gemma ends a turn with `<end_of_turn>`, Phi-3 with `<|end|>`.
+    """
+    if not tokenizer.chat_template:
+        return None
+    said = "7@@7"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    try:
+        _, found, after = str(tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(said)
+    except Exception:  # a template is a program: it raises what it likes
+        return None
+    ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"] if found else []
+    token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    return int(ids[0]) if token is not None and token.special else None
+
+
+def encode_solution(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A solution's token ids as a completion that was sampled would have them, with the token that ends it."""
+    end = end_of_turn(tokenizer)
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id if end is None else end]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -139,13 +165,24 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def decode_completions(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
 ) -> list[str]:
-    """The completions as text.
+    """The completions as text, without special tokens; a reasoning tag stays even where it is one.
 
     A chat template may end a prompt with an open reasoning tag (`<think>`); the text of its completion then begins with
     that tag, so that it reads, and is judged, like that of a model which writes the tag itself.
     """
     if not completions:
         return []  # a batch of nothing would decode to one empty text
-    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
+    left_out = _special_ids(tokenizer)
+    texts = tokenizer.batch_decode(
+        [[token for token in completion.token_ids if token not in left_out] for completion in completions],
+        skip_special_tokens=False,
+    )
     ends = tokenizer.batch_decode([list(prompt[-TAG_TOKENS:]) for prompt in prompts])
     return [opened_reasoning(end) + text for end, text in zip(ends, texts, strict=True)]
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The special tokens that are no part of a reasoning tag."""
+    special = {token: str(text) for token, text in tokenizer.added_tokens_decoder.items() if text.special}
+    special |= dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=False))
+    return {token for token, text in special.items() if not is_part_of_a_tag(text)}

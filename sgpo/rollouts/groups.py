@@ -128,15 +128,20 @@ def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
 
 
 def judge_completions(
-    pairs: Sequence[tuple[str, Problem]], verifier: Verifier | RewardFunction
+    pairs: Sequence[tuple[str, Problem]],
+    verifier: Verifier | RewardFunction,
+    *,
+    finished: Sequence[bool] | None = None,
 ) -> Sequence[Verdict | float]:
     """Judge completions by the verifier, or by a user's function `(completion, problem)`, which may return a number.
+
+    `finished` tells the verifier which of them were cut off (`Verifier.verify_many`).
 
     Raises:
         InputError: The function returned neither a Verdict nor a finite number (or NaN: no reward).
     """
     if isinstance(verifier, Verifier):
-        return verifier.verify_many(pairs)
+        return verifier.verify_many(pairs, finished=finished)
     verdicts = [verifier(completion, problem) for completion, problem in pairs]
     return [
         verdict if isinstance(verdict, Verdict) else _number(verdict, problem)
@@ -147,7 +152,11 @@ def judge_completions(
 def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
     """Give every rollout its verdict and reward. Raises InputError as `judge_completions`."""
     pairs = list(items)
-    verdicts = judge_completions([(rollout.completion, problem) for rollout, problem in pairs], verifier)
+    verdicts = judge_completions(
+        [(rollout.completion, problem) for rollout, problem in pairs],
+        verifier,
+        finished=[not rollout.truncated for rollout, _ in pairs],
+    )
     for (rollout, _), verdict in zip(pairs, verdicts, strict=True):
         if isinstance(verdict, Verdict):
             rollout.verdict = verdict

@@ -15,14 +15,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from sgpo.errors import DivergedError
+from sgpo.errors import DivergedError, InputError
 from sgpo.rollouts.engine import Completion, Sampling
 
 # Drop finished rows only once this fraction of the batch has ended: each drop copies the cache of the others.
@@ -33,9 +34,18 @@ FIRST_ROOM = 1024
 
 
 class HFEngine:
-    """Samples at most `batch_size` completions at a time."""
+    """Samples at most `batch_size` completions at a time.
+
+    Raises:
+        InputError: the model keeps its state where transformers mixes up the rows of a batch.
+    """
 
     def __init__(self, model: Any, *, pad_id: int, eos_ids: Sequence[int], batch_size: int = 256) -> None:
+        if "state" in inspect.signature(_innermost(model).forward).parameters:  # RWKV
+            raise InputError(
+                f"{type(_innermost(model)).__name__}: generates wrong tokens for all but one row of a batch "
+                "(transformers mixes up the rows' states); choose another model"
+            )
         self.model = model
         self.pad_id = pad_id
         self.eos_ids = list(eos_ids)
@@ -49,19 +59,25 @@ class HFEngine:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seeds: Sequence[int]
     ) -> list[Completion]:
         assert len(prompts) == len(seeds)
-        # Neighbours of one length waste no padding; the seeds make the order irrelevant to the result.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         completions: dict[int, Completion] = {}
         was_training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
+            for rows in self._batches(prompts):
                 batch = self._generate([prompts[i] for i in rows], sampling, [seeds[i] for i in rows])
                 completions.update(zip(rows, batch, strict=True))
         finally:
             self.model.train(was_training)
         return [completions[i] for i in range(len(prompts))]
+
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Yield the prompts of each batch: of any lengths, or of one length where the model cannot hide padding."""
+        # Neighbours of one length waste no padding; the seeds make the order irrelevant to the result.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        one_length = not can_pad(self.model)
+        alike = groupby(order, key=lambda i: len(prompts[i]) if one_length else None)
+        for group in (list(rows) for _, rows in alike):
+            yield from (group[start : start + self.batch_size] for start in range(0, len(group), self.batch_size))
 
     def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
         device = self.model.device
@@ -124,13 +140,18 @@ class _Sampler(LogitsProcessor):
 
 @contextmanager
 def _neutral_generation_config(model: Any) -> Iterator[None]:
-    """`generate` fills what a call leaves open from the model's own config (top_k, penalties, bans): hide it."""
-    original = model.generation_config
+    """`generate` fills what a call leaves open from the model's own config (top_k, penalties, bans): hide it.
+
+    PEFT writes the config of its wrapper into the model below, so that one comes back too.
+    """
+    holders = [model, _innermost(model)]
+    originals = [holder.generation_config for holder in holders]
     model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = original
+        for holder, original in zip(holders, originals, strict=True):
+            holder.generation_config = original
 
 
 # -- the decoding loop
@@ -138,12 +159,24 @@ def _neutral_generation_config(model: Any) -> Iterator[None]:
 
 def can_decode(model: Any) -> bool:
     """Whether the loop knows this model's cache: ordinary keys and values in every layer, positions by argument."""
-    innermost = model.get_base_model() if hasattr(model, "get_base_model") else model
-    parameters = inspect.signature(innermost.forward).parameters
-    if not {"position_ids", "past_key_values", "logits_to_keep"} <= parameters.keys():
-        return False
-    layers = DynamicCache(config=innermost.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    return _has_cache(model, {"position_ids", "past_key_values", "logits_to_keep"}, {DynamicLayer})
+
+
+def can_pad(model: Any) -> bool:
+    """Whether a mask hides padding before a prompt: it does from attention to ordinary keys and values, not always from
+    a recurrent state, or from an index of the tokens to attend to (DeepSeek-V3.2)."""
+    return _has_cache(model, {"attention_mask", "past_key_values"}, {DynamicLayer, DynamicSlidingWindowLayer})
+
+
+def _has_cache(model: Any, arguments: set[str], kinds: set[type]) -> bool:
+    """Whether a model's forward takes these arguments, and all layers of its cache are of these kinds."""
+    layers = DynamicCache(config=_innermost(model).config).layers
+    takes_all = arguments <= inspect.signature(_innermost(model).forward).parameters.keys()
+    return takes_all and bool(layers) and {type(layer) for layer in layers} <= kinds
+
+
+def _innermost(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()

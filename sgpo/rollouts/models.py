@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HTTPError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
+
+# Options of from_pretrained that quantize.
+_QUANTIZING = {"quantization_config", "load_in_4bit", "load_in_8bit"}
 
 logger = logging.getLogger("sgpo")
 
@@ -27,23 +30,62 @@ MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
 CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
 
 
-def named_policy(model: Any, init_kwargs: Mapping[str, Any] | None) -> tuple[Any, str]:
-    """Load a policy that is given by its path or hub id; pass on one that is loaded.
-
-    Returns:
-        The policy and its name.
+def policy_name(model: Any, init_kwargs: Mapping[str, Any] | None) -> str:
+    """The path or hub id of a policy that is given by it, or that was loaded from it.
 
     Raises:
-        InputError: `init_kwargs` are given for a policy that is loaded already, or as `load_policy`.
+        InputError: `init_kwargs` are given for a policy that is loaded already.
     """
     if isinstance(model, str | Path):
-        return load_policy(model, **(init_kwargs or {})), str(model)
+        return str(model)
     if init_kwargs:
         raise InputError(
             "model_init_kwargs is for a model that is given by its name, and this one is loaded already; give them to "
             "its from_pretrained"
         )
-    return model, str(model.config._name_or_path)
+    return str(model.config._name_or_path)
+
+
+def policy_config(model: Any, **options: Any) -> Any:
+    """The config of a model that is to be trained; of one given by its name before any of its weights are loaded.
+
+    Args:
+        model: A model; or a path, a hub id or a run directory, where an adapter has the config of its base model.
+        options: As for `load_policy`.
+
+    Raises:
+        InputError: there is no such model, or its weights are quantized.
+    """
+    config = _load_config(model, **options) if isinstance(model, str | Path) else model.config
+    if getattr(config, "quantization_config", None) or _QUANTIZING & options.keys():
+        raise InputError(
+            f"{config._name_or_path or 'the model'}: quantized weights (QLoRA) can be neither trained nor merged with "
+            "adapters here; train adapters on 16 bits: lora, with model_init_kwargs={dtype: bfloat16}"
+        )
+    return config
+
+
+def _load_config(name: str | Path, **options: Any) -> Any:
+    source = resolve_model(name)
+    try:
+        source = resolve_model(_base_model(source)) if is_adapter(source) else source
+        return AutoConfig.from_pretrained(source, **{key: options[key] for key in options if key != "dtype"})
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(_unloadable(name, source, "model", error)) from error
+
+
+def context_length(config: Any) -> int | None:
+    """The most tokens of prompt and completion together that a model was made for; None where its config has none."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) in ("linear", "dynamic", "yarn"):
+        # Some configs name the positions before they are stretched, some those after.
+        stretched = float(rope.get("factor") or 1) * (rope.get("original_max_position_embeddings") or positions)
+        return max(positions, int(stretched))
+    return positions
 
 
 def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, **options: Any) -> Any:
@@ -68,17 +110,24 @@ def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, *
 
 
 def _load_merged(source: str, **options: Any) -> Any:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
     # Not AutoPeftModel: it cuts the embeddings to the tokenizer's length, which is shorter in Qwen2.5.
-    base = PeftConfig.from_pretrained(source).base_model_name_or_path
-    warmed_up = Path(source).parent / "warmup"
-    if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
-        base = warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
-    model = AutoModelForCausalLM.from_pretrained(resolve_model(base), **options)
+    model = AutoModelForCausalLM.from_pretrained(resolve_model(_base_model(source)), **options)
     adapted = PeftModel.from_pretrained(model, source)
     check_adapters(adapted)
     return adapted.merge_and_unload()
+
+
+def _base_model(source: str) -> str | Path:
+    """The model below an adapter."""
+    from peft import PeftConfig
+
+    base: str = PeftConfig.from_pretrained(source).base_model_name_or_path
+    warmed_up = Path(source).parent / "warmup"
+    if not Path(base).exists() and Path(base).name == "warmup" and warmed_up.is_dir():
+        return warmed_up  # the adapter of a run on its own warm-up: the run directory was moved
+    return base
 
 
 def is_adapter(source: str | Path) -> bool:
@@ -256,12 +305,18 @@ def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrai
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None = None) -> None:
-    """Set the pad token if one is given, and check that the tokenizer has a pad and an eos token.
+    """Set the pad token if one is given, and check that the tokenizer has what training needs.
 
     Raises:
-        InputError: it lacks one of them, or `pad_token` is not in its vocabulary.
+        InputError: it lacks a pad or eos token or its vocabulary, its chat template fails on a prompt, or `pad_token`
+            is not in its vocabulary.
     """
     name = tokenizer.name_or_path or "the tokenizer"
+    if not tokenizer("1+1?", add_special_tokens=False)["input_ids"]:
+        raise InputError(
+            f"{name}: the tokenizer has no vocabulary and encodes text to nothing; its files are missing, copy them "
+            "from the model that this one was made from (tokenizer.save_pretrained)"
+        )
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise InputError(f"pad_token {pad_token!r} is not in the vocabulary of {name}")
@@ -273,6 +328,24 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, pad_token: str | None
             f"{name}: the tokenizer has no pad token; name an unused token of its vocabulary with the option pad_token "
             "(for Llama 3: pad_token='<|finetune_right_pad_id|>')"
         )
+    _check_template(tokenizer, name)
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raises InputError where the chat template cannot write a prompt; `where` is what the message begins with."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict) and "default" not in template:
+        names = ", ".join(sorted(template))
+        raise InputError(
+            f"{where}: several chat templates ({names}), and none of them is the default; set tokenizer.chat_template "
+            "to the text of one, and save the tokenizer"
+        )
+    if not template:
+        return
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "1+1?"}], add_generation_prompt=True)
+    except Exception as error:  # a template is a program: it raises what it likes
+        raise InputError(f"{where}: the chat template fails on a prompt: {error}") from error
 
 
 def shape_chat_template(
@@ -289,11 +362,13 @@ def shape_chat_template(
         system_prompt: For conversations that have none of their own.
 
     Raises:
-        InputError: the tokenizer has no chat template, or its template does not read a variable.
+        InputError: the tokenizer has no chat template, or its template does not read a variable or refuses a system
+            prompt.
     """
     if not template_kwargs and system_prompt is None:
         return
-    name, template = tokenizer.name_or_path or "the tokenizer", tokenizer.chat_template
+    name, named = tokenizer.name_or_path or "the tokenizer", tokenizer.chat_template
+    template = named.get("default") if isinstance(named, dict) else named
     if not isinstance(template, str):
         raise InputError(f"chat_template_kwargs, system_prompt: {name} has no chat template to put them into")
     for key in template_kwargs or {}:
@@ -306,7 +381,8 @@ def shape_chat_template(
             f'{{%- if messages[0]["role"] != "system" %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}'
         )
     if not template.startswith(head):
-        tokenizer.chat_template = head + template
+        tokenizer.chat_template = named | {"default": head + template} if isinstance(named, dict) else head + template
+    _check_template(tokenizer, f"system_prompt={system_prompt!r}, chat_template_kwargs={template_kwargs}: {name}")
 
 
 def _literal(value: Any) -> str:

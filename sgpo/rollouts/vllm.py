@@ -1,6 +1,6 @@
 """The `vllm` engines: one for the policy in training, through TRL's `VLLMGeneration`, one for evaluating a saved model.
 
-vLLM is no dependency of ours: `pip install 'sgpo[vllm]'` on a machine with a GPU.
+vLLM is no dependency of ours: `pip install -e '.[vllm]'` on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -242,8 +242,8 @@ def check_vllm() -> None:
     """
     if find_spec("vllm") is None:
         raise InputError(
-            "the vllm engine needs vLLM, which is not installed; pip install 'sgpo[vllm]' on a machine with a GPU, or "
-            "use the hf engine"
+            "the vllm engine needs vLLM, which is not installed; pip install -e '.[vllm]' in the source tree of sgpo, "
+            "on a machine with a GPU, or use the hf engine"
         )
 
 

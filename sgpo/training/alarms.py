@@ -1,8 +1,8 @@
 """Alarms: signs in the metrics that a run goes wrong. Thresholds stand here and in docs/alarms.md.
 
-An alarm compares the last `ROWS` rows of metrics.jsonl with the first ones, or with a fixed limit. When it begins to
-hold, it warns and adds a row to `alarms.jsonl`, and it does so again only once it has ceased to hold. No alarm stops a
-run; numbers that are not finite do.
+An alarm compares the last `ROWS` rows of metrics.jsonl (at the end of a shorter run, all of them) with the first ones,
+or with a fixed limit. When it begins to hold, it warns and adds a row to `alarms.jsonl`, and it does so again only once
+it has ceased to hold. No alarm stops a run; numbers that are not finite do.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ DISTINCT_PASS_GAIN = 0.1
 # Fractions of completions, and of verdicts.
 MENTION_FRACTION = 0.05
 VERDICT_FRACTION = 0.5
+TRUNCATED_FRACTION = 0.5
+GUIDED_FRACTION = 0.9  # of the problems
 LOGPROB_DIFFERENCE = 0.05  # nats; the tests' model on a CPU: 2e-7 in float32, 1e-3 in bfloat16
 
 Row = Mapping[str, Any]
@@ -56,9 +58,12 @@ class Alarm:
     threshold: float
 
 
-def raised_alarms(rows: Sequence[Row]) -> list[Alarm]:
-    """Find the alarms that hold at the last of a run's training rows (of `metrics.jsonl`, in order)."""
-    checks = _CHECKS if len(rows) >= ROWS else (_logprob_difference,)
+def raised_alarms(rows: Sequence[Row], *, ended: bool = False) -> list[Alarm]:
+    """Find the alarms that hold at the last of a run's training rows (of `metrics.jsonl`, in order).
+
+    A mean is taken over `ROWS` rows, or over all of them in a run that has `ended` with fewer.
+    """
+    checks = _CHECKS if len(rows) >= ROWS or (ended and rows) else (_logprob_difference,)
     found = (check(rows) for check in checks)
     return [alarm for alarm in found if alarm is not None]
 
@@ -87,8 +92,9 @@ def _no_gradient(rows: Sequence[Row]) -> Alarm | None:
     keys = ("loss", "groups/with_gradient", "targets/fraction")
     if any(row.get(key) for row in rows[-ROWS:] for key in keys):
         return None
+    count = min(ROWS, len(rows))
     message = (
-        f"no group had a gradient in {ROWS} rows: all fail or all pass; choose other problems, or read a completion"
+        f"no group had a gradient in {count} rows: all fail or all pass; choose other problems, or read a completion"
     )
     return Alarm("no_gradient", message, 0.0, 0.0)
 
@@ -107,6 +113,22 @@ def _unparsed(rows: Sequence[Row]) -> Alarm | None:
 
 def _timeout(rows: Sequence[Row]) -> Alarm | None:
     return _verdicts(rows, "timeout", "they have no reward; raise verifier_timeout or verifier_workers")
+
+
+def _truncated(rows: Sequence[Row]) -> Alarm | None:
+    fraction = _mean(rows[-ROWS:], "truncated/autonomous")
+    if fraction is None or fraction <= TRUNCATED_FRACTION:
+        return None
+    message = f"{fraction:.0%} of autonomous completions are cut off: raise max_completion_length"
+    return Alarm("mostly_truncated", message, fraction, TRUNCATED_FRACTION)
+
+
+def partly_guided(fraction: float) -> Alarm | None:
+    """The alarm of a run that has guided prompts for this fraction of its problems."""
+    if fraction >= GUIDED_FRACTION:
+        return None
+    message = f"only {fraction:.0%} of the problems have a guided prompt; the others are trained without"
+    return Alarm("partly_guided", message, fraction, GUIDED_FRACTION)
 
 
 def _logprob_difference(rows: Sequence[Row]) -> Alarm | None:
@@ -153,6 +175,7 @@ _CHECKS: tuple[Callable[[Sequence[Row]], Alarm | None], ...] = (
     _strategy_mentions,
     _unparsed,
     _timeout,
+    _truncated,
     _logprob_difference,
 )
 
@@ -165,17 +188,23 @@ def mentions_strategy(completion: str) -> bool:
 class AlarmWatcher(TrainerCallback):
     """Looks at every logged row; warns of each alarm that begins to hold, and adds it to `alarms.jsonl`."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, *, guided_fraction: float = 1.0) -> None:
+        """`guided_fraction`: of the problems, those that have a guided prompt."""
         self.run = run
+        self.guided_fraction = guided_fraction
         self.rows: list[Row] = []
         self.holding: set[str] = set()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
-            self.rows = [row for row in self.run.read_metrics() if "loss" in row]  # of a run that is resumed
-            self.holding = {alarm.kind for alarm in raised_alarms(self.rows)}
+        if not state.is_world_process_zero:
+            return
+        self.rows = [row for row in self.run.read_metrics() if "loss" in row]  # of a run that is resumed
+        self.holding = {alarm.kind for alarm in raised_alarms(self.rows)}
+        alarm = partly_guided(self.guided_fraction)
+        if alarm is not None and state.global_step == 0:
+            self._raise(alarm, step=0)
 
     def on_log(
         self,
@@ -185,21 +214,27 @@ class AlarmWatcher(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        self.rows.append(dict(logs))
-        alarms = raised_alarms(self.rows)
+        if state.is_world_process_zero and logs and "loss" in logs:
+            self.rows.append(dict(logs))
+            self._look(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._look(state.global_step, ended=True)
+
+    def _look(self, step: int, *, ended: bool = False) -> None:
+        alarms = raised_alarms(self.rows, ended=ended)
         for alarm in alarms:
             if alarm.kind not in self.holding:
-                logger.warning("alarm %s at step %d: %s", alarm.kind, state.global_step, alarm.message)
-                row = {
-                    "alarm": alarm.kind,
-                    "message": alarm.message,
-                    "value": alarm.value,
-                    "threshold": alarm.threshold,
-                }
-                self.run.append_metrics({"step": state.global_step, **row}, file="alarms.jsonl")
+                self._raise(alarm, step)
         self.holding = {alarm.kind for alarm in alarms}
+
+    def _raise(self, alarm: Alarm, step: int) -> None:
+        logger.warning("alarm %s at step %d: %s", alarm.kind, step, alarm.message)
+        row = {"alarm": alarm.kind, "message": alarm.message, "value": alarm.value, "threshold": alarm.threshold}
+        self.run.append_metrics({"step": step, **row}, file="alarms.jsonl")
 
 
 # -- what stops a run

@@ -52,8 +52,11 @@ class ResumableTrainer(Trainer):
     run: RunDirectory
     _saving = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, model: Any, **kwargs: Any) -> None:
+        use_cache = getattr(model.config, "use_cache", None)
+        super().__init__(model=model, **kwargs)
+        if use_cache is not None:
+            self.model.config.use_cache = use_cache  # the Trainer has set it to its own, which would be saved
         self.pending = PendingState()
         self.add_callback(_RestoreLosses(self))
         self._stop = StopOnSignal(self)
@@ -107,6 +110,9 @@ class ResumableTrainer(Trainer):
                 record_changes(self.run, changes, description, step=max(step, 0))
         else:
             self.run.check_unused()
+            self.accelerator.wait_for_everyone()  # no process finds what another has begun
+            if self.is_world_process_zero():
+                self.run.clear_failed()
         # A new run, or one that a kill left without its config, writes its first files.
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():

@@ -16,6 +16,7 @@ from sgpo.training.options import (
     NOT_NULL,
     SUPPORTED,
     Condition,
+    check_installed,
     check_ranges,
     declarations,
     option,
@@ -130,11 +131,16 @@ class SGPOConfig(TrainingArguments):
         at_most=1,
         part="guided prompts",
     )
+    allow_unguided: bool = option(
+        False,
+        "Train though fewer than a tenth of the problems have a guided prompt, which is refused otherwise.",
+        part="guided prompts",
+    )
     prompt_style: str = option(
         "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
     )
     engine: EngineName = option(
-        "hf", "What generates: the model itself, or vLLM (pip install 'sgpo[vllm]').", source="ours, TRL"
+        "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
     )
     generation_batch_size: int = option(256, "Completions that are generated at a time.", at_least=1)
 
@@ -319,7 +325,7 @@ class SGPOConfig(TrainingArguments):
         "`strict` wants the answer in a box, and exact values.",
         source="[verifier](verifier.md)",
     )
-    verifier_timeout: float = option(5.0, "Seconds that judging one answer may take.")
+    verifier_timeout: float = option(5.0, "Seconds of processor time that judging one answer may take.")
 
     # The run directory.
     rollout_fraction: float = option(
@@ -380,7 +386,11 @@ class SGPOConfig(TrainingArguments):
             )
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
+        for name in ("neftune_noise_alpha", "label_smoothing_factor"):
+            if getattr(self, name):
+                raise InputError(f"{name}={getattr(self, name)} is for supervised training: it would bias the policy")
         super().__post_init__()
+        check_installed(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values; TrainingArguments takes whatever ends in `_token` for a key."""

@@ -12,8 +12,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, Literal
+from itertools import chain, islice
+from typing import Any
 
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
@@ -22,18 +22,25 @@ from sgpo.algorithms import Algorithm, TrainingRow
 from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem, problem_from_row
-from sgpo.prompts import autonomous_prompt, guided_prompt, solution_guided_prompt
-from sgpo.rollouts.engine import encode_prompt
-from sgpo.rollouts.groups import PromptIds, RolloutGroup, seed_of
+from sgpo.prompts import autonomous_prompt
+from sgpo.rollouts.engine import encode_prompt, encode_solution
+from sgpo.rollouts.groups import PromptIds, RewardFunction, RolloutGroup, seed_of
+from sgpo.rollouts.models import context_length
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 from sgpo.training.config import SGPOConfig
+from sgpo.training.guidance import gives_away, guidance_for
+from sgpo.verifier import Verifier
 
 # A batch takes only rows at least this fraction as long as its longest. On a CPU padding costs more than another
 # forward (docs/results/performance.md), and on a GPU a large batch is busy enough in any case.
 MIN_LENGTH_FRACTION = 0.75
 
-Content = Literal["own", "other", "empty", "solution"]
+# With guided prompts for fewer problems than this fraction, an algorithm that needs them would train as another one.
+MIN_GUIDED_FRACTION = 0.1
+# Where more of the strategies leak than this, their source is no good; the gate's false alarms are fewer.
+MAX_LEAKING_FRACTION = 0.1
+
 Collect = Callable[[Sequence[Problem]], tuple[list[RolloutGroup], list[TrainingRow]]]
 
 logger = logging.getLogger("sgpo")
@@ -92,6 +99,12 @@ class Prepared:
     strategies: dict[str, Strategy] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def guided_fraction(self) -> float:
+        """The fraction of the problems that have a guided prompt; 1 without problems."""
+        guided = [group.guided_prompt is not None for group in self.groups.values()]
+        return sum(guided) / len(guided) if guided else 1.0
+
 
 def prepare_problems(
     problems: Sequence[Problem],
@@ -104,16 +117,17 @@ def prepare_problems(
     """Encode every prompt, and the solutions if `algorithm` needs them; leave out what is too long, and count it.
 
     Raises:
-        InputError: nothing is left.
+        InputError: nothing is left, nearly nothing is guided, or many strategies leak.
     """
 
     def encode(text: str) -> PromptIds:
         return PromptIds(text, encode_prompt(tokenizer, text))
 
-    names = ("too_long", "without_strategy", "guided_prompt_too_long", "retrieved")
+    names = ("too_long", "without_strategy", "guided_prompt_too_long", "leaking", "retrieved")
     counts = {"problems": len(problems), **dict.fromkeys(names, 0)}
     prepared = Prepared(counts=counts)
-    guides = algorithm.num_guided > 0 or algorithm.needs.guided_prompts
+    leaking: list[str] = []
+    guides = algorithm.guides
     guidance = (
         guidance_for(
             problems,
@@ -152,17 +166,36 @@ def prepare_problems(
         if len(guided.ids) > args.max_prompt_length:
             counts["guided_prompt_too_long"] += 1
             continue
+        if shown.strategy is not None and gives_away(shown.strategy, problem):
+            leaking.append(shown.strategy.id)
+            continue
         group.guided_prompt = guided
         if shown.strategy is not None:
             counts["retrieved"] += shown.strategy.problem_id != problem.id
             group.strategy_id = shown.strategy.id
             prepared.strategies[shown.strategy.id] = shown.strategy
-    _check_prepared(prepared, args, bank)
+    counts["leaking"] = len(leaking)
+    if leaking and bank is not None:
+        _refuse_leaks(leaking, len(leaking) + sum(g.strategy_id is not None for g in prepared.groups.values()), bank)
+    _check_prepared(prepared, args, bank, guides=guides)
     return prepared
 
 
-def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None) -> None:
-    """Warn of problems that are left out or not guided. Raises InputError if nothing is left to train on."""
+def _refuse_leaks(leaking: Sequence[str], count: int, bank: StrategyBank) -> None:
+    """Warn of strategies that leak. Raises InputError where they are too many of `count`."""
+    message = (
+        f"{bank.path}: {len(leaking)} of {counted(count, 'strategy', 'strategies')} to show give away something of "
+        f"their problem (such as {', '.join(leaking[:3])}); `sgpo strategies check` lists what, `sgpo strategies "
+        "review` accepts what is no leak"
+    )
+    if len(leaking) > MAX_LEAKING_FRACTION * count:
+        raise InputError(message)
+    logger.warning("%s; they are not shown", message)
+
+
+def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None, *, guides: bool) -> None:
+    """Warn of problems that are left out or not guided. Raises InputError if nothing is left to train on, or to guide
+    an algorithm that `guides`."""
     counts = prepared.counts
     if counts["problems"] and not prepared.problems:
         raise InputError(
@@ -175,136 +208,97 @@ def _check_prepared(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | N
             f"{counted(len(prepared.problems), 'problem')} has one of at most "
             f"max_completion_length={args.max_completion_length} tokens"
         )
-    if counts["too_long"] or counts["without_strategy"] or counts["guided_prompt_too_long"]:
+    if any(counts[name] for name in ("too_long", "without_strategy", "guided_prompt_too_long", "leaking")):
         logger.warning(
             "of %s %d are left out (prompt longer than max_prompt_length=%d); trained without guidance: "
-            "%d that have no strategy, %d with a guided prompt that is too long",
+            "%d that have no strategy, %d with a guided prompt that is too long, %d whose strategy leaks",
             *(counted(counts["problems"], "problem"), counts["too_long"], args.max_prompt_length),
-            *(counts["without_strategy"], counts["guided_prompt_too_long"]),
+            *(counts["without_strategy"], counts["guided_prompt_too_long"], counts["leaking"]),
         )
-    unguided = counts["without_strategy"] == len(prepared.problems) > 0
-    if bank is not None and unguided and args.strategy_content != "solution":
-        its = next((f"{strategy.problem_id!r}" for strategy in bank), "none")
-        logger.warning(
-            "%s holds no strategy for any of these problems, so nothing is guided: its problem ids (such as %s) must "
-            "be those of the problem file (such as %r)",
-            *(bank.path, its, prepared.problems[0].id),
+    if guides and prepared.guided_fraction < MIN_GUIDED_FRACTION:
+        guided = sum(group.guided_prompt is not None for group in prepared.groups.values())
+        message = (
+            f"algorithm {args.algorithm} learns from guided prompts, and {guided} of "
+            f"{counted(len(prepared.problems), 'problem')} can have one: {_why_unguided(prepared, args, bank)}"
         )
+        if not args.allow_unguided:
+            raise InputError(f"{message}; or set allow_unguided=true to train without")
+        logger.warning("%s", message)
+
+
+def _why_unguided(prepared: Prepared, args: SGPOConfig, bank: StrategyBank | None) -> str:
+    counts, problem = prepared.counts, prepared.problems[0]
+    if counts["guided_prompt_too_long"] > counts["without_strategy"]:
+        return f"most guided prompts are longer than max_prompt_length={args.max_prompt_length}; raise it"
+    if args.strategy_content == "solution":
+        return "strategy_content=solution, and the others have no solution"
+    if bank is None:
+        return "there is no bank of strategies; name one (bank)"
+    its = next((f"{strategy.problem_id!r}" for strategy in bank), "none")
+    return (
+        f"{bank.path} holds no strategy for the others: its problem ids (such as {its}) must be those of the problem "
+        f"file (such as {problem.id!r})"
+    )
 
 
 def _solution_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int] | None:
     """The strong model's solution with the end token; None if it is missing or longer than a completion may be."""
     if problem.solution is None:
         return None
-    ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id] if len(ids) < max_length else None
+    ids = encode_solution(tokenizer, problem.solution)
+    return ids if len(ids) <= max_length else None
 
 
 def longest_sequence(
-    args: SGPOConfig, evaluation_sets: Mapping[str, Sequence[Problem]], tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared,
+    evaluation_sets: Mapping[str, Sequence[Problem]],
+    tokenizer: PreTrainedTokenizerBase,
+    args: SGPOConfig,
 ) -> int:
     """The tokens of the longest prompt and completion together that a run may ask its engine for."""
     assert args.eval_max_tokens is not None
+    prompts = [prompt for group in prepared.groups.values() for prompt in (group.prompt, group.guided_prompt) if prompt]
+    trained = [len(prompt.ids) + args.max_completion_length for prompt in prompts]
     evaluated = [
         len(encode_prompt(tokenizer, autonomous_prompt(problem.problem, style=args.prompt_style)))
+        + args.eval_max_tokens
         for problems in evaluation_sets.values()
         for problem in problems
     ]
-    return max([args.max_prompt_length + args.max_completion_length, *(n + args.eval_max_tokens for n in evaluated)])
+    return max([0, *trained, *evaluated])
 
 
-# -- what guided prompts show
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """A guided prompt, and the strategy in it (None: it shows no strategy)."""
-
-    prompt: str
-    strategy: Strategy | None
-
-
-@dataclass(frozen=True, slots=True)
-class _KindAlone:
-    """A strategy that says no more than what kind of problem it is for."""
-
-    problem_type: str
-    approach: str = ""
-    steps: tuple[str, ...] = ()
-
-
-def guidance_for(
-    problems: Sequence[Problem],
-    bank: StrategyBank | None,
+def check_start(
+    prepared: Prepared,
+    evaluation_sets: Mapping[str, Sequence[Problem]],
+    tokenizer: PreTrainedTokenizerBase,
+    args: SGPOConfig,
     *,
-    use: Literal["own", "retrieved", "both"],
-    content: Content,
-    wrong_fraction: float,
-    style: str,
-    seed: int,
-) -> dict[str, Guidance]:
-    """Choose what the guided prompt of each problem shows.
-
-    Args:
-        problems: The problems.
-        bank: The strategies.
-        use: Which strategy of the bank is a problem's: its own, a retrieved one, or its own if it has one.
-        content: The guided prompt shows that strategy (`own`); that of some `other` problem; its kind of problem alone
-            (`empty`); or the `solution` in its place.
-        wrong_fraction: With `own`, this fraction of the problems, chosen at random, is given another problem's strategy
-            for the whole run.
-        style: The prompt style.
-        seed: Decides which problems and which other strategies.
-
-    Returns:
-        The guidance by problem id; a problem without any is left out.
+    verifier: Verifier | RewardFunction,
+    config: Any,
+) -> None:
+    """Check that a run can start, before its model is loaded, of which `config` is the config.
 
     Raises:
-        InputError: another problem's strategy is asked for, and all of them say the same.
+        InputError: the problems do not fill a batch, the model's context is too short, or a problem cannot be judged.
     """
-    if content == "solution":
-        return {
-            problem.id: Guidance(solution_guided_prompt(problem.problem, problem.solution, style=style), None)
-            for problem in problems
-            if problem.solution is not None
-        }
-    found = {problem.id: bank.for_problem(problem, use=use) for problem in problems} if bank is not None else {}
-    strategies = {id_: strategy for id_, strategy in found.items() if strategy is not None}
-    if content == "empty":
-        return {
-            problem.id: Guidance(
-                guided_prompt(problem.problem, _KindAlone(strategies[problem.id].problem_type), style=style), None
-            )
-            for problem in problems
-            if problem.id in strategies
-        }
-    wrong = set(strategies) if content == "other" else _wrong_ids(strategies, wrong_fraction, seed)
-    shown = {id_: _other(id_, strategies, seed) if id_ in wrong else s for id_, s in strategies.items()}
-    return {
-        problem.id: Guidance(guided_prompt(problem.problem, shown[problem.id], style=style), shown[problem.id])
-        for problem in problems
-        if problem.id in shown
-    }
-
-
-def _wrong_ids(strategies: Mapping[str, Strategy], fraction: float, seed: int) -> set[str]:
-    """The problems with the smallest random numbers: a larger fraction contains a smaller one."""
-    order = sorted(strategies, key=lambda id_: seed_of(seed, "wrong strategy", id_))
-    return set(order[: round(fraction * len(order))])
-
-
-def _other(id_: str, strategies: Mapping[str, Strategy], seed: int) -> Strategy:
-    """Another problem's strategy, one that does not say the same."""
-    rng = random.Random(seed_of(seed, "other strategy", id_))
-    candidates = list(strategies.values())
-    rng.shuffle(candidates)
-    for candidate in candidates:
-        if candidate.text != strategies[id_].text:
-            return candidate
-    raise InputError(
-        f"no other strategy for problem {id_!r}: all {len(candidates)} say the same; leave strategy_content at 'own' "
-        "and wrong_strategy_fraction at 0"
-    )
+    problems = len(prepared.problems)
+    if prepared.counts["problems"] and problems < args.global_batch_size:
+        raise InputError(
+            f"problems to train on: {problems}, fewer than one batch of {args.global_batch_size} "
+            f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
+            "lower one of these"
+        )
+    longest, context = longest_sequence(prepared, evaluation_sets, tokenizer, args), context_length(config)
+    if context is not None and longest > context:
+        raise InputError(
+            f"{config._name_or_path or 'the model'}: made for {context:,} tokens, and the longest prompt and "
+            f"completion may have {longest:,} together; lower max_completion_length={args.max_completion_length}, "
+            f"eval_max_tokens={args.eval_max_tokens} or max_prompt_length={args.max_prompt_length}"
+        )
+    if isinstance(verifier, Verifier):
+        verifier.check_problems(chain(prepared.problems, *evaluation_sets.values()))
 
 
 # -- order and micro-batches

@@ -10,19 +10,23 @@ from typing import Any, Literal
 
 import yaml
 from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedTokenizerBase
 
+from sgpo.algorithms import build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
-from sgpo.rollouts.models import load_policy, load_tokenizer, shape_chat_template
+from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.config import SGPOConfig
+from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
+from sgpo.training.options import check_installed
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
 from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.trainer import SGPOTrainer
-from sgpo.training.warmup import run_warmup, solution_rows, wrong_solutions
+from sgpo.training.warmup import run_warmup, solution_rows, warmup_config, wrong_solutions
 from sgpo.verifier import Verifier
 
 logger = logging.getLogger("sgpo")
@@ -82,7 +86,9 @@ def _run_stages(
 
     if recipe.warmup is None:
         return _reinforce(run, recipe, args, recipe.model, problems, evaluation, bank, resume=resume)
-    split = _split(run, problems, recipe, seed=args.seed)
+    split = _split(run, problems, recipe, bank, seed=args.seed)
+    if stage == "all" and not run.warm_model.exists():
+        _check_reinforcement(recipe, args, split.rl, evaluation, bank)
     if stage in ("warmup", "all"):
         _warm_up(run, split, recipe, args, resume=resume)
     if stage == "warmup":
@@ -138,15 +144,57 @@ def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
         )
 
 
+def _check_reinforcement(
+    recipe: Recipe,
+    args: SGPOConfig,
+    problems: list[Problem],
+    evaluation: dict[str, list[Problem]] | None,
+    bank: StrategyBank | None,
+) -> None:
+    """Raises InputError for what would keep reinforcement from starting, while no warm-up has been paid for."""
+    tokenizer = _tokenizer(recipe, args)
+    algorithm = build_algorithm(args.algorithm, vars(args))
+    prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
+    config = policy_config(recipe.model, **(args.model_init_kwargs or {}))
+    with _verifier(args) as verifier:
+        check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
+
+
+def _verifier(args: SGPOConfig) -> Verifier:
+    return Verifier(workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy)
+
+
+def _tokenizer(recipe: Recipe, args: SGPOConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the recipe's model, as both stages use it."""
+    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
+    shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
+    return tokenizer
+
+
 # -- the warm-up
 
 
-def _split(run: RunDirectory, problems: list[Problem], recipe: Recipe, *, seed: int) -> _Split:
-    """The problems of both stages: those of the run's `split.json`, or a new split."""
+def _split(
+    run: RunDirectory, problems: list[Problem], recipe: Recipe, bank: StrategyBank | None, *, seed: int
+) -> _Split:
+    """The problems of both stages: those of the run's `split.json`, or a new split.
+
+    The warm-up learns from solutions and reads no strategy: it takes problems without a strategy first, and never one
+    without a solution. Raises InputError where it would take none, or the split was made from other problems.
+    """
     assert recipe.warmup is not None
     file = run.path / SPLIT
     if not file.exists():
-        return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed))
+        if all(problem.solution is None for problem in problems):
+            raise InputError(
+                "none of the problems has a 'solution' to warm up on; without a warm-up: --set warmup=null"
+            )
+        guided = {strategy.problem_id for strategy in bank or ()}
+
+        def rank(problem: Problem) -> int | None:
+            return None if problem.solution is None else int(problem.id in guided)
+
+        return _Split(*split_problems(problems, recipe.warmup.fraction, seed=seed, rank=rank))
     try:
         read = read_json(file)
         ids = {name: set(map(str, read[name])) for name in ("warmup", "rl")}
@@ -179,13 +227,14 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         )
     assert recipe.warmup is not None
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
-    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
-    shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
+    check_installed(warmup_config(options, run))
+    tokenizer = _tokenizer(recipe, args)
+    context = context_length(policy_config(recipe.model, **(args.model_init_kwargs or {})))
     rows, counts = solution_rows(
         split.warmup,
         tokenizer,
         style=args.prompt_style,
-        max_length=options.get("max_length"),
+        max_length=min((n for n in (options.get("max_length"), context) if n is not None), default=None),
         wrong=_wrong_solutions(split.warmup, args),
     )
     model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
@@ -211,8 +260,7 @@ def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
     """As the first process judges them: a time-out in one process alone would give each its own rows."""
     found: list[set[str]] = [set()]
     if args.process_index == 0:
-        workers, timeout, policy = args.verifier_workers, args.verifier_timeout, args.verifier_policy
-        with Verifier(workers=workers, timeout=timeout, policy=policy) as verifier:
+        with _verifier(args) as verifier:
             found = [wrong_solutions(problems, verifier)]
     broadcast_object_list(found)
     return found[0]
@@ -248,8 +296,7 @@ def _reinforce(
     if args.process_index == 0:
         if split is not None:
             _write_split(run, split)
-        if resume or not run.recipe_file.exists():
-            write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
 

@@ -92,6 +92,8 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         if self.bar is None or not logs:
             return
+        if "loss" in logs:  # a row without guided completions has no pass rate of theirs
+            self.shown = {key: text for key, text in self.shown.items() if key not in ("autonomous", "guided")}
         for key, value in logs.items():
             if key.startswith("pass_rate/"):
                 self.shown[key.removeprefix("pass_rate/")] = f"{value:.2f}"

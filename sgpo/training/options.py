@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_type_hints
+
+from transformers import Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from sgpo.algorithms import ALGORITHMS, Part, readers_of
 from sgpo.errors import InputError
@@ -53,6 +57,9 @@ REMOVED = (
     "guide_decay",
     "distill_loss=capped_sft",
 )
+
+# Loggers whose package has another name.
+_PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +205,24 @@ def installed_name(config: type[Any], name: str) -> str:
     known = {field.name for field in fields(config)}
     other = OTHER_NAMES.get(name)
     return other if name not in known and other in known else name
+
+
+def check_installed(args: TrainingArguments) -> None:
+    """Check that the packages are installed that loggers and the optimizer need.
+
+    Raises:
+        InputError: one is not.
+    """
+    loggers = [args.report_to] if isinstance(args.report_to, str) else args.report_to
+    for name in set(loggers) - {"all", "none", *get_available_reporting_integrations()}:
+        package = _PACKAGES.get(name, name)
+        if find_spec(package) is None:
+            raise InputError(f"report_to={name}: the package {package} is not installed; install it, or leave this out")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:  # some need the model, which is not at hand
+        if isinstance(error, ImportError) or "install" in str(error):
+            raise InputError(f"optim={args.to_dict()['optim']}: {error}") from None
 
 
 def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: str = "") -> None:

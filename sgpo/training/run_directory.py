@@ -71,16 +71,27 @@ class RunDirectory:
         return self.checkpoints / ".staging"
 
     def check_unused(self) -> None:
-        """Check that no run is here yet: nothing is ever written over.
+        """Check that no run is here yet, other than one that failed in its first step: no result is ever written over.
 
         Raises:
             RunDirectoryError: another run is here.
         """
-        if self.config_file.exists():
+        if self.config_file.exists() and self._has_results():
             raise RunDirectoryError(
                 f"{self.path}: holds a run already; choose another directory, resume that run with --resume, or "
                 "delete it"
             )
+
+    def _has_results(self) -> bool:
+        """Whether the run here has made a step: its targets are written with the gradient."""
+        stepped = any(self.path.glob("targets/step-*.jsonl")) or any(row["step"] >= 1 for row in self.read_metrics())
+        return stepped or self.final_model.exists() or bool(list_checkpoints(self.checkpoints))
+
+    def clear_failed(self) -> None:
+        """Remove what a run left that failed in its first step; a warm-up stays."""
+        if self.config_file.exists():
+            self.cut_after(-1)
+            self.config_file.unlink()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write `config.json`, with an id of the run, versions, commit, command and time."""

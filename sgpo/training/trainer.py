@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +34,10 @@ from sgpo.rollouts.models import (
     check_adapters,
     check_tokenizer,
     disable_dropout,
+    load_policy,
     load_tokenizer,
-    named_policy,
+    policy_config,
+    policy_name,
     shape_chat_template,
     train_in_float32,
 )
@@ -45,6 +48,7 @@ from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
     GlobalBatchSampler,
     as_problems,
+    check_start,
     evaluation_sets,
     longest_sequence,
     prepare_problems,
@@ -117,28 +121,16 @@ class SGPOTrainer(EvaluatingTrainer):
         args = args or SGPOConfig()
         check_launch(args)
 
-        # The policy and its tokenizer. Adapters are drawn at random, in every process alike.
-        set_seed(args.seed)
-        model, source = named_policy(model, args.model_init_kwargs)
+        # Its tokenizer and what it is trained on: what can be refused is refused before a model is loaded.
+        source, init_kwargs = policy_name(model, args.model_init_kwargs), args.model_init_kwargs or {}
         if processing_class is None:
             if not source:
                 raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
             processing_class = load_tokenizer(source, pad_token=args.pad_token)
-        else:
-            check_tokenizer(processing_class, pad_token=args.pad_token)
+        check_tokenizer(processing_class, pad_token=args.pad_token)
         shape_chat_template(
             processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt
         )
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        check_adapters(model)
-        train_in_float32(model)
-        disable_dropout(model)
-        use_one_device(args)
-
-        # What it is trained on, and by what.
         self.algorithm = build_algorithm(args.algorithm, vars(args))
         self.run = RunDirectory(args.output_dir)
         self.model_name = source
@@ -150,20 +142,27 @@ class SGPOTrainer(EvaluatingTrainer):
         self.prepared = prepare_problems(
             as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
         )
-        problems = self.prepared.problems
         self.eval_problems = evaluation_sets(eval_dataset)
-        if train_dataset is not None and len(problems) < args.global_batch_size:
-            raise InputError(
-                f"problems to train on: {len(problems)}, fewer than one batch of {args.global_batch_size} "
-                f"(per_device_train_batch_size={args.per_device_train_batch_size} x "
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} x processes={args.world_size}); "
-                "lower one of these"
-            )
+        config = policy_config(model, **init_kwargs)
+        check_start(self.prepared, self.eval_problems, processing_class, args, verifier=self.verifier, config=config)
+
+        # The policy. Adapters are drawn at random, in every process alike.
+        set_seed(args.seed)
+        if isinstance(model, str | Path):
+            model = load_policy(model, **init_kwargs)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        check_adapters(model)
+        train_in_float32(model)
+        disable_dropout(model)
+        use_one_device(args)
 
         super().__init__(
             model=model,
             args=args,
-            train_dataset=problems,
+            train_dataset=self.prepared.problems,
             eval_dataset=self.eval_problems or None,
             processing_class=processing_class,
             data_collator=list,
@@ -173,7 +172,7 @@ class SGPOTrainer(EvaluatingTrainer):
             callbacks=[
                 DivergenceStop(self.run.checkpoints),
                 MetricsWriter(self.run),
-                AlarmWatcher(self.run),
+                AlarmWatcher(self.run, guided_fraction=self.prepared.guided_fraction if self.algorithm.guides else 1.0),
                 *([] if args.disable_tqdm else [ProgressBar(args.algorithm)]),
                 *(callbacks or []),
             ],
@@ -192,7 +191,7 @@ class SGPOTrainer(EvaluatingTrainer):
             if self.algorithm.needs.frozen_guided_model
             else None
         )
-        longest = longest_sequence(args, self.eval_problems, processing_class)
+        longest = longest_sequence(self.prepared, self.eval_problems, processing_class, args)
         self.engine: Engine = build_engine(
             args.engine,
             self.model,
@@ -439,7 +438,7 @@ class SGPOTrainer(EvaluatingTrainer):
     def describe(self) -> dict[str, Any]:
         counts = self.prepared.counts
         problems = {key: counts[key] for key in ("problems", "too_long", "without_solution") if key in counts}
-        strategies = {key: counts[key] for key in ("without_strategy", "guided_prompt_too_long", "retrieved")}
+        strategies = {key: count for key, count in counts.items() if key not in problems}
         return {
             "algorithm": self.args.algorithm,
             "model": self.model_name,

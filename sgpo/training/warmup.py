@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
-from sgpo.rollouts.engine import encode_prompt
+from sgpo.rollouts.engine import encode_prompt, encode_solution
 from sgpo.rollouts.models import check_adapters, train_in_float32
 from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
@@ -80,7 +80,8 @@ def solution_rows(
         rows.append(row)
     left_out = (
         f"of {counted(len(problems), 'problem')} {counts['without_solution']} without a solution, "
-        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} too long (warmup.max_length={max_length})"
+        f"{counts['wrong_solution']} with a wrong one, {counts['too_long']} longer than {max_length} tokens "
+        "(warmup.max_length, or the model's context)"
     )
     if not rows:
         raise InputError(f"nothing to warm up on: {left_out}")
@@ -92,8 +93,26 @@ def solution_rows(
 def tokenized_row(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Row:
     """Make a row for SFTTrainer, with the prompt tokens that rollouts will see; only the completion is learnt."""
     prompt_ids = encode_prompt(tokenizer, prompt)
-    completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    completion_ids = encode_solution(tokenizer, completion)
     return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+
+
+def warmup_config(options: Mapping[str, Any], run: RunDirectory) -> Any:
+    """The `SFTConfig` of the options, with defaults that work on a CPU too."""
+    from trl import SFTConfig
+
+    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
+    defaults: dict[str, Any] = {
+        "report_to": "none",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "max_length": None,
+        "logging_nan_inf_filter": False,
+    }
+    if options.get("use_cpu"):
+        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
+        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
+    return SFTConfig(**{**defaults, **options, "output_dir": str(run.path / "warmup")})
 
 
 def run_warmup(
@@ -124,24 +143,13 @@ def run_warmup(
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    working = run.path / "warmup"
-    # SFTConfig's own defaults are for large models on a GPU: with them nothing starts on a CPU.
-    defaults: dict[str, Any] = {
-        "report_to": "none",
-        "save_strategy": "epoch",
-        "save_total_limit": 1,
-        "max_length": None,
-        "logging_nan_inf_filter": False,
-    }
-    if options.get("use_cpu"):
-        checkpointing = installed_name(SFTConfig, "activation_checkpointing")
-        defaults |= {"bf16": False, checkpointing: False, "dataloader_pin_memory": False}
-    config = SFTConfig(**{**defaults, **options, "output_dir": str(working)})
+    working, config = run.path / "warmup", warmup_config(options, run)
     if peft_config is None:
         train_in_float32(model)
     set_seed(config.seed)  # before the adapters are drawn
+    use_cache = getattr(model.config, "use_cache", None)
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -165,6 +173,8 @@ def run_warmup(
     if trainer.is_world_process_zero():
         run.cut_metrics(checkpoint_step(checkpoint) if checkpoint else -1, file="warmup.jsonl")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if use_cache is not None:
+        trainer.model.config.use_cache = use_cache  # the Trainer has set it to its own, which would be saved
     # Save the model whole, with its adapters merged, and let it appear under its name at once.
     staging = run.staging / run.warm_model.name
     if peft_config is None:

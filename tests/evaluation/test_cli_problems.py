@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -82,6 +80,11 @@ def test_exact_and_near_matches_are_listed_and_dropped(files, tmp_path):
     }  # fmt: skip
     kept = [json.loads(line) for line in train.read_text().splitlines()]
     assert [json.loads(line) for line in clean.read_text().splitlines()] == [kept[2], kept[3], kept[5]]
+    long = f"train/{'Z' * 90}.json"
+    (tmp_path / "long.jsonl").write_text(json.dumps({**kept[0], "id": long}) + "\n", encoding="utf-8")
+    shown = run("check", "--train", tmp_path / "long.jsonl", "--against", held_out).stdout
+    assert "\u2026" not in shown  # ids are whole, over several lines
+    assert shown.count("Z") == 90
     shown = run("check", "--train", train, "--against", held_out).stdout
     assert "in held-out: 4 of 7 training problems" in shown
     assert "--drop FILE" in shown
@@ -175,7 +178,7 @@ def test_import_from_a_hub_dataset(tmp_path, monkeypatch):
         asked.append((name, subset, split, revision))
         return [{"prompt": [{"content": "1 + 1?"}], "gold": "2"}]
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     words = ["--field", "problem=prompt.0.content", "--field", "answer=gold", "--split", "test", "--revision", "abc"]
     assert run("import", "owner/name", "--out", tmp_path / "p.jsonl", *words).exit_code == 0
     assert asked == [("owner/name", None, "test", "abc")]
@@ -221,7 +224,7 @@ def test_a_check_that_finds_nothing_shows_no_table(tmp_path):
         ),
         (["gone.parquet"], "gone.parquet: no such problem file"),
         (["broken.parquet"], "broken.parquet: cannot be read as parquet"),
-        (["latin.csv"], "latin.csv: cannot be read as CSV"),
+        (["latin.csv"], "latin.csv, row 2: not UTF-8 text"),
     ],
 )
 def test_mistakes_of_import_leave_nothing(tmp_path, words, message):

@@ -7,8 +7,10 @@ import copy
 import pytest
 from transformers import AutoTokenizer
 
-from sgpo.rollouts.engine import encode_prompt
-from sgpo.rollouts.models import shape_chat_template
+from sgpo.errors import InputError
+from sgpo.rollouts.engine import encode_prompt, encode_solution, end_token_ids
+from sgpo.rollouts.models import check_tokenizer, load_tokenizer, shape_chat_template
+from tests.conftest import tiny_qwen2
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
@@ -54,3 +56,67 @@ def test_what_would_do_nothing_is_refused(chat, tokenizer):
         shape_chat_template(chat, template_kwargs={"enable_thinkin_": False})
     with pytest.raises(ValueError, match="has no chat template"):
         shape_chat_template(tokenizer, system_prompt="ours")
+
+
+def test_a_template_that_refuses_the_system_role_is_named(chat):
+    """As Gemma's does."""
+    chat.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + TEMPLATE
+    )
+    check_tokenizer(chat)
+    with pytest.raises(InputError, match=r"system_prompt='ours', .*: the chat template fails .*: System role not sup"):
+        shape_chat_template(chat, system_prompt="ours")
+
+
+def test_a_template_that_fails_on_every_prompt_is_named(chat):
+    chat.chat_template = "{{ raise_exception('no user') }}"
+    with pytest.raises(InputError, match="the tokenizer: the chat template fails on a prompt: no user"):
+        check_tokenizer(chat)
+
+
+def test_of_named_templates_the_default_is_used(chat, tmp_path):
+    chat.chat_template = {"default": TEMPLATE, "tools": "another"}
+    shape_chat_template(chat, template_kwargs={"mood": "calm"}, system_prompt="ours")
+    assert prompt(chat) == "[system]ours[user]1+1?[assistant]calm"
+    assert chat.chat_template["tools"] == "another"
+    chat.save_pretrained(tmp_path)
+    assert prompt(AutoTokenizer.from_pretrained(tmp_path)) == prompt(chat)
+    chat.chat_template = {"rag": TEMPLATE, "tools": "another"}
+    with pytest.raises(InputError, match=r"several chat templates .rag, tools., and none of them is the default"):
+        check_tokenizer(chat)
+    with pytest.raises(InputError, match="has no chat template to put them into"):
+        shape_chat_template(chat, system_prompt="ours")
+
+
+def test_a_model_without_its_tokenizers_files_is_refused(tmp_path):
+    """transformers makes an empty tokenizer for it."""
+    tiny_qwen2().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="the tokenizer has no vocabulary and encodes text to nothing"):
+        load_tokenizer(tmp_path)
+
+
+TURN = (
+    "{% for m in messages %}<role>{{ m['role'] }}:{{ m['content'] | trim }}<turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<role>assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (TURN, "<turn>"),  # as Gemma's, and Phi-3's
+        (TURN.replace("<turn>", "<eos>"), "<eos>"),
+        (TURN.replace("<turn>", ""), "<eos>"),
+        (TURN.replace("<turn>", "(end)"), "<eos>"),
+        ("{% for m in messages %}{% if m['role'] == 'user' %}<turn>{{ m['content'] }}{% endif %}{% endfor %}", "<eos>"),
+        ("{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}" + TURN, "<eos>"),
+        (None, "<eos>"),
+    ],
+)
+def test_a_solution_ends_as_the_template_ends_a_turn(chat, template, end):
+    chat.add_special_tokens({"additional_special_tokens": ["<turn>", "<role>"]})
+    chat.chat_template = template
+    assert chat.decode(encode_solution(chat, "so 2")) == f"so 2{end}"
+    ends = {chat.convert_tokens_to_ids(token) for token in ("<eos>", end)}
+    assert end_token_ids(tiny_qwen2(), chat) == sorted(ends)  # what is learnt to end a completion does end one

@@ -1,7 +1,15 @@
 import pytest
 import torch
-from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    GenerationConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
+from sgpo.errors import InputError
 from sgpo.rollouts import hf
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
 from sgpo.rollouts.hf import HFEngine, can_decode
@@ -100,6 +108,42 @@ def test_the_models_own_generation_config_is_ignored(monkeypatch, loop):
     got = generate(model=hostile, eos_ids=[1])
     assert [c.token_ids for c in got] == [c.token_ids for c in expected]
     assert hostile.generation_config is original
+
+
+def test_the_generation_config_below_adapters_is_the_same_after(monkeypatch):
+    model = get_peft_model(tiny_qwen2(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    below = model.get_base_model().generation_config
+    monkeypatch.setattr(hf, "can_decode", lambda model: False)
+    assert [c.token_ids for c in generate(model=model)] == [c.token_ids for c in generate()]
+    assert model.get_base_model().generation_config is below
+    assert model.generation_config is below
+
+
+def test_a_model_whose_batches_are_wrong_is_refused():
+    size = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    with pytest.raises(InputError, match="RwkvForCausalLM: generates wrong tokens for all but one row of a batch"):
+        engine(RwkvForCausalLM(RwkvConfig(vocab_size=258, **size)))
+
+
+def test_a_model_that_cannot_hide_padding_gets_none():
+    """It attends to the two tokens that an index finds."""
+    deepseek = pytest.importorskip("transformers.models.deepseek_v32")
+    torch.manual_seed(0)
+    config = deepseek.DeepseekV32Config(
+        vocab_size=258, hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
+        index_topk=2, index_head_dim=16, index_n_heads=2, first_k_dense_replace=1,
+    )  # fmt: skip
+    model = deepseek.DeepseekV32ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    together = engine(model).generate(PROMPTS, Sampling(max_tokens=4), seeds=SEEDS)
+    for prompt, seed, completion in zip(PROMPTS, SEEDS, together, strict=True):
+        (alone,) = engine(model).generate([prompt], Sampling(max_tokens=4), seeds=[seed])
+        assert completion.token_ids == alone.token_ids
+        assert completion.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
 def test_a_model_with_sliding_windows_falls_back_to_generate():

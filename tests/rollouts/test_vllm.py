@@ -157,7 +157,7 @@ def test_without_vllm_the_mend_is_named(tokenizer):
         lambda: build_vllm_engine(None, tokenizer, accelerator_of(), VLLMOptions(), eos_ids=[1], max_sequences=8),
         lambda: load_offline_vllm("some/model", tokenizer),
     ):
-        with pytest.raises(ValueError, match=r"the vllm engine needs vLLM.*pip install 'sgpo\[vllm\]'"):
+        with pytest.raises(ValueError, match=r"the vllm engine needs vLLM.*pip install -e '.\[vllm\]'"):
             build()
 
 

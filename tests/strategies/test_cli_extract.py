@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ def test_the_policys_own_completions_serve_as_solutions(server: ChatServer, tmp_
 
     rows(tmp_path / "run" / "rollouts" / "step-000003.jsonl", {"problem_id": "a"})
     assert "step-000003.jsonl, row 1: not a rollout (no 'group')" in sgpo(*how).stderr
+    rows(tmp_path / "run" / "rollouts" / "step-000003.jsonl", {**row, "completion": "the answer is \ud800 72"})
+    assert "step-000003.jsonl, row 1: 'completion' holds half a surrogate pair" in sgpo(*how).stderr
     bare = sgpo(*arguments(server, tmp_path, "--from-run", tmp_path / "nowhere"))
     assert (bare.exit_code, "no rollouts in it" in bare.stderr) == (2, True)
 
@@ -171,24 +174,30 @@ def start(server: ChatServer, tmp_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-INTERRUPTED = "interrupted: what is under way is finished first; Ctrl-C again drops it\n"
+def interrupt(process: subprocess.Popen[str], asked: threading.Event) -> None:
+    """Ctrl-C once the server was asked what it does not answer yet. Nobody else reads what the process says."""
+    assert asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    assert process.stderr.readline() == ("interrupted: what is under way is finished first; Ctrl-C again drops it\n")
 
 
 def test_ctrl_c_waits_for_what_is_under_way(server: ChatServer, tmp_path: Path) -> None:
-    process = start(server, tmp_path)
-    said: list[str] = []
+    asked, answer = threading.Event(), threading.Event()
 
     def script(request: dict[str, Any], number: int) -> Reply:
         if number == 2:
-            process.send_signal(signal.SIGINT)
-            assert process.stderr
-            said.append(process.stderr.readline())  # not before the signal has come
+            asked.set()
+            answer.wait(60)
         return good(request)
 
     server.script = script
+    process = start(server, tmp_path)
+    interrupt(process, asked)  # it says so before its answer comes
+    answer.set()
     stdout, stderr = process.communicate()
     assert process.returncode == 130
-    assert (said, stderr) == ([INTERRUPTED], "interrupted; what was finished is kept\n")
+    assert stderr == "interrupted; what was finished is kept\n"
     assert "2 problems: 1 active, 1 unfinished" in stdout
     assert "stopped: interrupted; the same command resumes from here" in stdout
     assert len(server.requests) == 3
@@ -197,18 +206,18 @@ def test_ctrl_c_waits_for_what_is_under_way(server: ChatServer, tmp_path: Path) 
 
 
 def test_a_second_ctrl_c_drops_what_is_under_way(server: ChatServer, tmp_path: Path) -> None:
-    process = start(server, tmp_path)
+    asked = threading.Event()
 
     def script(request: dict[str, Any], number: int) -> Reply:
         if number < 2:
             return good(request)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr
-        assert process.stderr.readline() == INTERRUPTED
-        process.send_signal(signal.SIGINT)
+        asked.set()
         return Reply(act="hang")
 
     server.script = script
+    process = start(server, tmp_path)
+    interrupt(process, asked)
+    process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr == "interrupted; what was finished is kept\n"

@@ -10,7 +10,7 @@ import pytest
 from sgpo.training import alarms
 from sgpo.training.alarms import mentions_strategy, raised_alarms
 from sgpo.verifier import Verdict
-from tests.training.building import ScriptedEngine, build_trainer, metrics_of, read_lines
+from tests.training.building import ScriptedEngine, bank_of, build_trainer, metrics_of, read_lines, some_problems
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEALTHY = {
@@ -39,6 +39,7 @@ def kinds(made):
         ("strategy_mentions", {"strategy_mentions": 0.06}),
         ("mostly_unparsed", {"verdicts/unparsed": 91}),
         ("mostly_timeout", {"verdicts/timeout": 101}),
+        ("mostly_truncated", {"truncated/autonomous": 0.51}),
         ("logprob_difference", {"logprob_difference/mean": 0.051}),
     ],
 )
@@ -47,7 +48,14 @@ def test_each_alarm_is_raised_where_its_threshold_is_passed(kind, changes):
     (alarm,) = raised_alarms(rows((10, {}), (10, changes)))
     assert alarm.message
     value = next(iter(changes.values()))
-    if kind in ("entropy", "completion_length", "distinct_answers", "strategy_mentions", "logprob_difference"):
+    if kind in (
+        "entropy",
+        "completion_length",
+        "distinct_answers",
+        "strategy_mentions",
+        "mostly_truncated",
+        "logprob_difference",
+    ):
         assert alarm.value == pytest.approx(value)
 
 
@@ -117,6 +125,31 @@ def test_a_run_says_it_once_and_marks_its_directory(tmp_path, tokenizer, caplog)
     assert len([r for r in caplog.records if "alarm mostly_unparsed at step 10" in r.getMessage()]) == 1
 
 
+def test_a_run_of_few_rows_is_looked_at_when_it_ends(tmp_path, tokenizer):
+    """Every completion is cut off, and none has an answer."""
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, verifier=lambda completion, problem: Verdict("unparsed"), max_steps=3
+    )
+    trainer.engine = ScriptedEngine(tokenizer, lambda prompt, number: f"{number}")
+    trainer.train()
+    found = {row["alarm"]: (row["step"], row["value"]) for row in run_alarms(tmp_path / "run")}
+    assert found == {"no_gradient": (3, 0.0), "mostly_unparsed": (3, 1.0), "mostly_truncated": (3, 1.0)}
+    assert raised_alarms([], ended=True) == []
+
+
+def test_problems_without_a_strategy(tmp_path, tokenizer, caplog):
+    """Said once, when the run begins, and not again when it is resumed."""
+    bank = bank_of(tmp_path / "bank.db", some_problems()[:5])
+    options = {"bank": bank, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    build_trainer(tmp_path / "run", tokenizer, **options).train()
+    build_trainer(tmp_path / "run", tokenizer, **(options | {"max_steps": 3})).train(resume_from_checkpoint=True)
+    (row,) = run_alarms(tmp_path / "run")
+    assert (row["step"], row["alarm"], row["value"]) == (0, "partly_guided", 5 / 6)
+    assert "alarm partly_guided at step 0: only 83% of the problems have a guided prompt" in caplog.text
+    build_trainer(tmp_path / "grpo", tokenizer, bank=bank, algorithm="grpo").train()  # which reads none
+    assert run_alarms(tmp_path / "grpo") == []
+
+
 def test_completions_that_speak_of_a_strategy(tmp_path, tokenizer):
     trainer = build_trainer(tmp_path / "run", tokenizer, max_steps=10, algorithm="grpo", max_completion_length=64)
     texts = ["following the strategy, 7.", "it is 8.", "9.", "10."]
@@ -162,6 +195,8 @@ def test_the_page_says_the_thresholds_that_hold():
         "strategy_mentions": alarms.MENTION_FRACTION,
         "mostly_unparsed": alarms.VERDICT_FRACTION,
         "mostly_timeout": alarms.VERDICT_FRACTION,
+        "mostly_truncated": alarms.TRUNCATED_FRACTION,
+        "partly_guided": alarms.GUIDED_FRACTION,
         "logprob_difference": alarms.LOGPROB_DIFFERENCE,
     }
     page = (DOCS / "alarms.md").read_text(encoding="utf-8")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+from transformers import BloomConfig, GPT2Config, Qwen2Config
 
 from sgpo import Problem, SGPOConfig, SGPOTrainer
 from sgpo.algorithms import ALGORITHMS
 from sgpo.errors import InputError
+from sgpo.rollouts.models import context_length
 from sgpo.training.run_directory import RunDirectory
 from sgpo.verifier import Verdict
 from tests.training import naive
@@ -60,13 +64,33 @@ def test_retrieved_strategies_are_used_if_asked_for_and_counted(tmp_path, tokeni
     assert config["args"]["strategies"] == "both"
 
 
-def test_a_bank_for_other_problems_is_warned_of(tmp_path, tokenizer, caplog):
-    strangers = [Problem(id="p-other", problem="1?", answer="1")]
-    build_trainer(tmp_path / "a", tokenizer, problems=PROBLEMS, bank=bank_of(tmp_path / "a.db", PROBLEMS[:1]))
-    assert "nothing is guided" not in caplog.text
-    build_trainer(tmp_path / "b", tokenizer, problems=PROBLEMS, bank=bank_of(tmp_path / "b.db", strangers))
-    assert "b.db holds no strategy for any of these problems" in caplog.text
-    assert "(such as 'p-other') must be those of the problem file (such as 'q0')" in caplog.text
+@pytest.mark.parametrize("case", ["another bank", "no bank", "too long", "no solutions"])
+def test_an_algorithm_without_its_guidance_is_refused(tmp_path, tokenizer, caplog, case):
+    """It would train as another algorithm."""
+    problems = some_problems(20)
+    strangers = bank_of(tmp_path / "b.db", [Problem(id="p-other", problem="1?", answer="1"), problems[0]])
+    options, why = {
+        "another bank": ({"bank": strangers}, "b.db holds no strategy for the others: its problem ids .such as "
+                         "'p-other'. must be those of the problem file .such as 'q0'."),
+        "no bank": ({"bank": None}, "there is no bank of strategies; name one .bank."),
+        "too long": ({"max_prompt_length": 12}, "most guided prompts are longer than max_prompt_length=12; raise it"),
+        "no solutions": ({"algorithm": "opsd", "strategy_content": "solution"}, "and the others have no solution"),
+    }[case]  # fmt: skip
+    name = options.get("algorithm", "sgpo")
+    guided = int(case == "another bank")
+    message = f"algorithm {name} learns from guided prompts, and {guided} of 20 problems can have one: .*{why}"
+    with pytest.raises(InputError, match=message + "; or set allow_unguided=true to train without"):
+        build_trainer(tmp_path / "run", tokenizer, problems=problems, **options)
+    build_trainer(tmp_path / "run", tokenizer, problems=problems, allow_unguided=True, **options)
+    assert "learns from guided prompts" in caplog.text
+    if case == "no bank":
+        build_trainer(tmp_path / "run", tokenizer, problems=problems, num_guided=0, **options)
+        build_trainer(tmp_path / "run", tokenizer, problems=problems, algorithm="grpo", **options)
+
+
+def test_a_bank_for_a_tenth_of_the_problems_is_enough(tmp_path, tokenizer):
+    bank = bank_of(tmp_path / "b.db", some_problems(2))
+    build_trainer(tmp_path / "run", tokenizer, problems=some_problems(20), bank=bank)
 
 
 def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, caplog):
@@ -93,7 +117,9 @@ def test_what_is_too_long_or_without_a_strategy_is_counted(tmp_path, tokenizer, 
 
 def test_a_prompt_of_just_the_limit_is_kept(tmp_path, tokenizer):
     problem = Problem(id="edge", problem="?" * 63, answer="1")  # and a space before it
-    trainer = build_trainer(tmp_path / "run", tokenizer, problems=[problem], per_device_train_batch_size=1)
+    trainer = build_trainer(
+        tmp_path / "run", tokenizer, problems=[problem], per_device_train_batch_size=1, allow_unguided=True
+    )
     assert trainer.prepared.counts["too_long"] == 0
     assert trainer.prepared.counts["guided_prompt_too_long"] == 1
 
@@ -283,12 +309,32 @@ def test_an_option_out_of_its_range_is_refused(tmp_path, options, message):
             "option of a kl_clip that is not null; kl_clip=null does not",
         ),
         ({"strategy_content": "solution", "strategies": "both"}, "of strategy_content own, other or empty; solution"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0 is for supervised training"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for supervised training"),
         ({"wrong_strategy_share": 0.5}, "wrong_strategy_share is called wrong_strategy_fraction now"),
         ({"num_distill_targets": 4}, "num_distill_targets was measured not to help and removed; docs/log.md names"),
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
+        SGPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"report_to": "wandb"}, "report_to=wandb: the package wandb is not installed"),
+        ({"report_to": ["tensorboard", "flyte"]}, "report_to=flyte: the package flytekit is not installed"),
+        ({"optim": "paged_adamw_8bit"}, "optim=paged_adamw_8bit: .*bitsandbytes"),
+        ({"optim": "adamw_torch", "report_to": "none"}, None),
+        ({"optim": "adafactor", "report_to": ["logger"]}, None),
+    ],
+)
+def test_packages_that_are_missing_are_named(tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("sgpo.training.options.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("sgpo.training.options.find_spec", lambda name: "there" if name == "logger" else None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
         SGPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)
 
 
@@ -316,9 +362,8 @@ def test_an_equal_budget_may_be_named_and_a_resolved_config_loads_again(tmp_path
     ],
 )
 def test_data_and_options_that_do_not_fit_are_refused(tmp_path, tokenizer, options, message):
-    bank = bank_of(tmp_path / "bank.db", [])
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
-        build_trainer(tmp_path / "run", tokenizer, **({"bank": bank} | options))
+        build_trainer(tmp_path / "run", tokenizer, **({"bank": None, "algorithm": "grpo"} | options))
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
@@ -353,3 +398,102 @@ def test_a_directory_that_holds_another_run_is_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="holds a run already; choose another directory"):
         build_trainer(tmp_path / "run", tokenizer, seed=2).train()
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_run_that_failed_in_its_first_step_leaves_a_directory_that_can_be_used(tmp_path, tokenizer, fails_at):
+    judged = []
+
+    def fails(completion, problem):
+        judged.append(problem.id)
+        if len(judged) > 48 * (fails_at - 1):  # a step judges 48 completions
+            raise InputError("the user's mistake")
+        return hash_verdict(completion, problem)
+
+    options = {"eval_on_start": True, "evaluation": PROBLEMS[:1], "eval_samples": 1, "max_steps": 2, "logging_steps": 2}
+    failing = build_trainer(tmp_path / "run", tokenizer, verifier=fails, **(options | {"eval_on_start": False}))
+    with pytest.raises(InputError, match="the user's mistake"):
+        failing.train()
+    (tmp_path / "run/checkpoints/warmup").mkdir(parents=True)
+    again = build_trainer(tmp_path / "run", tokenizer, seed=14, **options)
+    if fails_at == 2:
+        with pytest.raises(ValueError, match="holds a run already"):
+            again.train()
+        return
+    before = json.loads((tmp_path / "run/config.json").read_text())["id"]
+    again.train()
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["args"]["seed"], config["id"] == before) == (14, False)
+    assert [row["step"] for row in read_lines(tmp_path / "run/metrics.jsonl") if "loss" in row] == [2]
+    assert (tmp_path / "run/checkpoints/warmup").exists()
+
+
+# -- before a model is loaded
+
+
+@pytest.fixture
+def weightless(tmp_path, tokenizer):
+    """A model directory with a config and a tokenizer, and no weights: whatever loads it fails."""
+    policy(max_position_embeddings=40).config.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "how", [{"quantization_config": {"load_in_4bit": True}}, {"load_in_8bit": True}, {"dtype": "auto"}]
+)
+def test_quantized_weights_are_refused(tmp_path, tokenizer, weightless, how):
+    if "dtype" in how:  # the model says so itself
+        config = json.loads((tmp_path / "model/config.json").read_text())
+        (tmp_path / "model/config.json").write_text(
+            json.dumps(config | {"quantization_config": {"quant_method": "awq"}})
+        )
+    with pytest.raises(InputError, match=r"model: quantized weights \(QLoRA\) can be neither trained"):
+        build_trainer(tmp_path / "run", tokenizer, model=weightless, model_init_kwargs=how, max_completion_length=4)
+
+
+def test_a_problem_that_cannot_be_judged_is_refused(tmp_path, tokenizer, weightless):
+    options = {"model": weightless, "verifier": None, "verifier_workers": 1, "max_completion_length": 4}
+    lost = replace(PROBLEMS[2], kind="my_module:check")
+    with pytest.raises(InputError, match="problem 'q2': kind 'my_module:check' names no function"):
+        build_trainer(tmp_path / "run", tokenizer, problems=[*PROBLEMS[:2], lost, *PROBLEMS[3:]], **options)
+    with pytest.raises(InputError, match="problem 'q2': kind 'my_module:check' names no function"):
+        build_trainer(tmp_path / "run", tokenizer, evaluation={"fresh": [lost]}, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [
+        ({"algorithm": "grpo", "max_completion_length": 36}, 5 + 36),  # ` 2++?`
+        ({"max_completion_length": 18}, 23 + 18),  # ` sum : do q2 ; ! | 2++?`
+        ({"algorithm": "grpo", "evaluation": PROBLEMS[:1], "eval_max_tokens": 38}, 3 + 38),  # ` 0?`
+    ],
+)
+def test_a_context_that_is_too_short_is_refused(tmp_path, tokenizer, weightless, options, longest):
+    message = f"made for 40 tokens, and the longest prompt and completion may have {longest} together"
+    with pytest.raises(InputError, match=message):
+        build_trainer(tmp_path / "run", tokenizer, model=weightless, **options)
+    with pytest.raises(InputError, match="made for 40 tokens"):
+        build_trainer(tmp_path / "run", tokenizer, model=policy(max_position_embeddings=40), **options)
+    build_trainer(tmp_path / "run", tokenizer, model=policy(max_position_embeddings=longest), **options)
+
+
+def yarn(positions):
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
+    return Qwen2Config(max_position_embeddings=positions, rope_parameters=rope)
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (Qwen2Config(max_position_embeddings=100), 100),
+        (GPT2Config(n_positions=64), 64),
+        (BloomConfig(), None),  # it counts distances, and has no limit
+        (Qwen2Config(max_position_embeddings=100, rope_parameters={"rope_type": "linear", "factor": 2.0}), 200),
+        # Qwen2.5 and DeepSeek write the positions before and after they are stretched.
+        (yarn(positions=100), 400),
+        (yarn(positions=400), 400),
+    ],
+)
+def test_the_context_of_a_config(config, context):
+    assert context_length(config) == context

@@ -81,8 +81,9 @@ def test_guided_sft(tmp_path, tokenizer):
     assert_same(trainer, recorder, model, cross_entropy(model, rows), tokens=sum(len(ids) for _, ids in rows))
 
 
-def test_luffy(tmp_path, tokenizer):
-    trainer, model, recorder, groups = train_and_read(tmp_path, tokenizer, algorithm="luffy")
+@pytest.mark.parametrize("policy_coef", [1.0, 2.5])
+def test_luffy(tmp_path, tokenizer, policy_coef):
+    trainer, model, recorder, groups = train_and_read(tmp_path, tokenizer, algorithm="luffy", policy_coef=policy_coef)
     total, tokens, trained = torch.zeros((), dtype=torch.float64), 0, 0
     for group in groups:
         assert group.guided == []
@@ -96,7 +97,7 @@ def test_luffy(tmp_path, tokenizer):
             values = naive.logprobs(model, group.prompt, ids)
             pull = values.exp() / (values.exp() + 0.1) if foreign else torch.exp(values - values.detach())
             total = total - (reward - mean) * pull.sum()
-    assert_same(trainer, recorder, model, total / tokens, tokens=trained)
+    assert_same(trainer, recorder, model, policy_coef * total / tokens, tokens=trained)
 
 
 def test_hpt(tmp_path, tokenizer):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from sgpo.training.metrics import ProgressBar
 from tests.training.building import build_trainer, read_lines, some_problems
 
 
@@ -44,3 +47,20 @@ def test_loggers_get_the_same_keys(tmp_path, tokenizer):
     assert {f"train/{key}" for key in rows[1].keys() - {"step"}} <= names
     written = [event.value for event in scalars.Scalars("train/pass_rate/guided")]
     assert written == pytest.approx([row["pass_rate/guided"] for row in rows])
+
+
+def test_the_bar_shows_no_pass_rate_of_an_earlier_row():
+    shown = []
+    bar = ProgressBar("sgpo")
+    bar.bar = SimpleNamespace(set_postfix=lambda words, refresh: shown.append(dict(words)))
+    for logs in (
+        {"loss": 0.1, "pass_rate/autonomous": 0.5, "pass_rate/guided": 0.0},
+        {"eval_avg@2": 0.25},
+        {"loss": 0.1, "pass_rate/autonomous": 0.75},
+    ):
+        bar.on_log(None, None, None, logs)
+    assert shown == [
+        {"autonomous": "0.50", "guided": "0.00"},
+        {"autonomous": "0.50", "guided": "0.00", "avg@2": "0.250"},
+        {"autonomous": "0.75", "avg@2": "0.250"},
+    ]

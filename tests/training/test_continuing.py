@@ -46,7 +46,10 @@ def build(out, tokenizer, **options):
         ({"per_device_train_batch_size": 3}, r"problems.global_batch=2 \(now 3\)"),
         ({"problems": some_problems(5)}, r"problems.problems=6 \(now 5\)"),
         ({"eval_temperature": 1.0}, r"eval_temperature=0.6 \(now 1.0\)"),
-        ({"bank": None}, r"strategies.without_strategy=0 \(now 6\)"),
+        (
+            {"bank": None, "allow_unguided": True},
+            r"allow_unguided=False .now True., strategies.without_strategy=0 \(now 6\)",
+        ),
     ],
 )
 def test_what_changes_the_learning_is_refused_before_anything_is_cut(tmp_path, tokenizer, change, message):

@@ -67,5 +67,5 @@ def test_a_row_of_metrics_for_which_there_is_no_room_is_written_again(tmp_path, 
 def test_a_run_directory_that_cannot_be_made_is_named(tmp_path, tokenizer):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"Not a directory: .*file/run"):
-        build_trainer(tmp_path / "file/run", tokenizer, bank=None)
+        build_trainer(tmp_path / "file/run", tokenizer, bank=None, algorithm="grpo")
     assert RunDirectory(tmp_path / "file/run").last_checkpoint() is None

@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
-from sgpo import SGPOConfig, Strategy, StrategyBank
-from sgpo.training.data import guidance_for
+from sgpo import Problem, SGPOConfig, Strategy, StrategyBank
+from sgpo.errors import InputError
+from sgpo.puzzles import FAMILIES, mix_puzzles, select_families
+from sgpo.training.guidance import gives_away, guidance_for
 from tests.training.building import bank_of, build_trainer, some_problems
 
 
@@ -116,3 +118,67 @@ def test_the_trainer_shows_it_and_keeps_it_out_of_the_banks_effects(tmp_path, to
 def test_options_out_of_range(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         SGPOConfig(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+# -- the leak gate
+
+
+def leaky_bank(path, problems, leaks, **fields):
+    """A bank in which the strategies of `leaks` state the answer."""
+    bank = bank_of(path, [problem for problem in problems if problem.id not in leaks])
+    for problem in problems:
+        if problem.id in leaks:
+            steps = ("Count", f"The answer is {problem.answer}.")
+            bank.add(Strategy(problem.id, "sum", "count", steps, **fields))
+    return bank
+
+
+@pytest.fixture
+def larger():
+    """Problems without numbers, whose answers stand nowhere else."""
+    return [Problem(id=f"q{i}", problem=f"{'+' * i}?", answer=str(70 + i)) for i in range(20)]
+
+
+def test_a_strategy_that_gives_its_problem_away_is_not_shown(tmp_path, tokenizer, larger, caplog):
+    bank = leaky_bank(tmp_path / "bank.db", larger, ["q3", "q4"])
+    trainer = build_trainer(tmp_path / "run", tokenizer, problems=larger, bank=bank)
+    groups = trainer.prepared.groups
+    assert {id_ for id_, group in groups.items() if group.guided_prompt is None} == {"q3", "q4"}
+    assert trainer.describe()["strategies"]["leaking"] == 2
+    names = ", ".join(bank.for_problem(problem).id for problem in larger[3:5])
+    assert f"bank.db: 2 of 20 strategies to show give away something of their problem (such as {names})" in caplog.text
+    assert "0 with a guided prompt that is too long, 2 whose strategy leaks" in caplog.text
+
+
+def test_more_than_a_tenth_of_leaks_is_refused(tmp_path, tokenizer, larger):
+    bank = leaky_bank(tmp_path / "bank.db", larger, ["q3", "q4", "q5"])
+    with pytest.raises(
+        InputError, match=r"bank\.db: 3 of 20 strategies .* `sgpo strategies check` .* `sgpo strategies rev"
+    ):
+        build_trainer(tmp_path / "run", tokenizer, problems=larger, bank=bank, allow_unguided=True)
+
+
+def test_what_shows_no_strategy_is_not_gated(tmp_path, tokenizer, larger, caplog):
+    solved = [dataclasses.replace(problem, solution=f" It is {problem.answer}.") for problem in larger]
+    bank = leaky_bank(tmp_path / "bank.db", larger, [problem.id for problem in larger])
+    for content in ("solution", "empty"):
+        trainer = build_trainer(
+            tmp_path / content, tokenizer, problems=solved, bank=bank, strategy_content=content, max_prompt_length=99
+        )
+        assert all(group.guided_prompt for group in trainer.prepared.groups.values())
+    build_trainer(tmp_path / "grpo", tokenizer, problems=solved, bank=bank, algorithm="grpo")
+    assert "give away" not in caplog.text
+
+
+def test_a_person_accepts_a_strategy_for_its_own_problem(larger):
+    said = Strategy("q1", "sum", "count", ("The answer is 71.",), reviewed="2026-11-01T00:00:00+00:00")
+    assert not gives_away(said, larger[1])
+    assert gives_away(dataclasses.replace(said, reviewed=None), larger[1])
+    # Retrieved for a problem with the same answer it is judged by that one; for another answer it says nothing.
+    assert gives_away(said, dataclasses.replace(larger[2], answer="71"))
+    assert not gives_away(said, larger[2])
+
+
+def test_the_puzzles_strategies_are_all_shown():
+    for puzzle in mix_puzzles(select_families(list(FAMILIES)), 120, split="train", seed=3):
+        assert not gives_away(puzzle.to_strategy(), puzzle.to_problem())

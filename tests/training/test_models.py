@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -140,6 +141,7 @@ def test_a_model_is_loaded_as_its_options_say(tmp_path, tokenizer):
     policy().save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     options = {"num_autonomous": 2, "num_guided": 0, "per_device_train_batch_size": 2, "use_cpu": True}
+    options["max_completion_length"] = 10
     how = {"dtype": "bfloat16", "attn_implementation": "eager"}
     args = SGPOConfig(output_dir=str(tmp_path / "run"), model_init_kwargs=how, **options)
     trainer = SGPOTrainer(str(tmp_path / "base"), args, PROBLEMS, peft_config=lora(target_modules=["q_proj"]))
@@ -282,6 +284,15 @@ def test_checkpointing_of_activations_changes_nothing(tmp_path, tokenizer):
         trainer.train()
         ends.append(weights_of(trainer))
     assert largest_difference(*ends) < 1e-6
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_saved_config_says_what_the_models_own_said_of_the_cache(tmp_path, tokenizer, use_cache):
+    """The Trainer sets it to False: whoever loads the model then would generate without a cache."""
+    option = installed_name(SGPOConfig, "activation_checkpointing")
+    trainer = build_trainer(tmp_path / "run", tokenizer, model=policy(use_cache=use_cache), **{option: True})
+    trainer.train()
+    assert json.loads((tmp_path / "run/checkpoints/final/config.json").read_text())["use_cache"] is use_cache
 
 
 def test_a_dataset_of_rows_and_a_model_by_its_path(tmp_path, tokenizer):

@@ -359,3 +359,17 @@ def test_the_pending_state_of_a_gpu_process_is_resumed_without_a_gpu(tmp_path, m
         save_pending(tmp_path, PendingState(problem_ids=["q0"], group_ids=["q0"], rows=[row]), rank=0)
     pending = load_pending(tmp_path, rank=0, world_size=1)
     assert pending.rows[0].old_logprobs.tolist() == [-1.0]
+
+
+def test_a_process_that_takes_a_part_of_the_batch_takes_its_rows():
+    """One process of two on a batch that one process had: its rows point into its own part."""
+    rows = [
+        TrainingRow(problem_index=i, prompt=PromptIds(f"{i}?", [i]), completion_ids=[10 + i], advantage=1.0)
+        for i in (0, 1, 1, 2, 3)
+    ]
+    pending = PendingState(problem_ids=["a", "b", "c", "d"], group_ids=["a", "x", "c", "y"], rows=rows)
+    assert not pending.narrow_to(["d", "e"])
+    assert (pending.problem_ids, pending.rows) == (["a", "b", "c", "d"], rows)
+    assert pending.narrow_to(["d", "b"])
+    assert (pending.problem_ids, pending.group_ids) == (["d", "b"], ["y", "x"])
+    assert [(row.problem_index, row.completion_ids) for row in pending.rows] == [(1, [11]), (1, [11]), (0, [13])]

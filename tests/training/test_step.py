@@ -153,8 +153,8 @@ def test_without_distillation_it_is_grpo(tmp_path, tokenizer):
     for name, options in {
         "grpo": {"algorithm": "grpo"},
         "no weight": {"distill_coef": 0.0},
-        "no strategies": {"bank": empty},
-        "no bank": {"bank": None},
+        "no strategies": {"bank": empty, "allow_unguided": True},
+        "no bank": {"bank": None, "allow_unguided": True},
         "no guided completions": {"num_guided": 0},
     }.items():
         trainer = build_trainer(tmp_path / name, tokenizer, **options)
@@ -185,11 +185,11 @@ def test_without_the_policy_gradient_only_the_distillation_is_left(tmp_path, tok
 # -- several updates on one batch of rollouts
 
 
-def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer, temperature):
     recorder = Recorder()
-    trainer = build_trainer(
-        tmp_path / "run", tokenizer, num_iterations=2, max_steps=3, learning_rate=0.3, callbacks=[recorder]
-    )
+    options = {"num_iterations": 2, "max_steps": 3, "learning_rate": 0.3, "temperature": temperature}
+    trainer = build_trainer(tmp_path / "run", tokenizer, callbacks=[recorder], **options)
     trainer.train()
     assert len(trainer.engine.calls) == 2  # for steps 1 and 3
     groups = groups_of(trainer)
@@ -197,9 +197,11 @@ def test_later_updates_weigh_by_the_policy_that_sampled(tmp_path, tokenizer):
     assert rows[0]["clipped_fraction"] == 0.0
     sampled_by = naive.double(policy(), recorder.weights[0])
     model = naive.double(policy(), recorder.weights[1])
-    policy_part, outside = naive.policy_loss(model, groups, old=sampled_by)
-    on_policy, _ = naive.policy_loss(model, groups)
-    distill_part, _ = naive.distill_loss(model, groups, limit=10, ends=END_TOKENS, choose=sampled_by)
+    policy_part, outside = naive.policy_loss(model, groups, old=sampled_by, temperature=temperature)
+    on_policy, _ = naive.policy_loss(model, groups, temperature=temperature)
+    distill_part, _ = naive.distill_loss(
+        model, groups, limit=10, ends=END_TOKENS, choose=sampled_by, temperature=temperature
+    )
     assert abs(policy_part.item() - on_policy.item()) > 1e-3, "the case is too easy: the ratios are all 1"
     assert 0.05 < outside < 0.95
     assert rows[1]["clipped_fraction"] == pytest.approx(outside, abs=1e-6)

@@ -152,7 +152,8 @@ def test_vllm_has_room_for_the_longest_prompt_and_completion(tmp_path, tokenizer
         )
         return trainer.engine.engine.generation.options["max_model_length"]
 
-    assert room("training") == 64 + 10
+    # The longest guided prompt: ` sum : do q0 ; ! | 2++?`.
+    assert room("training") == 23 + 10
     # The longest prompt of the evaluation is ` 2++?`: five tokens.
     assert room("evaluation", eval_max_tokens=200) == 5 + 200
     assert room("given", vllm_max_model_length=99) == 99
@@ -174,6 +175,6 @@ def test_options_out_of_range_are_refused(tmp_path, tokenizer, options, message)
 
 def test_without_vllm_training_does_not_start(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'sgpo\[vllm\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[vllm\]'"):
         build_trainer(tmp_path / "run", tokenizer, engine="vllm", model=named_policy())
     assert not (tmp_path / "run" / "config.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sgpo import Problem
 from sgpo.io import read_json
 from sgpo.problems import save_problems
+from sgpo.training import launch
 from sgpo.training.launch import run_recipe
 from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory
 from sgpo.training.warmup import run_warmup, solution_rows, tokenized_row
 from tests.training import naive
-from tests.training.building import build_trainer, largest_difference, policy, read_lines
+from tests.training.building import bank_of, build_trainer, largest_difference, policy, read_lines
 
 PROBLEMS = [
     Problem(id="a", problem="1+1?", answer="2", solution="one and one is 2"),
@@ -50,7 +52,7 @@ def test_prompts_are_the_tokens_that_rollouts_see(tmp_path, tokenizer, chat):
     tokenizer = with_chat_template(tokenizer) if chat else tokenizer
     rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
     trainer = build_trainer(
-        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], bank=None, per_device_train_batch_size=2
+        tmp_path / "run", tokenizer, problems=PROBLEMS[:2], bank=None, algorithm="grpo", per_device_train_batch_size=2
     )
     trainer.train()
     seen = {tuple(prompt) for prompt in trainer.engine.calls[0][0]}
@@ -105,12 +107,12 @@ def test_wrong_solutions_are_left_out_and_counted(tmp_path, tokenizer, caplog):
     )
     run_recipe(recipe, stage="warmup")
     record = read_json(tmp_path / "run/warmup.json")
-    assert (record["problems"], record["without_solution"], record["wrong_solution"]) == (6, 1, 2)
-    assert "of 6 problems 1 without a solution, 2 with a wrong one" in caplog.text
+    assert (record["problems"], record["without_solution"], record["wrong_solution"]) == (5, 0, 2)
+    assert "of 5 problems 0 without a solution, 2 with a wrong one" in caplog.text
 
 
 def test_nothing_to_learn_from_is_refused(tokenizer):
-    message = "of 4 problems 1 without a solution, 0 with a wrong one, 3 too long .warmup.max_length=6."
+    message = "of 4 problems 1 without a solution, 0 with a wrong one, 3 longer than 6 tokens .warmup.max_length, or"
     with pytest.raises(ValueError, match=message):
         solution_rows(PROBLEMS, tokenizer, style="compact", max_length=6)
     with pytest.raises(ValueError, match="of 0 problems"):
@@ -141,6 +143,7 @@ def test_a_step_of_the_warmup_is_the_cross_entropy_of_the_solutions(tmp_path, to
     assert saved == run.warm_model == tmp_path / "run/checkpoints/warmup"
     loaded = AutoModelForCausalLM.from_pretrained(saved)
     assert largest_difference(dict(loaded.named_parameters()), dict(model.named_parameters())) == 0.0
+    assert loaded.config.use_cache  # the Trainer had set it to False
     assert AutoTokenizer.from_pretrained(saved).eos_token_id == 1
     assert not (tmp_path / "run/warmup").exists()
     assert not (tmp_path / "run/metrics.jsonl").exists()
@@ -210,11 +213,11 @@ def test_a_warmup_that_was_interrupted_goes_on(tmp_path, tokenizer):
     assert torch.isfinite(torch.cat([w.detach().flatten() for w in weights.values()])).all()
 
 
-def recipe_of(tmp_path, **options):
+def recipe_of(tmp_path, *, positions=512, **options):
     save_problems(
         [Problem(id=f"p{i}", problem=f"{i}?", answer="1", solution="1") for i in range(9)], tmp_path / "p.jsonl"
     )
-    policy().save_pretrained(tmp_path / "base")
+    policy(max_position_embeddings=positions).save_pretrained(tmp_path / "base")
     train = {"per_device_train_batch_size": 2, "num_autonomous": 2, "num_guided": 0, "max_completion_length": 4,
              "prompt_style": "compact", "max_steps": 1, "use_cpu": True, "disable_tqdm": True}  # fmt: skip
     source = {"source": str(tmp_path / "p.jsonl")}
@@ -232,6 +235,76 @@ def test_the_split_is_kept_in_the_run(tmp_path, tokenizer, stage):
     assert trained <= set(split["rl"])
     model = read_json(tmp_path / "run/config.json")["model"]
     assert model.endswith("warmup" if stage == "all" else "base")
+
+
+def test_what_keeps_reinforcement_from_starting_is_said_before_the_warm_up(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False})
+    for options, message in [
+        ({"algorithm": "sgpo", "num_guided": 2}, "0 of 6 problems can have one: there is no bank"),
+        ({"per_device_train_batch_size": 7}, "fewer than one batch of 7"),
+        ({"max_completion_length": 512}, "made for 512 tokens, and the longest prompt and completion may have 515"),
+    ]:
+        wrong = recipe.model_copy(update={"train": recipe.train | options})
+        with pytest.raises(ValueError, match=message):
+            run_recipe(wrong)
+        assert not (tmp_path / "run").exists()
+    run_recipe(wrong, stage="warmup")  # which reinforcement of another kind may follow
+
+
+def test_what_a_warm_up_lacks_is_said_before_its_model_is_loaded(tmp_path, tokenizer, monkeypatch, caplog):
+    tokenizer.save_pretrained(tmp_path / "base")
+    warmup = {"epochs": 1, "bf16": False, "optim": "adamw_bnb_8bit"}
+    recipe = recipe_of(tmp_path, warmup=warmup, evaluation={"source": str(tmp_path / "p.jsonl")})
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(launch, "load_policy", None)
+    with pytest.raises(ValueError, match=r"optim=adamw_bnb_8bit: .*bitsandbytes"):
+        run_recipe(recipe)
+    assert "p.jsonl is never evaluated on: --set eval_strategy=steps --set eval_steps=N does so" in caplog.text
+
+
+def test_solutions_beyond_the_models_context_are_left_out(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, positions=20, warmup={"epochs": 1, "bf16": False, "fraction": 0.99})
+    lengths = {"fits": 20 - 3 - 1, "too long": 20 - 3}  # beside a prompt of three tokens and the end
+    save_problems(
+        [
+            Problem(id=id_, problem="1?", answer="1", solution=" " * (length - 1) + "1")
+            for id_, length in lengths.items()
+        ]
+        + [Problem(id="other", problem="1?", answer="1")],
+        tmp_path / "p.jsonl",
+    )
+    run_recipe(recipe, stage="warmup")
+    assert read_json(tmp_path / "run/warmup.json")["too_long"] == 1
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_the_warm_up_takes_problems_with_a_solution_and_without_a_strategy_first(tmp_path, tokenizer, fraction):
+    """Of ten problems 0 to 3 have a solution alone, 4 to 6 a strategy too, 7 to 9 no solution."""
+    tokenizer.save_pretrained(tmp_path / "base")
+    problems = [Problem(id=f"p{i}", problem=f"{i}?", answer="1", solution="1" if i < 7 else None) for i in range(10)]
+    bank_of(tmp_path / "bank.db", problems[4:]).close()
+    recipe = recipe_of(
+        tmp_path, bank=str(tmp_path / "bank.db"), warmup={"epochs": 1, "bf16": False, "fraction": fraction}
+    )
+    save_problems(problems, tmp_path / "p.jsonl")
+    run_recipe(recipe, stage="warmup")
+    split = read_json(tmp_path / "run/split.json")
+    alone, both = {"p0", "p1", "p2", "p3"}, {"p4", "p5", "p6"}
+    chosen = set(split["warmup"])
+    assert chosen | set(split["rl"]) == {f"p{i}" for i in range(10)}
+    assert (len(chosen & alone), len(chosen & both), len(chosen)) == {0.2: (2, 0, 2), 0.5: (4, 1, 5), 0.9: (4, 3, 7)}[
+        fraction
+    ]
+
+
+def test_a_warm_up_without_a_single_solution_is_refused(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = recipe_of(tmp_path, warmup={"epochs": 1, "bf16": False})
+    save_problems([Problem(id=f"p{i}", problem=f"{i}?", answer="1") for i in range(9)], tmp_path / "p.jsonl")
+    with pytest.raises(ValueError, match="none of the problems has a 'solution' to warm up on"):
+        run_recipe(recipe)
 
 
 def test_reinforcement_alone_wants_a_warm_up_or_a_named_model(tmp_path, tokenizer):

@@ -38,6 +38,7 @@ def run_case(home: Path, tokenizer, name: str, *, processes: int, guided: int, r
         home / f"{name}, {processes}",
         tokenizer,
         bank=StrategyBank(home / f"{guided}.db"),
+        allow_unguided=guided == 0,
         evaluation=some_problems(2),
         per_device_train_batch_size=6 // processes,
         max_steps=2,
