@@ -51,8 +51,8 @@ class ProblemCard:
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedPrompts:
-    """The prompts of one problem as the policy read them, chat template included; `guided` is empty without one."""
+class ProblemPrompts:
+    """The prompts of one problem to the character, as in `rollouts/` (no chat template); `guided` may be empty."""
 
     problem_id: str
     autonomous: str
@@ -63,7 +63,7 @@ class RenderedPrompts:
 class RolloutSummary:
     """The result of one pass over a run's rollouts.
 
-    `rendered` is of the first problem that was sampled with its strategy, else of the first one.
+    `shown_prompts` are of the first problem that was sampled with its strategy, else of the first one.
     `strategies` and `families` hold a tally for each of their problems: `{"clues": {"clues-7": Tally(...)}}`.
     """
 
@@ -74,7 +74,7 @@ class RolloutSummary:
     families: dict[str, dict[str, Tally]] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
     family_of_strategy: dict[str, str] = field(default_factory=dict)
-    rendered: RenderedPrompts | None = None
+    shown_prompts: ProblemPrompts | None = None
     cards: list[ProblemCard] = field(default_factory=list)
 
 
@@ -85,9 +85,9 @@ def read_completions(run: RunRecord, *, max_problems: int = MAX_PROBLEMS) -> Rol
     for step, step_rows in read_steps(run, "rollouts"):
         for problem_id, group in _by_problem(step_rows).items():
             _count(found, problem_id, group)
-            if found.rendered is None or not found.rendered.guided:
-                prompts = RenderedPrompts(problem_id, *(_prompt(group, guided=guided) for guided in (False, True)))
-                found.rendered = prompts if prompts.guided or found.rendered is None else found.rendered
+            if found.shown_prompts is None or not found.shown_prompts.guided:
+                prompts = ProblemPrompts(problem_id, *(_prompt(group, guided=guided) for guided in (False, True)))
+                found.shown_prompts = prompts if prompts.guided or found.shown_prompts is None else found.shown_prompts
             card = sample.find_card(
                 problem_id, next((text_of(row, "subject") for row in group if row.get("subject")), "")
             )

@@ -41,7 +41,7 @@ from sgpo.report.strategies import measure_uplift
 from sgpo.report.targets import read_targets
 from sgpo.report.training import gather_alarms, learning_curve, list_scores, score_curves, training_sections
 
-PROMPT_HEAD, PROMPT_TAIL = 12_000, 4_000  # characters of a rendered prompt
+PROMPT_HEAD, PROMPT_TAIL = 12_000, 4_000  # characters of a prompt
 MAX_STRATEGIES = 100  # per run; of more, the most and the least helpful are shown
 ASSETS = Path(__file__).parent / "assets"
 PICTURE_SIZE = (720.0, 380.0)
@@ -144,7 +144,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         lede=write_lede(runs, names, compared),
         flips=flips,
         prompt_limits={"head": PROMPT_HEAD, "tail": PROMPT_TAIL},
-        rendered=[(index, found.rendered) for index, found in enumerate(completions) if found.rendered],
+        shown_prompts=[(index, found.shown_prompts) for index, found in enumerate(completions) if found.shown_prompts],
         contents=_list_contents(curved, flips, sections),
         facts=run_facts(runs),
         origin=origin_facts(runs),

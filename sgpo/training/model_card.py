@@ -112,7 +112,7 @@ def _result(evaluations: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Seq
     failure = say_failed_training(metrics)
     sentences = [f"Of the completions that training sampled, {failure}."] if failure else []
     if results:
-        sentences.append(f"Training made it {say_standings(results, SINCE_THE_FIRST)}.")
+        sentences.append(f"From the first to the last evaluation: {say_standings(results, SINCE_THE_FIRST)}.")
     return _text(" ".join(sentences))
 
 
