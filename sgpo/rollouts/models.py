@@ -27,6 +27,10 @@ logger = logging.getLogger("sgpo")
 
 # The files that `from_pretrained` reads: weights, configs, chat template, vocabulary; not an optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+QUANTIZED_WITHOUT_ADAPTERS = (
+    "quantized weights (quantization_config in model_init_kwargs) cannot be trained themselves; train adapters above "
+    "them: a lora section, or peft_config"
+)
 CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
 
 
@@ -46,22 +50,21 @@ def policy_name(model: Any, init_kwargs: Mapping[str, Any] | None) -> str:
     return str(model.config._name_or_path)
 
 
-def policy_config(model: Any, **options: Any) -> Any:
+def policy_config(model: Any, *, adapters: bool, **options: Any) -> Any:
     """The config of a model that is to be trained; of one given by its name before any of its weights are loaded.
 
     Args:
         model: A model; or a path, a hub id or a run directory, where an adapter has the config of its base model.
+        adapters: Whether adapters are trained, not the model itself.
         options: As for `load_policy`.
 
     Raises:
-        InputError: there is no such model, or its weights are quantized.
+        InputError: there is no such model, or its weights are quantized and to be trained themselves.
     """
     config = _load_config(model, **options) if isinstance(model, str | Path) else model.config
-    if getattr(config, "quantization_config", None) or _QUANTIZING & options.keys():
-        raise InputError(
-            f"{config._name_or_path or 'the model'}: quantized weights (QLoRA) can be neither trained nor merged with "
-            "adapters here; train adapters on 16 bits: lora, with model_init_kwargs={dtype: bfloat16}"
-        )
+    quantized = bool(getattr(config, "quantization_config", None) or _QUANTIZING & options.keys())
+    if quantized and not adapters and not (isinstance(model, str | Path) and is_adapter(resolve_model(model))):
+        raise InputError(QUANTIZED_WITHOUT_ADAPTERS)
     return config
 
 
@@ -105,6 +108,8 @@ def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, *
         if is_adapter(source):
             return _load_merged(source, dtype=dtype, **options)
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except ImportError as error:  # of what an option asks for: bitsandbytes, flash-attn
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(_unloadable(name, source, "model", error)) from error
 
@@ -133,6 +138,11 @@ def _base_model(source: str) -> str | Path:
 def is_adapter(source: str | Path) -> bool:
     """Whether a directory holds an adapter in place of a whole model."""
     return (Path(source) / "adapter_config.json").is_file()
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a model, or the one below its adapters, holds its weights in 4 or 8 bits."""
+    return getattr(model, "quantization_method", None) is not None
 
 
 def check_adapters(model: Any) -> None:
@@ -166,6 +176,36 @@ def _original(module: Any) -> Any:
     for name in ("base_layer", "original_module"):
         module = getattr(module, name, module)
     return module
+
+
+def prepare_policy(model: Any, peft_config: Any = None) -> Any:
+    """Make a loaded model one to train: with its adapters, in float32, without dropout.
+
+    Args:
+        model: The model.
+        peft_config: Adapters to train instead of the whole model.
+
+    Returns:
+        The model, or the model that has it below its adapters.
+
+    Raises:
+        InputError: it is quantized, and trained without adapters; or as `check_adapters` and `train_in_float32`.
+    """
+    if peft_config is not None:
+        from peft import get_peft_model, prepare_model_for_kbit_training
+
+        if is_quantized(model):
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            for module in model.modules():  # on a CPU, weights that bitsandbytes packs for sampling give no gradient
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
+        model = get_peft_model(model, peft_config)
+    if is_quantized(model) and not hasattr(model, "peft_config"):
+        raise InputError(QUANTIZED_WITHOUT_ADAPTERS)
+    check_adapters(model)
+    train_in_float32(model)
+    disable_dropout(model)
+    return model
 
 
 def train_in_float32(model: Any) -> None:

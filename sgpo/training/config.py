@@ -14,13 +14,12 @@ from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
     NOT_NULL,
-    SUPPORTED,
     Condition,
+    check_combinations,
     check_installed,
     check_ranges,
-    declarations,
+    configuration_page,
     option,
-    options_table,
     refuse_old_names,
     unread_options,
 )
@@ -93,6 +92,13 @@ class SGPOConfig(TrainingArguments):
         False,
         "Leave completions that were cut off at the limit out of the loss.",
         source="DAPO (arXiv 2503.14476), section 3.4",
+    )
+    soft_punish_cache: int = option(
+        0,
+        "Take up to 1 off the reward of an autonomous completion that ends in the last so many tokens of its limit.",
+        source="TRL's name; DAPO (arXiv 2503.14476), eq. 13",
+        at_least=0,
+        part="policy gradient",
     )
     temperature: float = option(
         1.0,
@@ -228,6 +234,20 @@ class SGPOConfig(TrainingArguments):
         source="DAPO (arXiv 2503.14476); GRPO (arXiv 2402.03300)",
         part="policy gradient",
     )
+    importance_sampling_level: Literal["token", "sequence"] = option(
+        "token",
+        "The importance ratio of each token, or with `sequence` of the completion: the geometric mean over its tokens. "
+        "The same thing while `num_iterations` is 1.",
+        source="TRL; GSPO (arXiv 2507.18071)",
+        part="policy gradient",
+    )
+    beta: float = option(
+        0.0,
+        "Factor of the KL between the policy and the weights that training starts from, on autonomous completions.",
+        source="TRL; GRPO (arXiv 2402.03300)",
+        at_least=0,
+        part="policy gradient",
+    )
     kl_clip: float | None = option(
         1.0,
         "Clip on the divergence of a token; null: no clip.",
@@ -306,8 +326,8 @@ class SGPOConfig(TrainingArguments):
     # The model and its verifier.
     model_init_kwargs: dict[str, Any] | None = option(
         None,
-        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` of weights "
-        "that stay frozen below adapters.",
+        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` or "
+        "`quantization_config` of weights that stay frozen below adapters.",
         source="TRL",
     )
     chat_template_kwargs: dict[str, Any] | None = option(
@@ -374,16 +394,7 @@ class SGPOConfig(TrainingArguments):
         check_ranges(type(self), vars(self))
         if unread := unread_options(type(self), vars(self)):
             raise InputError(next(iter(unread.values())))
-        if self.dynamic_sampling and self.num_iterations > 1:
-            raise InputError(
-                f"dynamic_sampling={self.dynamic_sampling} needs num_iterations=1, got {self.num_iterations}: later "
-                "updates repeat the problems that it replaced"
-            )
-        if self.wrong_strategy_fraction and self.strategy_content != "own":
-            raise InputError(
-                f"wrong_strategy_fraction={self.wrong_strategy_fraction} needs strategy_content='own', got "
-                f"{self.strategy_content!r}"
-            )
+        check_combinations(vars(self))
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
         for name in ("neftune_noise_alpha", "label_smoothing_factor"):
@@ -428,13 +439,7 @@ SECTIONS = {
 
 def configuration_tables() -> str:
     """The tables of docs/configuration.md, in Markdown (`python -m sgpo.training.config` prints them)."""
-    sections: dict[str, list[str]] = {}
-    for name in declarations(SGPOConfig):
-        sections.setdefault(SECTIONS.get(name) or list(sections)[-1], []).append(name)
-    tables = [f"### {title}\n{options_table(SGPOConfig, names)}" for title, names in sections.items()]
-    rows = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in SUPPORTED.items()]
-    supported = "\n".join(["### Supported TrainingArguments", "| options | what for |", "|---|---|", *rows])
-    return "\n\n".join([*tables, supported]) + "\n"
+    return configuration_page(SGPOConfig, SECTIONS)
 
 
 if __name__ == "__main__":

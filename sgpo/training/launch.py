@@ -155,7 +155,7 @@ def _check_reinforcement(
     tokenizer = _tokenizer(recipe, args)
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
-    config = policy_config(recipe.model, **(args.model_init_kwargs or {}))
+    config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
     with _verifier(args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
 
@@ -229,7 +229,9 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     check_installed(warmup_config(options, run))
     tokenizer = _tokenizer(recipe, args)
-    context = context_length(policy_config(recipe.model, **(args.model_init_kwargs or {})))
+    context = context_length(
+        policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
+    )
     rows, counts = solution_rows(
         split.warmup,
         tokenizer,

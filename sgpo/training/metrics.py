@@ -209,11 +209,13 @@ def add_rollout_metrics(
     # What the autonomous groups alone show.
     for group in groups:
         passes = [r.correct for r in group.autonomous if not math.isnan(r.reward)]
-        rewards = {r.reward for r in group.autonomous if not math.isnan(r.reward)}
+        rewards = {r.total_reward for r in group.autonomous if not math.isnan(r.reward)}
         if passes:
             averages.add("groups/all_fail", float(not any(passes)))
             averages.add("groups/all_pass", float(all(passes)))
             averages.add("groups/with_gradient", float(len(rewards) > 1))
+        punishments = [r.punishment for r in group.autonomous if r.punishment is not None]
+        averages.add("overlong_punishment", sum(punishments), len(punishments))
         # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
         # vLLM may lack some.
         logprobs = [v for rollout in group.autonomous for v in rollout.logprobs if not math.isnan(v)]

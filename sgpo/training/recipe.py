@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
+from sgpo.rollouts.models import QUANTIZED_WITHOUT_ADAPTERS
 from sgpo.training.config import NO_TOKEN, SGPOConfig
 from sgpo.training.options import installed_name, refuse_old_names, unread_options
 
@@ -172,6 +173,8 @@ def _check_train(recipe: Recipe, path: Path, layers: Sequence[_Layer]) -> dict[s
     refuse_old_names(recipe.train, where=f"{path}, train: ")
     train = check_options(SGPOConfig, recipe.train, where=f"{path}, train")
     algorithm_class(train.get("algorithm", "sgpo"))
+    if recipe.lora is None and "quantization_config" in (train.get("model_init_kwargs") or {}):
+        raise InputError(f"{path}, train: {QUANTIZED_WITHOUT_ADAPTERS}")
     return _without_unread(train, path, layers)
 
 

@@ -16,7 +16,7 @@ from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt, encode_solution
-from sgpo.rollouts.models import check_adapters, train_in_float32
+from sgpo.rollouts.models import check_adapters, is_quantized, load_policy, train_in_float32
 from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
 from sgpo.training.options import installed_name
@@ -165,6 +165,10 @@ def run_warmup(
     if peft_config is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise InputError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
     check_adapters(trainer.model)
+    if is_quantized(trainer.model):
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # the adapters: TRL has cast them to bfloat16, where small updates vanish
+                parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     # Resume from the last checkpoint, if there is one, and drop the rows of metrics that come again.
@@ -180,7 +184,7 @@ def run_warmup(
     if peft_config is None:
         trainer.save_model(str(staging))  # all processes together: each may hold only a part of the weights
     elif trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(staging)
+        _merged(trainer.accelerator.unwrap_model(trainer.model), working / "adapter").save_pretrained(staging)
         tokenizer.save_pretrained(staging)
     if trainer.is_world_process_zero():
         (staging / "training_args.bin").unlink(missing_ok=True)
@@ -188,3 +192,14 @@ def run_warmup(
         shutil.rmtree(working, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return run.warm_model
+
+
+def _merged(model: Any, staging: Path) -> Any:
+    """The model whole, its adapters merged; where it is quantized, into its weights as they were before that.
+
+    The adapters lie in `staging` meanwhile.
+    """
+    if not is_quantized(model):
+        return model.merge_and_unload()
+    model.save_pretrained(staging)
+    return load_policy(staging)

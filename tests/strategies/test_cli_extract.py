@@ -155,7 +155,7 @@ def test_what_goes_wrong_is_one_line(
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.strip().count("\n") == 0  # rich below 15 ends its progress with an empty line
     assert "sk-secret-123" not in result.stderr
 
 
