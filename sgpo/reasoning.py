@@ -18,7 +18,7 @@ OPENING_TAGS = (
 # In the order in which they are looked for: the first one that occurs ends the thinking, where it stands last.
 CLOSING_TAGS = (
     "</think>", "</thinking>", "</reasoning>", "<|end_of_thought|>", "[/THINK]", "</seed:think>", "<|END_THINKING|>",
-    "<|channel|>final<|message|>", "###Response",
+    "<|channel|>final<|message|>", "<|channel|>final <|constrain|>json<|message|>", "###Response",
 )  # fmt: skip
 TAG_TOKENS = 16  # more than an opening tag and the white space behind it have in any tokenizer
 

@@ -17,6 +17,7 @@ from sgpo.reasoning import CLOSING_TAGS, OPENING_TAGS, opened_reasoning, split_r
         ("<|begin_of_thought|>a<|end_of_thought|>b", "<|begin_of_thought|>a<|end_of_thought|>", "b"), ("a###Response b", "a###Response", " b"),
         ("[THINK]a[/THINK]b", "[THINK]a[/THINK]", "b"), ("[THINK]a", "[THINK]a", ""),
         ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>", "b"),
+        ("<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>{}", "<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>", "{}"),
         ("<|channel|>analysis<|message|>a", "<|channel|>analysis<|message|>a", ""), ("<|channel|>final<|message|>b", "<|channel|>final<|message|>", "b"),
     ],
 )  # fmt: skip

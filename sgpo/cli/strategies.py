@@ -412,7 +412,7 @@ def _say(values: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
         print_json(values)
     else:
-        print(line)
+        print(printable(line))
 
 
 def _print(what: Any, *, err: bool = False) -> None:

@@ -22,6 +22,7 @@ from sgpo.errors import InputError
 
 # Options of from_pretrained that quantize.
 _QUANTIZING = {"quantization_config", "load_in_4bit", "load_in_8bit"}
+_NO_CODE = {"trust_remote_code": False}  # unless it is set; from_pretrained would ask on the terminal
 
 logger = logging.getLogger("sgpo")
 
@@ -72,7 +73,8 @@ def _load_config(name: str | Path, **options: Any) -> Any:
     source = resolve_model(name)
     try:
         source = resolve_model(_base_model(source)) if is_adapter(source) else source
-        return AutoConfig.from_pretrained(source, **{key: options[key] for key in options if key != "dtype"})
+        options = _NO_CODE | {key: options[key] for key in options if key != "dtype"}
+        return AutoConfig.from_pretrained(source, **options)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(_unloadable(name, source, "model", error)) from error
 
@@ -98,12 +100,12 @@ def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, *
         name: A path, a hub id or a run directory.
         dtype: The type of the weights. Training wants float32 (with `bf16=True` for the arithmetic): small updates
             vanish in bfloat16.
-        options: More of `from_pretrained`'s.
+        options: More of `from_pretrained`'s. Code that comes with the model runs only with `trust_remote_code`.
 
     Raises:
         InputError: there is no such model, or `from_pretrained` does not know an option.
     """
-    source = resolve_model(name)
+    source, options = resolve_model(name), _NO_CODE | options
     try:
         if is_adapter(source):
             return _load_merged(source, dtype=dtype, **options)
@@ -324,20 +326,30 @@ def _commit_of(name: str | Path, source: str) -> str:
 
 
 def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"{name}: the {what} comes with code; model_init_kwargs={{trust_remote_code: true}} would run it"
     first = next(iter(str(error).strip().splitlines()), "no message")
     where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
     return f"{name}: no {what} that could be loaded ({where}): {first}"
 
 
-def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str | Path, *, pad_token: str | None = None, init_kwargs: Mapping[str, Any] | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, and set its `pad_token` if one is given.
+
+    Args:
+        name: As for `load_policy`.
+        pad_token: For a tokenizer without one.
+        init_kwargs: Those of the model, of which `trust_remote_code` is the tokenizer's too.
 
     Raises:
         InputError: there is no tokenizer, or it lacks a pad or eos token.
     """
     source = resolve_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        trust = (init_kwargs or {}).get("trust_remote_code", False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
     except (OSError, ValueError) as error:
         raise InputError(_unloadable(name, source, "tokenizer", error)) from error
     check_tokenizer(tokenizer, pad_token=pad_token)

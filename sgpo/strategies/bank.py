@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +69,9 @@ class StrategyBank:
             raise BankError(f"{self.path}: {explain(error)}") from None
 
     def close(self) -> None:
+        """Close the bank, after which its file alone holds all of it, even where another process has it open."""
+        with suppress(sqlite3.Error):  # one that is only read
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self.db.close()
 
     def __repr__(self) -> str:

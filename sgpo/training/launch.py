@@ -166,7 +166,7 @@ def _verifier(args: SGPOConfig) -> Verifier:
 
 def _tokenizer(recipe: Recipe, args: SGPOConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the recipe's model, as both stages use it."""
-    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
+    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs)
     shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
     return tokenizer
 
@@ -289,7 +289,7 @@ def _reinforce(
         args,
         problems,
         evaluation,
-        processing_class=load_tokenizer(model, pad_token=args.pad_token),
+        processing_class=load_tokenizer(model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs),
         bank=bank,
         peft_config=_peft_config(recipe),
     )

@@ -126,7 +126,7 @@ class SGPOTrainer(EvaluatingTrainer):
         if processing_class is None:
             if not source:
                 raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
-            processing_class = load_tokenizer(source, pad_token=args.pad_token)
+            processing_class = load_tokenizer(source, pad_token=args.pad_token, init_kwargs=init_kwargs)
         check_tokenizer(processing_class, pad_token=args.pad_token)
         shape_chat_template(
             processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt

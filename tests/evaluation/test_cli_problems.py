@@ -117,6 +117,19 @@ def test_what_is_known_of_real_training_sets(shared_data):
     }
 
 
+def test_problems_that_lost_backslashes_are_named(tmp_path, files):
+    _, held_out = files
+    lost = [
+        {"id": "a", "problem": "What is 1 + 1?", "answer": "\boxed{2}"},
+        {"id": "b", "problem": "Simplify \frac{2}{4}.", "answer": "0.5"},
+        {"id": "c", "problem": "Simplify \\frac{3}{4}.", "answer": "0.75", "solution": "It is \text{three quarters}."},
+    ]
+    whole = [{"id": "d", "problem": "A\ttable\r\nof two\rlines", "answer": "\\boxed{2}"}]
+    words = "check", "--train", write(tmp_path / "lost.jsonl", lost + whole), "--against", held_out
+    assert json.loads(run(*words, "--json").stdout)["broken_latex"] == ["a", "b", "c"]
+    assert "lost backslashes, which JSON wants twice (\\\\boxed): 3 problems ('a', 'b', 'c')" in run(*words).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

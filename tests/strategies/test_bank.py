@@ -393,6 +393,18 @@ def test_reading_leaves_no_trace_and_writes_nothing(tmp_path: Path) -> None:
         StrategyBank(tmp_path / "none.db", read_only=True)
 
 
+def test_a_copy_of_the_file_alone_is_whole_once_the_writer_has_closed(tmp_path: Path) -> None:
+    path, copy = tmp_path / "bank.db", tmp_path / "copy.db"
+    writer = StrategyBank(path)
+    with StrategyBank(path, read_only=True) as reader:  # which keeps the -wal file there
+        writer.add(make_strategy())
+        writer.close()
+        assert list(reader) == [make_strategy()]
+        shutil.copy(path, copy)
+    with StrategyBank(copy, read_only=True) as bank:
+        assert list(bank) == [make_strategy()]
+
+
 def test_reading_sees_what_another_process_has_written(tmp_path: Path) -> None:
     path = tmp_path / "bank.db"
     with StrategyBank(path) as writer:

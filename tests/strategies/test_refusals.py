@@ -160,6 +160,7 @@ def test_a_problem_that_is_left_unfinished_says_why(server: ChatServer, bank: St
         ),
         (ended(None, "content_filter"), "it was empty (finish_reason content_filter)"),
         (ended(None, "stop", refusal="I cannot help."), "it was empty; the model refused: I cannot help."),
+        (ended(None, "\x1b[2Jstop" + "p" * 300), f"it was empty (finish_reason \ufffd[2Jstop{'p' * 192}...)"),
     ],
 )
 def test_the_reason_says_how_the_reply_ended(
