@@ -22,7 +22,7 @@ from sgpo.errors import InputError
 from sgpo.evaluation.compare import compare_runs
 from sgpo.io import read_json, write_json
 from sgpo.problems import Problem, load_problems, save_problems
-from sgpo.prompts import autonomous_prompt, guided_prompt
+from sgpo.prompts import SavedPrompts, autonomous_prompt, guided_prompt
 from sgpo.puzzles import DEFAULT_FAMILIES, RETENTION_FAMILY, mix_puzzles, select_families
 from sgpo.puzzles.base import warmup_rows
 from sgpo.puzzles.policy import build_policy, build_tokenizer
@@ -106,16 +106,16 @@ def warm_up(out: Path, families: Sequence[str], *, seed: int) -> None:
         tokenized_row(row["prompt"], row["completion"], tokenizer)
         for row in warmup_rows(taught, WARMUP_ROWS, seed=seed)
     ]
-    run_warmup(
-        build_policy(tokenizer, seed=seed), tokenizer, rows, warmup_options() | {"seed": seed}, RunDirectory(out)
-    )
+    options, prompts = warmup_options()
+    run = RunDirectory(out)
+    run_warmup(build_policy(tokenizer, seed=seed), tokenizer, rows, options | {"seed": seed}, run, prompts=prompts)
 
 
-def warmup_options() -> dict[str, Any]:
-    """The options of SFTConfig for the warm-up of a tiny policy."""
-    warmup = load_recipe(RECIPES["sgpo"]).warmup
-    assert warmup is not None
-    return warmup.sft
+def warmup_options() -> tuple[dict[str, Any], SavedPrompts]:
+    """The options of SFTConfig for the warm-up of a tiny policy, and what is saved with it of its prompts."""
+    recipe = load_recipe(RECIPES["sgpo"])
+    assert recipe.warmup is not None
+    return recipe.warmup.sft, SGPOConfig(**recipe.options).saved_prompts
 
 
 def train_run(
@@ -145,7 +145,7 @@ def train_run(
     run = load_recipe(recipe, [*given, *settings], problems=out / "problems.jsonl")
     files = [out / f"{file}.jsonl" for file in evaluated]
     sets = {file.stem: load_problems(file) for file in files if file.exists()}
-    args = SGPOConfig(output_dir=run.out, **run.train)
+    args = SGPOConfig(**run.options)
     with StrategyBank(out / "bank.db") as bank:
         SGPOTrainer(run.model, args, run.problems.load(), sets, bank=bank).train()
     gc.collect()

@@ -157,12 +157,14 @@ class ResumableTrainer(Trainer):
     # -- what is saved
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`. Uploads nothing."""
-        if output_dir is not None:
-            super().save_model(output_dir, _internal_call=True)
+        """Save model, tokenizer, chat template and prompts, by default as the run's `checkpoints/final`."""
+        if output_dir is None:
+            with self._whole(self.run.final_model) as staging:
+                self.save_model(str(staging))
             return
-        with self._whole(self.run.final_model) as staging:
-            super().save_model(str(staging), _internal_call=True)
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            self.args.saved_prompts.save(Path(output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"

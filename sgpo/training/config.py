@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
-from sgpo.prompts import prompt_style
+from sgpo.prompts import SAVED_OPTIONS, PromptStyle, SavedPrompts, own_style, read_texts
 from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
@@ -144,6 +144,11 @@ class SGPOConfig(TrainingArguments):
     )
     prompt_style: str = option(
         "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
+    )
+    prompts: dict[str, Any] | str | None = option(
+        None,
+        "Texts in place of those of `prompt_style`, by name or as a YAML file; in a recipe at its top level.",
+        source="[prompts](prompts.md)",
     )
     engine: EngineName = option(
         "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
@@ -390,22 +395,31 @@ class SGPOConfig(TrainingArguments):
         if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
             raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
-        prompt_style(self.prompt_style)
+        self.prompts = self.prompts and read_texts(self.prompts, where="prompts")
+        _ = self.style  # which refuses an unknown one
         check_ranges(type(self), vars(self))
         if unread := unread_options(type(self), vars(self)):
             raise InputError(next(iter(unread.values())))
         check_combinations(vars(self))
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
-        for name in ("neftune_noise_alpha", "label_smoothing_factor"):
-            if getattr(self, name):
-                raise InputError(f"{name}={getattr(self, name)} is for supervised training: it would bias the policy")
         super().__post_init__()
         check_installed(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values; TrainingArguments takes whatever ends in `_token` for a key."""
         return {**super().to_dict(), "pad_token": self.pad_token}
+
+    @property
+    def style(self) -> PromptStyle:
+        """The prompts of the policy."""
+        assert not isinstance(self.prompts, str)
+        return own_style(self.prompts or {}, self.prompt_style)
+
+    @property
+    def saved_prompts(self) -> SavedPrompts:
+        """What is saved beside the weights."""
+        return SavedPrompts(style=self.style, **{name: getattr(self, name) for name in SAVED_OPTIONS})
 
     @property
     def global_batch_size(self) -> int:
@@ -425,21 +439,9 @@ class SGPOConfig(TrainingArguments):
         )
 
 
-# The sections of docs/configuration.md, each by its first option.
-SECTIONS = {
-    "output_dir": "Changed defaults of TrainingArguments",
-    "algorithm": "What is sampled",
-    "vllm_mode": "Engine `vllm`",
-    "max_tokens_per_batch": "The loss",
-    "model_init_kwargs": "The model and its verifier",
-    "rollout_fraction": "The run directory",
-    "eval_samples": "Evaluation during training",
-}
-
-
 def configuration_tables() -> str:
     """The tables of docs/configuration.md, in Markdown (`python -m sgpo.training.config` prints them)."""
-    return configuration_page(SGPOConfig, SECTIONS)
+    return configuration_page(SGPOConfig)
 
 
 if __name__ == "__main__":

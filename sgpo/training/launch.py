@@ -64,7 +64,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     """
     run = RunDirectory(recipe.out)
     _check_stage(run, recipe, stage, resume=resume)
-    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
+    args = SGPOConfig(**recipe.options)
     check_launch(args)
     if resume:
         _check_resumed_options(run, recipe, args)
@@ -235,7 +235,7 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
     rows, counts = solution_rows(
         split.warmup,
         tokenizer,
-        style=args.prompt_style,
+        style=args.style,
         max_length=min((n for n in (options.get("max_length"), context) if n is not None), default=None),
         wrong=_wrong_solutions(split.warmup, args),
     )
@@ -245,7 +245,7 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         lora = recipe.lora.model_dump() if recipe.lora is not None else None
         record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
         write_json(run.path / "warmup.json", record)
-    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe))
+    run_warmup(model, tokenizer, rows, options, run, prompts=args.saved_prompts, peft_config=_peft_config(recipe))
 
 
 def _warm_model(run: RunDirectory) -> str:

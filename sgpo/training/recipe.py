@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
+from sgpo.prompts import read_texts
 from sgpo.rollouts.models import QUANTIZED_WITHOUT_ADAPTERS
 from sgpo.training.config import NO_TOKEN, SGPOConfig
 from sgpo.training.options import installed_name, refuse_old_names, unread_options
@@ -66,7 +67,8 @@ class LoraSection(BaseModel):
 
 
 class Recipe(_Section):
-    """A whole run. `train` holds options of `SGPOConfig`, `evaluation` the problems of evaluations during training."""
+    """A whole run. `train` holds options of `SGPOConfig`, `evaluation` the problems of evaluations during training,
+    `prompts` texts in place of those of `prompt_style` (a file of them, until `load_recipe` has read it)."""
 
     model: str
     problems: ProblemSource
@@ -75,7 +77,13 @@ class Recipe(_Section):
     evaluation: ProblemSource | None = None
     warmup: WarmupSection | None = None
     lora: LoraSection | None = None
+    prompts: dict[str, Any] | str | None = None
     train: dict[str, Any] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `SGPOConfig`."""
+        return {"output_dir": self.out, "prompts": self.prompts, **self.train}
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None) -> Recipe:
@@ -120,6 +128,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
             "train": _check_train(recipe, path, layers),
             "warmup": _check_warmup(recipe, path),
             "lora": _check_lora(recipe, path),
+            "prompts": None if recipe.prompts is None else read_texts(recipe.prompts, where=f"{path}, prompts"),
         }
     )
 
@@ -140,6 +149,8 @@ def check_options(
     for name, value in options.items():
         if name == "output_dir":
             raise InputError(f"{where}: output_dir is the recipe's 'out'")
+        if name == "prompts":
+            raise InputError(f"{where}: 'prompts' stands at the top level of a recipe, beside 'model'")
         if name == "hub_token":
             raise InputError(f"{where}: {NO_TOKEN}")
         name = installed_name(config, name)
