@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json, work_on_stderr
-from sgpo.cli.evaluate import SHOWN_FAILURES, EngineName, ShownSource, completion_source, style_of_run
+from sgpo.cli.evaluate import SHOWN_FAILURES, EngineName, ShownSource, completion_source
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, write_jsonl
 
 if TYPE_CHECKING:
     from sgpo.problems import Problem
+    from sgpo.prompts import PromptStyle
     from sgpo.training.measure import Selection
     from sgpo.training.recipe import Recipe
 
@@ -33,7 +34,7 @@ class _Setting:
     """Under what is measured: what training will use, unless an option says otherwise."""
 
     model: str
-    style: str
+    style: PromptStyle
     temperature: float
     max_tokens: int
     policy: Literal["lenient", "strict"]
@@ -99,7 +100,6 @@ def measure(
         from sgpo.endpoint import address_of
         from sgpo.evaluation.evaluate import EngineSource
         from sgpo.evaluation.store import digest_of
-        from sgpo.prompts import prompt_style as style_named
         from sgpo.rollouts.engine import Sampling
         from sgpo.rollouts.models import model_revision, shape_chat_template
         from sgpo.strategies.bank import StrategyBank
@@ -118,7 +118,7 @@ def measure(
         setting = _setting(given, model, engine, temperature, max_tokens, prompt_style)
         if engine is EngineName.openai and (setting.system_prompt or setting.template_kwargs):
             print("warning: the server's own chat template is used, not the recipe's", file=sys.stderr)
-        style = style_named(setting.style)
+        style = setting.style
         sampling = Sampling(max_tokens=setting.max_tokens, temperature=setting.temperature)
         build_source = completion_source(engine, setting.model, base_url, batch_size, concurrency, {})
         revision = setting.model if engine is EngineName.openai else model_revision(setting.model)
@@ -140,7 +140,7 @@ def measure(
             with Verifier(policy=setting.policy) as verifier:
                 measured = measuring.measure_strategies(
                     strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
-                    samples=samples, style=style.name, seed=seed, kept=kept,
+                    samples=samples, style=style, seed=seed, kept=kept,
                 )  # fmt: skip
             measuring.store_effects(opened, measured, condition)
             chosen = measuring.select(measured) if select else None
@@ -198,29 +198,26 @@ def _setting(
     max_tokens: int | None,
     prompt_style: str | None,
 ) -> _Setting:
+    from sgpo.prompts import prompt_style as style_named
+    from sgpo.training.checkpoints import prompts_of
     from sgpo.training.config import SGPOConfig
-    from sgpo.training.options import defaults_of
     from sgpo.training.run_directory import RunDirectory
 
-    train = {**defaults_of(SGPOConfig), **(given.train if given else {})}
+    args = SGPOConfig(output_dir="", **(given.train if given else {}))
     if model is None:
         assert given is not None
         warm = RunDirectory(given.out).warm_model  # what training begins with, where it is there already
         model = str(warm) if given.warmup is not None and warm.exists() else given.model
-    if (
-        prompt_style is None
-        and "prompt_style" not in (given.train if given else {})
-        and engine is not EngineName.openai
-    ):
-        prompt_style = style_of_run(model)
+    saved = prompts_of(model) if given is None and engine is not EngineName.openai else None
+    named = style_named(prompt_style) if prompt_style else None
     return _Setting(
         model=model,
-        style=prompt_style or train["prompt_style"],
-        temperature=train["temperature"] if temperature is None else temperature,
-        max_tokens=max_tokens or train["max_completion_length"],
-        policy=train["verifier_policy"],
-        system_prompt=train["system_prompt"],
-        template_kwargs=train["chat_template_kwargs"],
+        style=named or (saved.style if saved else args.style),
+        temperature=temperature if temperature is not None else (saved or args).temperature,
+        max_tokens=max_tokens or (saved.max_completion_length if saved else args.max_completion_length),
+        policy=args.verifier_policy,
+        system_prompt=args.system_prompt,
+        template_kwargs=args.chat_template_kwargs,
     )
 
 

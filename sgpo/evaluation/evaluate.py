@@ -23,7 +23,7 @@ from sgpo.evaluation.scores import CompletionRow, EvaluationResult, score_rows
 from sgpo.evaluation.store import VERDICT_FIELDS, CompletionFile
 from sgpo.io import counted, read_rows
 from sgpo.problems import Problem, load_problems
-from sgpo.prompts import autonomous_prompt
+from sgpo.prompts import PromptStyle, autonomous_prompt
 from sgpo.rollouts.engine import Engine, Sampling, decode_completions, encode_prompt, end_token_ids
 from sgpo.rollouts.groups import RewardFunction, judge_completions, seed_of
 from sgpo.verifier import Verdict, Verifier
@@ -192,7 +192,7 @@ def load_source(
     return EngineSource(hf, tokenizer, batch_size, getattr(policy.config, "max_position_embeddings", None), model)
 
 
-def build_requests(problems: Sequence[Problem], *, samples: int, style: str, seed: int) -> list[Request]:
+def build_requests(problems: Sequence[Problem], *, samples: int, style: str | PromptStyle, seed: int) -> list[Request]:
     """Every completion of an evaluation, in the order of the problems."""
     requests = []
     for problem in problems:
@@ -210,7 +210,7 @@ def evaluate(
     sampling: Sampling,
     *,
     samples: int,
-    style: str,
+    style: str | PromptStyle,
     seed: int,
     kept: CompletionFile | None = None,
     rank: int = 0,

@@ -32,6 +32,7 @@ from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup, judge, pass_r
 from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.models import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.measure import training_condition
 from sgpo.training.metrics import record_effects
@@ -106,8 +107,14 @@ def warm_up(out: Path, families: Sequence[str], *, seed: int) -> None:
         tokenized_row(row["prompt"], row["completion"], tokenizer)
         for row in warmup_rows(taught, WARMUP_ROWS, seed=seed)
     ]
+    options = SGPOConfig(output_dir=str(out), **load_recipe(RECIPES["sgpo"]).train)
     run_warmup(
-        build_policy(tokenizer, seed=seed), tokenizer, rows, warmup_options() | {"seed": seed}, RunDirectory(out)
+        build_policy(tokenizer, seed=seed),
+        tokenizer,
+        rows,
+        warmup_options() | {"seed": seed},
+        RunDirectory(out),
+        prompts=saved_prompts(options),
     )
 
 

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
-from sgpo.prompts import prompt_style
+from sgpo.prompts import PromptStyle, own_style, prompt_style
 from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
@@ -52,9 +52,7 @@ class SGPOConfig(TrainingArguments):
     logging_steps: float = option(1, "Steps between two rows of metrics.jsonl.")
     dataloader_pin_memory: bool = option(False, "Problems are records, not tensors.")
     remove_unused_columns: bool = option(False, "Problems are records, not columns.")
-    hub_strategy: Literal["end"] = option(
-        "end", "`push_to_hub` uploads the final model, once it is trained, and no checkpoint."
-    )
+    hub_strategy: Literal["end"] = option("end", "`push_to_hub` uploads the final model, and no checkpoint.")
 
     # What is sampled.
     algorithm: str = option("sgpo", "The algorithm, a name in sgpo.algorithms.", source="[baselines](baselines.md)")
@@ -142,8 +140,11 @@ class SGPOConfig(TrainingArguments):
         "Train though fewer than a tenth of the problems have a guided prompt, which is refused otherwise.",
         part="guided prompts",
     )
-    prompt_style: str = option(
-        "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
+    prompt_style: str = option("math", "The prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`")
+    prompts: dict[str, str] | None = option(
+        None,
+        "Texts of one's own in place of those of `prompt_style`.",
+        source="[prompts](training.md#prompts-of-your-own)",
     )
     engine: EngineName = option(
         "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
@@ -390,22 +391,24 @@ class SGPOConfig(TrainingArguments):
         if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
             raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
-        prompt_style(self.prompt_style)
+        _ = self.style  # which refuses
         check_ranges(type(self), vars(self))
         if unread := unread_options(type(self), vars(self)):
             raise InputError(next(iter(unread.values())))
         check_combinations(vars(self))
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
-        for name in ("neftune_noise_alpha", "label_smoothing_factor"):
-            if getattr(self, name):
-                raise InputError(f"{name}={getattr(self, name)} is for supervised training: it would bias the policy")
         super().__post_init__()
         check_installed(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values; TrainingArguments takes whatever ends in `_token` for a key."""
         return {**super().to_dict(), "pad_token": self.pad_token}
+
+    @property
+    def style(self) -> PromptStyle:
+        """The prompts: those of `prompt_style`, with the texts of `prompts` in their place."""
+        return own_style(self.prompts or {}, base=prompt_style(self.prompt_style))
 
     @property
     def global_batch_size(self) -> int:

@@ -18,6 +18,7 @@ from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
@@ -235,7 +236,7 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
     rows, counts = solution_rows(
         split.warmup,
         tokenizer,
-        style=args.prompt_style,
+        style=args.style,
         max_length=min((n for n in (options.get("max_length"), context) if n is not None), default=None),
         wrong=_wrong_solutions(split.warmup, args),
     )
@@ -245,7 +246,7 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         lora = recipe.lora.model_dump() if recipe.lora is not None else None
         record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
         write_json(run.path / "warmup.json", record)
-    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe))
+    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe), prompts=saved_prompts(args))
 
 
 def _warm_model(run: RunDirectory) -> str:

@@ -24,7 +24,7 @@ from sgpo.evaluation.scores import ScoreEstimate, difference_of_fractions, inter
 from sgpo.evaluation.store import CompletionFile
 from sgpo.io import LOCK, read_json, write_json
 from sgpo.problems import Problem
-from sgpo.prompts import autonomous_prompt, guided_prompt, prompt_style
+from sgpo.prompts import PromptStyle, autonomous_prompt, guided_prompt
 from sgpo.rollouts.engine import Sampling
 from sgpo.rollouts.groups import RewardFunction, seed_of
 from sgpo.rollouts.models import model_revision
@@ -135,7 +135,7 @@ def measure_strategies(
     sampling: Sampling,
     *,
     samples: int,
-    style: str,
+    style: str | PromptStyle,
     seed: int,
     kept: CompletionFile | None = None,
 ) -> StrategyMeasurement:
@@ -297,7 +297,7 @@ def training_condition(model: str, args: SGPOConfig, verifier: Verifier | Reward
     """
     if not model:
         return None
-    style = prompt_style(args.prompt_style)
+    style = args.style
     reward = f"verifier {args.verifier_policy}" if isinstance(verifier, Verifier) else _function_name(verifier)
     return Condition(model=model_revision(model), prompts=f"{style.name} {style.version}", reward=reward)
 

@@ -179,6 +179,9 @@ def check_ranges(config: type[Any], values: Mapping[str, Any]) -> None:
 
 def check_combinations(values: Mapping[str, Any]) -> None:
     """Raises InputError for options of training that do not go together, each by itself in its range."""
+    for name in ("neftune_noise_alpha", "label_smoothing_factor"):
+        if values[name]:
+            raise InputError(f"{name}={values[name]} is for supervised training: it would bias the policy")
     sampling, iterations = values["dynamic_sampling"], values["num_iterations"]
     if sampling and iterations > 1:
         raise InputError(

@@ -26,7 +26,6 @@ from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import write_jsonl
 from sgpo.problems import Problem
-from sgpo.prompts import prompt_style
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
@@ -444,5 +443,5 @@ class SGPOTrainer(EvaluatingTrainer):
             "args": self.args.to_dict(),
             "problems": {**problems, "global_batch": self.args.global_batch_size},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
-            "prompts": {"style": self.args.prompt_style, "version": prompt_style(self.args.prompt_style).version},
+            "prompts": {"style": self.args.style.name, "version": self.args.style.version},
         }

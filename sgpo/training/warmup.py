@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
-from sgpo.prompts import autonomous_prompt
+from sgpo.prompts import PromptStyle, SavedPrompts, autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt, encode_solution
 from sgpo.rollouts.models import check_adapters, is_quantized, load_policy, train_in_float32
 from sgpo.training.alarms import DivergenceStop
@@ -45,7 +45,7 @@ def solution_rows(
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    style: str,
+    style: str | PromptStyle,
     max_length: int | None,
     wrong: Collection[str] = (),
 ) -> tuple[list[Row], dict[str, int]]:
@@ -123,6 +123,7 @@ def run_warmup(
     run: RunDirectory,
     *,
     peft_config: Any = None,
+    prompts: SavedPrompts | None = None,
 ) -> Path:
     """Fine-tune `model` in place on the rows, or resume an interrupted warm-up from its last checkpoint.
 
@@ -133,6 +134,7 @@ def run_warmup(
         options: Options of `SFTConfig`.
         run: Gets the metrics, in `warmup.jsonl`, and the model.
         peft_config: Adapters to train; they are merged into the saved model.
+        prompts: What the rows were made with; saved beside the weights.
 
     Returns:
         Where the model was saved.
@@ -188,6 +190,8 @@ def run_warmup(
         tokenizer.save_pretrained(staging)
     if trainer.is_world_process_zero():
         (staging / "training_args.bin").unlink(missing_ok=True)
+        if prompts is not None:
+            prompts.save(staging)
         run.publish(run.warm_model)
         shutil.rmtree(working, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
