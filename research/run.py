@@ -62,14 +62,12 @@ def make_warmup(study: Study, kind: WarmupKind, warmup: int) -> None:
     rows = strategy_warmup(study.warmup_rows, seed=warmup, leak="much" if kind == "much" else "little")
     rows += _solution_rows(study.solution_rows * (READERS_ROWS if kind == "readers" else 1), seed=warmup)
     random.Random(warmup).shuffle(rows)
-    options, prompts = warmup_options()
     run_warmup(
         build_policy(tokenizer, seed=warmup),
         tokenizer,
         [tokenized_row(row["prompt"], row["completion"], tokenizer) for row in rows],
-        options | {"seed": warmup, "disable_tqdm": True},
+        warmup_options() | {"seed": warmup, "disable_tqdm": True},
         place,
-        prompts=prompts,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -203,26 +203,28 @@ def _setting(
     prompt_style: str | None,
     prompts_from: Path | None,
 ) -> _Setting:
-    from sgpo.prompts import SAVED_OPTIONS, SavedPrompts, own_style
+    from sgpo.prompts import prompt_style as style_named
+    from sgpo.training.checkpoints import saved_prompts
     from sgpo.training.config import SGPOConfig
-    from sgpo.training.options import defaults_of
     from sgpo.training.run_directory import RunDirectory
 
-    train = {**defaults_of(SGPOConfig), **(given.train if given else {})}
+    args = SGPOConfig(output_dir="", **(given.train if given else {}))
     if model is None:
         assert given is not None
         warm = RunDirectory(given.out).warm_model  # what training begins with, where it is there already
         model = str(warm) if given.warmup is not None and warm.exists() else given.model
-    prompts = find_prompts(None if engine is EngineName.openai else model, prompts_from, prompt_style)
     if given is not None and prompts_from is None:  # training takes the recipe's, whatever the model was trained with
-        own = prompts.style if prompt_style else own_style(dict(given.options["prompts"] or {}), train["prompt_style"])
-        prompts = SavedPrompts(style=own, **{name: train[name] for name in SAVED_OPTIONS})
+        prompts = saved_prompts(args)
+        prompts = prompts if prompt_style is None else replace(prompts, style=style_named(prompt_style))
+    else:
+        prompts = find_prompts(None if engine is EngineName.openai else model, prompts_from, prompt_style)
+    temperatures = (temperature, prompts.temperature, args.temperature)
     return _Setting(
         model=model,
         prompts=prompts,
-        temperature=temperature if temperature is not None else prompts.temperature or train["temperature"],
-        max_tokens=max_tokens or prompts.max_completion_length or train["max_completion_length"],
-        policy=train["verifier_policy"],
+        temperature=next(value for value in temperatures if value is not None),
+        max_tokens=max_tokens or prompts.max_completion_length or args.max_completion_length,
+        policy=args.verifier_policy,
     )
 
 

@@ -22,7 +22,7 @@ from sgpo.errors import InputError
 from sgpo.evaluation.compare import compare_runs
 from sgpo.io import read_json, write_json
 from sgpo.problems import Problem, load_problems, save_problems
-from sgpo.prompts import SavedPrompts, autonomous_prompt, guided_prompt
+from sgpo.prompts import autonomous_prompt, guided_prompt
 from sgpo.puzzles import DEFAULT_FAMILIES, RETENTION_FAMILY, mix_puzzles, select_families
 from sgpo.puzzles.base import warmup_rows
 from sgpo.puzzles.policy import build_policy, build_tokenizer
@@ -32,6 +32,7 @@ from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup, judge, pass_r
 from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.models import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.measure import training_condition
 from sgpo.training.metrics import record_effects
@@ -106,16 +107,22 @@ def warm_up(out: Path, families: Sequence[str], *, seed: int) -> None:
         tokenized_row(row["prompt"], row["completion"], tokenizer)
         for row in warmup_rows(taught, WARMUP_ROWS, seed=seed)
     ]
-    options, prompts = warmup_options()
-    run = RunDirectory(out)
-    run_warmup(build_policy(tokenizer, seed=seed), tokenizer, rows, options | {"seed": seed}, run, prompts=prompts)
+    options = SGPOConfig(output_dir=str(out), **load_recipe(RECIPES["sgpo"]).train)
+    run_warmup(
+        build_policy(tokenizer, seed=seed),
+        tokenizer,
+        rows,
+        warmup_options() | {"seed": seed},
+        RunDirectory(out),
+        prompts=saved_prompts(options),
+    )
 
 
-def warmup_options() -> tuple[dict[str, Any], SavedPrompts]:
-    """The options of SFTConfig for the warm-up of a tiny policy, and what is saved with it of its prompts."""
-    recipe = load_recipe(RECIPES["sgpo"])
-    assert recipe.warmup is not None
-    return recipe.warmup.sft, SGPOConfig(**recipe.options).saved_prompts
+def warmup_options() -> dict[str, Any]:
+    """The options of SFTConfig for the warm-up of a tiny policy."""
+    warmup = load_recipe(RECIPES["sgpo"]).warmup
+    assert warmup is not None
+    return warmup.sft
 
 
 def train_run(
@@ -145,7 +152,7 @@ def train_run(
     run = load_recipe(recipe, [*given, *settings], problems=out / "problems.jsonl")
     files = [out / f"{file}.jsonl" for file in evaluated]
     sets = {file.stem: load_problems(file) for file in files if file.exists()}
-    args = SGPOConfig(**run.options)
+    args = SGPOConfig(output_dir=run.out, **run.train)
     with StrategyBank(out / "bank.db") as bank:
         SGPOTrainer(run.model, args, run.problems.load(), sets, bank=bank).train()
     gc.collect()

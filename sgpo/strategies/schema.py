@@ -143,6 +143,8 @@ def _read_only_address(path: Path) -> str:
 
 
 def _check_place(path: Path, create: bool) -> None:
+    if path.name == ":memory:":
+        raise BankError(f"{path}: a bank is a file; name one, in a temporary folder if need be")
     # One look: between two, another process that makes the bank would turn "not there" into "there, but no file".
     try:
         mode = path.stat().st_mode

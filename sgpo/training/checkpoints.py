@@ -28,6 +28,8 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from sgpo.errors import RunDirectoryError
 from sgpo.io import holding
+from sgpo.prompts import SAVED_OPTIONS, SavedPrompts
+from sgpo.training.config import SGPOConfig
 from sgpo.training.distributed import max_over_processes
 from sgpo.training.model_card import hub_errors, upload_model
 from sgpo.training.resume import PendingState, check_continuation, load_pending, record_changes, save_pending
@@ -40,6 +42,11 @@ from sgpo.training.run_directory import (
 )
 
 logger = logging.getLogger("sgpo")
+
+
+def saved_prompts(args: SGPOConfig) -> SavedPrompts:
+    """The prompts of a training run, as they lie beside its weights."""
+    return SavedPrompts(style=args.style, **{name: getattr(args, name) for name in SAVED_OPTIONS})
 
 
 class ResumableTrainer(Trainer):
@@ -158,13 +165,15 @@ class ResumableTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model, tokenizer, chat template and prompts, by default as the run's `checkpoints/final`."""
-        if output_dir is None:
-            with self._whole(self.run.final_model) as staging:
-                self.save_model(str(staging))
+        if output_dir is not None:
+            super().save_model(output_dir, _internal_call=True)
+            if self.is_world_process_zero():
+                saved_prompts(self.args).save(Path(output_dir))
             return
-        super().save_model(output_dir, _internal_call=True)
-        if self.args.should_save:
-            self.args.saved_prompts.save(Path(output_dir))
+        with self._whole(self.run.final_model) as staging:
+            super().save_model(str(staging), _internal_call=True)
+            if self.is_world_process_zero():
+                saved_prompts(self.args).save(staging)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = self.run.checkpoints / f"checkpoint-{self.state.global_step}"

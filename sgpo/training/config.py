@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
-from sgpo.prompts import SAVED_OPTIONS, PromptStyle, SavedPrompts, own_style, read_texts
+from sgpo.prompts import PromptStyle, own_style, read_texts
 from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
@@ -52,9 +52,7 @@ class SGPOConfig(TrainingArguments):
     logging_steps: float = option(1, "Steps between two rows of metrics.jsonl.")
     dataloader_pin_memory: bool = option(False, "Problems are records, not tensors.")
     remove_unused_columns: bool = option(False, "Problems are records, not columns.")
-    hub_strategy: Literal["end"] = option(
-        "end", "`push_to_hub` uploads the final model, once it is trained, and no checkpoint."
-    )
+    hub_strategy: Literal["end"] = option("end", "`push_to_hub` uploads the final model, and no checkpoint.")
 
     # What is sampled.
     algorithm: str = option("sgpo", "The algorithm, a name in sgpo.algorithms.", source="[baselines](baselines.md)")
@@ -142,13 +140,11 @@ class SGPOConfig(TrainingArguments):
         "Train though fewer than a tenth of the problems have a guided prompt, which is refused otherwise.",
         part="guided prompts",
     )
-    prompt_style: str = option(
-        "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
-    )
+    prompt_style: str = option("math", "The prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`")
     prompts: dict[str, Any] | str | None = option(
         None,
-        "Texts in place of those of `prompt_style`, by name or as a YAML file; in a recipe at its top level.",
-        source="[prompts](prompts.md)",
+        "Texts in place of those of `prompt_style`, or a YAML file of them; at the top level of a recipe.",
+        source="[prompts](prompts.md#prompts-of-your-own)",
     )
     engine: EngineName = option(
         "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
@@ -396,7 +392,7 @@ class SGPOConfig(TrainingArguments):
             raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
         self.prompts = self.prompts and read_texts(self.prompts, where="prompts")
-        _ = self.style  # which refuses an unknown one
+        _ = self.style  # which refuses
         check_ranges(type(self), vars(self))
         if unread := unread_options(type(self), vars(self)):
             raise InputError(next(iter(unread.values())))
@@ -412,14 +408,8 @@ class SGPOConfig(TrainingArguments):
 
     @property
     def style(self) -> PromptStyle:
-        """The prompts of the policy."""
-        assert not isinstance(self.prompts, str)
-        return own_style(self.prompts or {}, self.prompt_style)
-
-    @property
-    def saved_prompts(self) -> SavedPrompts:
-        """What is saved beside the weights."""
-        return SavedPrompts(style=self.style, **{name: getattr(self, name) for name in SAVED_OPTIONS})
+        """The prompts: those of `prompt_style`, with the texts of `prompts` in their place."""
+        return own_style(dict(self.prompts or {}), self.prompt_style)  # type: ignore[arg-type]  # a file is read
 
     @property
     def global_batch_size(self) -> int:
@@ -439,9 +429,21 @@ class SGPOConfig(TrainingArguments):
         )
 
 
+# The sections of docs/configuration.md, each by its first option.
+SECTIONS = {
+    "output_dir": "Changed defaults of TrainingArguments",
+    "algorithm": "What is sampled",
+    "vllm_mode": "Engine `vllm`",
+    "max_tokens_per_batch": "The loss",
+    "model_init_kwargs": "The model and its verifier",
+    "rollout_fraction": "The run directory",
+    "eval_samples": "Evaluation during training",
+}
+
+
 def configuration_tables() -> str:
     """The tables of docs/configuration.md, in Markdown (`python -m sgpo.training.config` prints them)."""
-    return configuration_page(SGPOConfig)
+    return configuration_page(SGPOConfig, SECTIONS)
 
 
 if __name__ == "__main__":

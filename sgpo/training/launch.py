@@ -18,6 +18,7 @@ from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
@@ -64,7 +65,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     """
     run = RunDirectory(recipe.out)
     _check_stage(run, recipe, stage, resume=resume)
-    args = SGPOConfig(**recipe.options)
+    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     check_launch(args)
     if resume:
         _check_resumed_options(run, recipe, args)
@@ -245,7 +246,7 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         lora = recipe.lora.model_dump() if recipe.lora is not None else None
         record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
         write_json(run.path / "warmup.json", record)
-    run_warmup(model, tokenizer, rows, options, run, prompts=args.saved_prompts, peft_config=_peft_config(recipe))
+    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe), prompts=saved_prompts(args))
 
 
 def _warm_model(run: RunDirectory) -> str:

@@ -149,7 +149,7 @@ def measure_strategies(
         verifier: What judges.
         sampling: Temperature, top-p and the limit of tokens: those of training.
         samples: Completions of each kind.
-        style: The prompts: a style or its name.
+        style: Style of the prompts.
         seed: Seed of sampling and of the intervals.
         kept: Resume with the completions in this file, and append every new one.
 

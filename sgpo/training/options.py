@@ -40,16 +40,6 @@ SUPPORTED = {
     "seed use_cpu": "the seed of everything that is drawn; train on the CPU",
     "fsdp fsdp_config deepspeed ddp_backend ddp_timeout": "several processes; best set by `accelerate launch`",
 }
-# The sections of docs/configuration.md, each by its first option.
-SECTIONS = {
-    "output_dir": "Changed defaults of TrainingArguments",
-    "algorithm": "What is sampled",
-    "vllm_mode": "Engine `vllm`",
-    "max_tokens_per_batch": "The loss",
-    "model_init_kwargs": "The model and its verifier",
-    "rollout_fraction": "The run directory",
-    "eval_samples": "Evaluation during training",
-}
 # What one of them is called in a release of transformers that does not know it.
 OTHER_NAMES = {
     "activation_checkpointing": "gradient_checkpointing",
@@ -189,15 +179,15 @@ def check_ranges(config: type[Any], values: Mapping[str, Any]) -> None:
 
 def check_combinations(values: Mapping[str, Any]) -> None:
     """Raises InputError for options of training that do not go together, each by itself in its range."""
+    for name in ("neftune_noise_alpha", "label_smoothing_factor"):
+        if values[name]:
+            raise InputError(f"{name}={values[name]} is for supervised training: it would bias the policy")
     sampling, iterations = values["dynamic_sampling"], values["num_iterations"]
     if sampling and iterations > 1:
         raise InputError(
             f"dynamic_sampling={sampling} needs num_iterations=1, got {iterations}: later updates repeat the problems "
             "that it replaced"
         )
-        for name in ("neftune_noise_alpha", "label_smoothing_factor"):
-            if values[name]:
-                raise InputError(f"{name}={values[name]} is for supervised training: it would bias the policy")
     wrong, content = values["wrong_strategy_fraction"], values["strategy_content"]
     if wrong and content != "own":
         raise InputError(f"wrong_strategy_fraction={wrong} needs strategy_content='own', got {content!r}")
@@ -279,11 +269,16 @@ def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: st
                 )
 
 
-def configuration_page(config: type[Any]) -> str:
-    """All declared options of a dataclass as Markdown tables, one a section, and the supported TrainingArguments."""
+def configuration_page(config: type[Any], sections: Mapping[str, str]) -> str:
+    """All declared options as Markdown tables, one a section, and the supported TrainingArguments.
+
+    Args:
+        config: A dataclass of declared options.
+        sections: The title of each section by its first option.
+    """
     members: dict[str, list[str]] = {}
     for name in declarations(config):
-        members.setdefault(SECTIONS.get(name) or list(members)[-1], []).append(name)
+        members.setdefault(sections.get(name) or list(members)[-1], []).append(name)
     tables = [f"### {title}\n{options_table(config, names)}" for title, names in members.items()]
     rows = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in SUPPORTED.items()]
     supported = "\n".join(["### Supported TrainingArguments", "| options | what for |", "|---|---|", *rows])

@@ -68,7 +68,7 @@ class LoraSection(BaseModel):
 
 class Recipe(_Section):
     """A whole run. `train` holds options of `SGPOConfig`, `evaluation` the problems of evaluations during training,
-    `prompts` texts in place of those of `prompt_style` (a file of them, until `load_recipe` has read it)."""
+    `prompts` texts in place of the prompt style's, or a YAML file of them; loaded, they are an option of `train`."""
 
     model: str
     problems: ProblemSource
@@ -77,13 +77,8 @@ class Recipe(_Section):
     evaluation: ProblemSource | None = None
     warmup: WarmupSection | None = None
     lora: LoraSection | None = None
-    prompts: dict[str, Any] | str | None = None
+    prompts: Any = None
     train: dict[str, Any] = {}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `SGPOConfig`."""
-        return {"output_dir": self.out, "prompts": self.prompts, **self.train}
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None) -> Recipe:
@@ -123,12 +118,13 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from None
+    recipe.train.update(_own_prompts(recipe, path))
     return recipe.model_copy(
         update={
+            "prompts": None,
             "train": _check_train(recipe, path, layers),
             "warmup": _check_warmup(recipe, path),
             "lora": _check_lora(recipe, path),
-            "prompts": None if recipe.prompts is None else read_texts(recipe.prompts, where=f"{path}, prompts"),
         }
     )
 
@@ -149,8 +145,6 @@ def check_options(
     for name, value in options.items():
         if name == "output_dir":
             raise InputError(f"{where}: output_dir is the recipe's 'out'")
-        if name == "prompts":
-            raise InputError(f"{where}: 'prompts' stands at the top level of a recipe, beside 'model'")
         if name == "hub_token":
             raise InputError(f"{where}: {NO_TOKEN}")
         name = installed_name(config, name)
@@ -206,6 +200,19 @@ def _without_unread(train: dict[str, Any], path: Path, layers: Sequence[_Layer])
     if left_out:
         logger.warning("%s: left out, as nothing reads it now: %s", path, " | ".join(left_out))
     return train
+
+
+def _own_prompts(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """The option `prompts` of `train`, checked; empty where the recipe has no texts of its own.
+
+    A file of them is looked for in the working directory, as every file is, and then beside the recipe.
+    """
+    texts = recipe.train.get("prompts") if recipe.prompts is None else recipe.prompts
+    if texts is None:
+        return {}
+    if isinstance(texts, str) and not Path(texts).is_file() and (path.parent / texts).is_file():
+        texts = path.parent / texts
+    return {"prompts": read_texts(texts, where=f"{path}, prompts")}
 
 
 def _check_warmup(recipe: Recipe, path: Path) -> WarmupSection | None:

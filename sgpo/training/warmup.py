@@ -122,8 +122,8 @@ def run_warmup(
     options: dict[str, Any],
     run: RunDirectory,
     *,
-    prompts: SavedPrompts,
     peft_config: Any = None,
+    prompts: SavedPrompts | None = None,
 ) -> Path:
     """Fine-tune `model` in place on the rows, or resume an interrupted warm-up from its last checkpoint.
 
@@ -133,8 +133,8 @@ def run_warmup(
         rows: As `tokenized_row` makes them.
         options: Options of `SFTConfig`.
         run: Gets the metrics, in `warmup.jsonl`, and the model.
-        prompts: What the rows are written with; it is saved with the model.
         peft_config: Adapters to train; they are merged into the saved model.
+        prompts: What the rows were made with; saved beside the weights.
 
     Returns:
         Where the model was saved.
@@ -190,7 +190,8 @@ def run_warmup(
         tokenizer.save_pretrained(staging)
     if trainer.is_world_process_zero():
         (staging / "training_args.bin").unlink(missing_ok=True)
-        prompts.save(staging)
+        if prompts is not None:
+            prompts.save(staging)
         run.publish(run.warm_model)
         shutil.rmtree(working, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

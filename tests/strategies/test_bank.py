@@ -530,3 +530,9 @@ def test_a_reader_sees_what_a_writer_commits_while_it_reads(tmp_path: Path) -> N
         assert reader.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         writer.add(make_strategy("p2"))  # not blocked by the reader
         assert reader.get("p2") == make_strategy("p2")
+
+
+def test_a_bank_in_memory_is_refused() -> None:
+    """SQLite would keep it in no file, which no other part could open; it has no WAL to wait for either."""
+    with pytest.raises(BankError, match=":memory:: a bank is a file"):
+        StrategyBank(":memory:")

@@ -9,14 +9,11 @@ import torch
 from transformers import TrainerCallback
 
 from sgpo import Problem, SGPOConfig, SGPOTrainer, Strategy, StrategyBank
-from sgpo.prompts import STYLES, SavedPrompts
 from sgpo.rollouts.engine import Completion
 from sgpo.verifier import Verdict
 from tests.conftest import tiny_qwen2
 
 END_TOKENS = [1, *range(150, 220)]  # about every fourth token of the tiny model
-
-PROMPTS = SavedPrompts(style=STYLES["compact"], max_completion_length=10, temperature=1.0)
 
 
 def number_of(*parts) -> float:

@@ -15,7 +15,7 @@ from sgpo.training import launch
 from sgpo.training.metrics import MetricsWriter
 from sgpo.training.run_directory import RunDirectory
 from sgpo.training.warmup import run_warmup, tokenized_row
-from tests.training.building import PROMPTS, build_trainer, policy, some_problems
+from tests.training.building import build_trainer, policy, some_problems
 
 OPTIONS = {"per_device_train_batch_size": 2, "max_steps": 5, "save_strategy": "steps", "save_steps": 1}
 
@@ -97,7 +97,7 @@ def test_a_warmup_that_diverges_leaves_no_model(tmp_path, tokenizer):
                "max_grad_norm": 0.0, "bf16": False, "logging_steps": 1}  # fmt: skip
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(DivergedError, match=r"not finite, .* with a lower warmup.learning_rate"):
-        run_warmup(policy(), tokenizer, rows, options, run, prompts=PROMPTS)
+        run_warmup(policy(), tokenizer, rows, options, run)
     assert not run.warm_model.exists()
 
 

@@ -93,7 +93,7 @@ def test_the_run_directory_says_which_texts(base, trained):
     style = own_style(yaml.safe_load(EXAMPLE))
     assert told == {"style": "own", "version": style.version, "texts": style.texts}
     # The recipe that is kept has the texts, so it is whole without the file.
-    assert yaml.safe_load((trained / "recipe.yaml").read_text())["prompts"] == yaml.safe_load(EXAMPLE)
+    assert yaml.safe_load((trained / "recipe.yaml").read_text())["train"]["prompts"] == yaml.safe_load(EXAMPLE)
     assert f"own {style.version}" in (trained / "checkpoints/final/README.md").read_text()
     facts = dict(origin_facts([read_run(trained, "run")]))
     assert facts["Prompts"] == [f"own · {style.version}"]
@@ -203,7 +203,7 @@ def test_a_resumed_run_keeps_its_prompts(base, tmp_path):
     assert json.loads((out / "config.json").read_text())["args"]["max_steps"] == 3
 
 
-def test_texts_stand_at_the_top_of_a_recipe_and_are_checked_there(base, tmp_path):
+def test_texts_stand_at_the_top_of_a_recipe_and_are_checked_there(base, tmp_path, monkeypatch):
     def refused(*settings):
         with pytest.raises(InputError) as error:
             load_recipe(base / "recipe.yaml", [f"out={tmp_path / 'run'}", *settings])
@@ -212,7 +212,14 @@ def test_texts_stand_at_the_top_of_a_recipe_and_are_checked_there(base, tmp_path
 
     assert "recipe.yaml, prompts: guided: {strategy} is missing" in refused("prompts={guided: '{problem}'}")
     assert "no such file" in refused("prompts=nothing.yaml")
-    assert "'prompts' stands at the top level" in refused("train.prompts={}")
+    assert "recipe.yaml, prompts: expected texts by name" in refused("prompts=[]")
+    # A file is looked for in the working directory, then beside the recipe.
+    beside = load_recipe(base / "recipe.yaml", [f"out={tmp_path / 'run'}", "prompts=prompts.yaml"])
+    assert beside.train["prompts"] == yaml.safe_load(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.yaml").write_text("step: '{step}'")
+    here = load_recipe(base / "recipe.yaml", [f"out={tmp_path / 'run'}", "prompts=prompts.yaml"])
+    assert here.train["prompts"] == {"step": "{step}"}
     with pytest.raises(InputError, match="prompts: unknown text 'guide'; did you mean 'guided'"):
         SGPOConfig(output_dir=str(tmp_path), use_cpu=True, prompts={"guide": "x"})
     args = SGPOConfig(output_dir=str(tmp_path), use_cpu=True, prompts=str(base / "prompts.yaml"))

@@ -18,7 +18,7 @@ from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory
 from sgpo.training.warmup import run_warmup, solution_rows, tokenized_row
 from tests.training import naive
-from tests.training.building import PROMPTS, bank_of, build_trainer, largest_difference, policy, read_lines
+from tests.training.building import bank_of, build_trainer, largest_difference, policy, read_lines
 
 PROBLEMS = [
     Problem(id="a", problem="1+1?", answer="2", solution="one and one is 2"),
@@ -124,7 +124,7 @@ def test_a_step_of_the_warmup_is_the_cross_entropy_of_the_solutions(tmp_path, to
     reference = naive.double(model)
     rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
     run = RunDirectory(tmp_path / "run")
-    saved = run_warmup(model, tokenizer, rows, OPTIONS, run, prompts=PROMPTS)
+    saved = run_warmup(model, tokenizer, rows, OPTIONS, run)
 
     total, tokens = 0.0, 0
     for problem in PROBLEMS[:2]:
@@ -155,9 +155,7 @@ def test_a_warmup_with_adapters_trains_them_alone_and_leaves_a_whole_model(tmp_p
     rows, _ = solution_rows(PROBLEMS[:2], tokenizer, style="compact", max_length=None)
     run = RunDirectory(tmp_path / "run")
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    saved = run_warmup(
-        policy(), tokenizer, rows, OPTIONS | {"num_train_epochs": 3}, run, prompts=PROMPTS, peft_config=lora
-    )
+    saved = run_warmup(policy(), tokenizer, rows, OPTIONS | {"num_train_epochs": 3}, run, peft_config=lora)
     assert not (saved / "adapter_config.json").exists()
     assert AutoTokenizer.from_pretrained(saved).eos_token_id == 1
     warm, start = (dict(model.named_parameters()) for model in (AutoModelForCausalLM.from_pretrained(saved), policy()))
@@ -175,7 +173,7 @@ def test_the_seed_decides_the_adapters_of_a_warmup(tmp_path, tokenizer):
         torch.manual_seed(drawn_before)
         lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
         run = RunDirectory(tmp_path / str(drawn_before))
-        saved = run_warmup(policy(), tokenizer, rows, OPTIONS | {"seed": 5}, run, prompts=PROMPTS, peft_config=lora)
+        saved = run_warmup(policy(), tokenizer, rows, OPTIONS | {"seed": 5}, run, peft_config=lora)
         ends.append(dict(AutoModelForCausalLM.from_pretrained(saved).named_parameters()))
     assert largest_difference(*ends) == 0.0
 
@@ -187,7 +185,7 @@ def test_a_warmup_that_was_interrupted_goes_on(tmp_path, tokenizer):
     rows, _ = solution_rows(PROBLEMS, tokenizer, style="compact", max_length=None)
     options = OPTIONS | {"num_train_epochs": 3, "optim": "adamw_torch", "learning_rate": 0.01, "seed": 3}
     whole = policy()
-    run_warmup(whole, tokenizer, rows, options, RunDirectory(tmp_path / "whole"), prompts=PROMPTS)
+    run_warmup(whole, tokenizer, rows, options, RunDirectory(tmp_path / "whole"))
 
     class Killer(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -203,11 +201,11 @@ def test_a_warmup_that_was_interrupted_goes_on(tmp_path, tokenizer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SFTTrainer, "__init__", with_killer)
         with pytest.raises(KeyboardInterrupt):
-            run_warmup(policy(), tokenizer, rows, options, run, prompts=PROMPTS)
+            run_warmup(policy(), tokenizer, rows, options, run)
     assert not run.warm_model.exists()
     (tmp_path / "run/warmup/checkpoint-4").mkdir()  # as left by a kill in the middle of saving
     resumed = policy()
-    run_warmup(resumed, tokenizer, rows, options, run, prompts=PROMPTS)
+    run_warmup(resumed, tokenizer, rows, options, run)
     weights = dict(resumed.named_parameters())
     assert largest_difference(weights, dict(whole.named_parameters())) < 1e-6
     steps = [row["step"] for row in read_lines(tmp_path / "run/warmup.jsonl") if "loss" in row]
