@@ -138,7 +138,7 @@ def eval_(
         from sgpo.rollouts.models import model_revision
 
         sets = problem_sets(problems, benchmarks, data_dir, samples)
-        style = style_named(prompt_style or (engine is not EngineName.openai and _style_of_run(model)) or "math")
+        style = style_named(prompt_style or (engine is not EngineName.openai and style_of_run(model)) or "math")
         settings = EvaluationSettings(
             model=model,
             engine=engine.value,
@@ -155,7 +155,7 @@ def eval_(
             "max_model_len": vllm_max_model_length,
         }
         vllm_options = {name: value for name, value in vllm.items() if value is not None}
-        build_source = _source(engine, model, base_url, batch_size, concurrency, vllm_options)
+        build_source = completion_source(engine, model, base_url, batch_size, concurrency, vllm_options)
         if out is not None and engine is not EngineName.openai:
             settings = replace(settings, revision=model_revision(model))
         if temperature == 0 and (most := max(each.samples for each in sets)) > 1:
@@ -238,7 +238,7 @@ def problem_sets(
     return [ProblemSet(name=problems.stem, problems=load_problems(problems), samples=samples or SAMPLES)]
 
 
-def _style_of_run(model: str) -> str | None:
+def style_of_run(model: str) -> str | None:
     """The prompt style that a run directory was trained with."""
     file = Path(model) / "config.json"
     config = read_json(file) if file.is_file() else {}
@@ -246,7 +246,7 @@ def _style_of_run(model: str) -> str | None:
     return prompts.get("style") if isinstance(prompts, dict) else None
 
 
-def _source(
+def completion_source(
     engine: EngineName,
     model: str,
     base_url: str | None,
@@ -299,7 +299,7 @@ def _evaluate_sets(
             try:
                 result = evaluate(
                     each.problems,
-                    _Shown(source, each.name),
+                    ShownSource(source, each.name),
                     verifier,
                     settings.sampling(),
                     samples=each.samples,
@@ -320,7 +320,7 @@ def _evaluate_sets(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class ShownSource:
     """A source whose progress is shown on standard error."""
 
     source: Source

@@ -73,7 +73,7 @@ class EvaluationStore:
             return
         file = path / "config.json"
         told = asdict(settings)
-        digests = {name: _digest(loaded) for name, loaded in problems.items()}
+        digests = {name: digest_of(loaded) for name, loaded in problems.items()}
         if file.exists():
             digests = {**_check_same(file, told, digests), **digests}
         config = {
@@ -159,7 +159,7 @@ def _check_same(file: Path, settings: Mapping[str, Any], digests: Mapping[str, s
     return problems
 
 
-def _digest(problems: Sequence[Problem]) -> str:
+def digest_of(problems: Sequence[Problem]) -> str:
     """A hash of the questions and how they are judged, in any order."""
     texts = sorted(json.dumps([p.id, p.problem, p.answer, p.kind]) for p in problems)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

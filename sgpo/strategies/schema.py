@@ -85,6 +85,10 @@ MIGRATIONS = (
     CREATE UNIQUE INDEX active_strategies ON strategies (problem_id) WHERE active;
     UPDATE outcomes SET outcome = 'active' WHERE outcome = 'kept';
     """,
+    """
+    ALTER TABLE run_effects ADD COLUMN condition TEXT NOT NULL DEFAULT '';
+    ALTER TABLE effects ADD COLUMN condition TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 _JSON_COLUMNS = ("steps", "scores", "leaks", "sampling")

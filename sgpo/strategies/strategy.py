@@ -50,7 +50,7 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What a strategy did in training: completions that passed and that were sampled, with it and without it."""
+    """What a strategy did for a model: completions that passed and that were sampled, with it and without it."""
 
     guided_passes: int = 0
     guided_total: int = 0
@@ -63,6 +63,23 @@ class Effect:
         if not self.guided_total or not self.autonomous_total:
             return None
         return self.guided_passes / self.guided_total - self.autonomous_passes / self.autonomous_total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What an effect was measured under; effects under different conditions are never added.
+
+    `model` is the revision of the weights that were sampled, or that training began with; `prompts` the style and
+    version of the prompts; `reward` what judged. The empty condition is that of what a file or an old bank brought.
+    """
+
+    model: str = ""
+    prompts: str = ""
+    reward: str = ""
+
+    def to_text(self) -> str:
+        """The condition as a bank stores it."""
+        return "" if self == Condition() else json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,11 @@ class Prepared:
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def strategy_ids(self) -> dict[str, str]:
+        """The id of the strategy that the guided prompt of each problem shows, by problem id."""
+        return {id_: group.strategy_id for id_, group in self.groups.items() if group.strategy_id is not None}
+
+    @property
     def guided_fraction(self) -> float:
         """The fraction of the problems that have a guided prompt; 1 without problems."""
         guided = [group.guided_prompt is not None for group in self.groups.values()]

@@ -65,6 +65,7 @@ from sgpo.training.distributed import (
 from sgpo.training.evaluating import EvaluatingTrainer
 from sgpo.training.frozen import Branch, frozen_branch
 from sgpo.training.loss import Totals, batch_loss
+from sgpo.training.measure import training_condition, warn_unmeasured
 from sgpo.training.metrics import (
     Averages,
     MetricsWriter,
@@ -422,13 +423,14 @@ class SGPOTrainer(EvaluatingTrainer):
         # The bank learns only of strategies that the right problems were shown.
         shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_fraction
         if self.bank is not None and shown_as_meant and self.is_world_process_zero():
-            used = {
-                id_: group.strategy_id for id_, group in self.prepared.groups.items() if group.strategy_id is not None
-            }
-            record_effects(self.bank.path, self.run.id, strategy_effects(self.run.read_rows("rollouts"), used))
+            effects = strategy_effects(self.run.read_rows("rollouts"), self.prepared.strategy_ids)
+            condition = training_condition(self.model_name, self.args, self.verifier)
+            record_effects(self.bank.path, self.run.id, effects, condition)
         return output
 
     def begin_run(self) -> None:
+        if self.bank is not None and self.algorithm.guides:
+            warn_unmeasured(self.bank, training_condition(self.model_name, self.args, self.verifier))
         write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.prepared.strategies.values()))
         self.run.write_config(self.describe())
 
