@@ -64,7 +64,7 @@ class Reply:
     @property
     def ending(self) -> str:
         """How it ended, to be said behind what is wrong with it; empty where the server says nothing but `stop`."""
-        reason = "" if self.finish_reason in (None, "stop") else f" (finish_reason {self.finish_reason})"
+        reason = "" if self.finish_reason in (None, "stop") else f" (finish_reason {glimpse(self.finish_reason)})"
         return f"{reason}; the model refused: {glimpse(self.refusal)}" if self.refusal else reason
 
 

@@ -99,12 +99,12 @@ def read_json(path: Path, *, errors: str = "strict") -> Any:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
 
 
-def read_rows(path: Path, *, on_bad: Callable[[str], None] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file with the numbers of their lines, or of the array in a `.json` file with their
-    places, from 1. With `on_bad` a row that is no JSON object is passed over, and its message handed on.
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a file that a user gives, without a byte order mark; `errors` as for `open`.
 
     Raises:
-        InputError: there is no such file, or a row is no JSON object; the message names file and row.
+        InputError: there is no such file, it is compressed, or no UTF-8; the message names file and row.
+        OSError: it cannot be opened.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -112,12 +112,22 @@ def read_rows(path: Path, *, on_bad: Callable[[str], None] | None = None) -> Ite
     if content.startswith(GZIP):
         raise InputError(f"{path}: compressed with gzip; unpack it first (gunzip)")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, row {row}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_rows(path: Path, *, on_bad: Callable[[str], None] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with the numbers of their lines, or of the array in a `.json` file with their
+    places, from 1. With `on_bad` a row that is no JSON object is passed over, and its message handed on.
+
+    Raises:
+        InputError: there is no such file, or a row is no JSON object; the message names file and row.
+    """
+    text = read_text(path, errors="surrogateescape")  # so that one row that is no UTF-8 is one bad row
     is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    for number, found in _array_rows(path, text) if is_array else _line_rows(text):
+    for number, found in _array_rows(path, read_text(path)) if is_array else _line_rows(text):
         if isinstance(found, dict):
             yield number, found
             continue
@@ -220,6 +230,12 @@ def _encodable(text: str) -> str:
     return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
+def check_unicode(text: str) -> None:
+    """Raises InputError for a text with half a surrogate pair: JSON can escape that, no file or request can hold it."""
+    if _SURROGATE.search(text):
+        raise InputError("half a surrogate pair, which is no valid Unicode")
+
+
 def printable(text: str) -> str:
     """A text without control characters: what a server, a model or a file says shall not steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
@@ -241,7 +257,9 @@ class _NoRow(str):
 def _line_rows(text: str) -> Iterator[tuple[int, Any]]:
     # Split at \n alone: U+2028 and its like are legal inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+        if _SURROGATE.search(line):
+            yield number, _NoRow("not UTF-8 text")
+        elif line.strip():
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import random
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
-from sgpo.io import read_rows, write_jsonl
+from sgpo.io import check_unicode, read_rows, read_text, write_jsonl
 
 FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
@@ -274,9 +275,8 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
     limit = csv.field_size_limit(MAX_CSV_FIELD)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
         raise InputError(f"{path}: cannot be read as CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)  # it is that of the whole process
@@ -348,10 +348,9 @@ def _column_text(row: Mapping[str, Any], field: str, column: str, where: str) ->
     """The text of a field; None where its column is missing, empty or blank. Raises InputError for what is no text."""
     try:
         text = _text(_lookup(row, column), asked=field == "problem")
-        if text is not None:
-            text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: {column!r} holds half a surrogate pair, which is no valid Unicode") from None
+        check_unicode(text or "")
+    except InputError as error:
+        raise InputError(f"{where}: {column!r} holds {error}") from None
     except _NoText as found:
         inside = f"; name what to read of it, such as --field {field}={column}.{found.place}" if found.place else ""
         raise InputError(f"{where}: {column!r} holds {found}, expected a text{inside}") from None

@@ -1,18 +1,25 @@
 """Every prompt of the project. Each has a version hash, so that a changed word is a new version.
 
 A *style* holds the prompts that a policy sees: `math` for language models, `compact` for the tiny model of the
-embedded puzzles, whose vocabulary is a hundred words. Every evaluation uses the autonomous prompt. The prompts that a
-strong model sees, to write and to rank strategies, stand below the styles.
+embedded puzzles, whose vocabulary is a hundred words, or a user's own. Every evaluation uses the autonomous prompt.
+What a model was trained with lies beside its weights (`SavedPrompts`). The prompts that a strong model sees, to write
+and to rank strategies, stand below the styles.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from string import Formatter
+from typing import Any, Protocol
 
 from sgpo.errors import InputError
+from sgpo.io import read_json, write_json
+
+PROMPTS_FILE = "prompts.json"  # beside weights
 
 
 class StrategyFields(Protocol):
@@ -55,6 +62,94 @@ class PromptStyle:
             self.autonomous, self.guided, self.solution_guided, self.strategy, self.step, self.step_separator
         )  # fmt: skip
         return prompt_version("\x00".join(parts))
+
+
+# The placeholders that each text may have, those that it must have first.
+_PLACEHOLDERS = {
+    "autonomous": (("problem",), ()),
+    "guided": (("problem", "strategy"), ()),
+    "solution_guided": (("problem", "solution"), ()),
+    "strategy": (("steps",), ("problem_type", "approach")),
+    "step": (("step",), ("number",)),
+    "step_separator": ((), ()),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedPrompts:
+    """The prompts that a model was trained with, and how: `prompts.json` beside its weights.
+
+    System prompt and chat template's variables stand in the tokenizer's template too, which applies them; here they are
+    for whoever serves the model by other means.
+    """
+
+    style: PromptStyle
+    max_completion_length: int
+    temperature: float
+    system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write `prompts.json` into the folder of the weights."""
+        write_json(folder / PROMPTS_FILE, {**asdict(self), "version": self.style.version})
+
+
+def load_prompts(folder: Path) -> SavedPrompts | None:
+    """Read the prompts beside weights; None where there are none.
+
+    Raises:
+        InputError: the file is damaged; the message names it.
+    """
+    file = folder / PROMPTS_FILE
+    if not file.is_file():
+        return None
+    found = read_json(file)
+    try:
+        style = PromptStyle(**{name: str(found["style"][name]) for name in PromptStyle.__slots__})
+        return SavedPrompts(
+            style=style,
+            max_completion_length=int(found["max_completion_length"]),
+            temperature=float(found["temperature"]),
+            system_prompt=found.get("system_prompt"),
+            chat_template_kwargs=found.get("chat_template_kwargs"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: damaged ({type(error).__name__}: {error}); delete it, and name the prompts"
+        ) from None
+
+
+def own_style(texts: Mapping[str, Any], *, base: PromptStyle) -> PromptStyle:
+    """Prompts of one's own: these texts, and those of `base` for the rest.
+
+    Args:
+        texts: Texts by the names of `PromptStyle`'s fields. `{problem}` and the like stand for what is filled in, `{{`
+            and `}}` for braces.
+        base: The style that has the other texts.
+
+    Raises:
+        InputError: an unknown field, no text, or a placeholder that is missing, unknown or malformed.
+    """
+    for name, text in texts.items():
+        if name not in _PLACEHOLDERS:
+            near = difflib.get_close_matches(str(name), _PLACEHOLDERS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_PLACEHOLDERS)}"
+            raise InputError(f"prompts: unknown text {name!r}; {hint}")
+        if not isinstance(text, str):
+            raise InputError(f"prompts.{name}: expected a text, got {text!r:.40}")
+        must, may = _PLACEHOLDERS[name]
+        try:
+            found = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+        except ValueError as error:
+            raise InputError(f"prompts.{name}: {error}; write {{{{ and }}}} for braces") from None
+        if missing := [field for field in must if field not in found]:
+            raise InputError(f"prompts.{name}: it lacks {{{missing[0]}}}, for which the {missing[0]} is filled in")
+        if unknown := sorted(found - {*must, *may}):
+            known = ", ".join(f"{{{field}}}" for field in (*must, *may)) or "none"
+            raise InputError(
+                f"prompts.{name}: unknown placeholder {{{unknown[0]}}}; known are {known}; {{{{ and }}}} are braces"
+            )
+    return replace(base, name="own", **texts) if texts else base
 
 
 def prompt_version(text: str) -> str:
@@ -153,51 +248,53 @@ EXTRACT_VERSION = prompt_version(EXTRACT + ASK_AGAIN)
 RANK_VERSION = prompt_version(RANK + ASK_AGAIN)
 
 
-def prompt_style(name: str) -> PromptStyle:
-    """Look up a style by its name.
+def prompt_style(name: str | PromptStyle) -> PromptStyle:
+    """Look up a style by its name; a style is itself.
 
     Raises:
         InputError: there is no such style.
     """
+    if isinstance(name, PromptStyle):
+        return name
     if name not in STYLES:
         raise InputError(f"unknown prompt style {name!r}; there are: {', '.join(STYLES)}")
     return STYLES[name]
 
 
-def autonomous_prompt(problem: str, *, style: str = "math") -> str:
+def autonomous_prompt(problem: str, *, style: str | PromptStyle = "math") -> str:
     """Write the autonomous prompt, the condition of `pi(. | q)`: the problem without a strategy.
 
     Args:
         problem: the problem's text.
-        style: a name of `STYLES`.
+        style: a style, or a name of `STYLES`.
     """
     return prompt_style(style).autonomous.format(problem=problem)
 
 
-def guided_prompt(problem: str, strategy: StrategyFields, *, style: str = "math") -> str:
+def guided_prompt(problem: str, strategy: StrategyFields, *, style: str | PromptStyle = "math") -> str:
     """Write the guided prompt, the condition of `pi(. | q, s)`: the problem and its strategy.
 
     Args:
         problem: the problem's text.
         strategy: the strategy to follow.
-        style: a name of `STYLES`.
+        style: a style, or a name of `STYLES`.
     """
     return prompt_style(style).guided.format(problem=problem, strategy=strategy_text(strategy, style=style))
 
 
-def solution_guided_prompt(problem: str, solution: str, *, style: str = "math") -> str:
+def solution_guided_prompt(problem: str, solution: str, *, style: str | PromptStyle = "math") -> str:
     """Write the prompt with a solution in the strategy's place, the condition of `pi(. | q, solution)`.
 
     Args:
         problem: the problem's text.
         solution: the solution to understand and not to mention.
-        style: a name of `STYLES`.
+        style: a style, or a name of `STYLES`.
     """
     # A compact solution begins with its first word's space, which the template has too.
     return prompt_style(style).solution_guided.format(problem=problem, solution=solution.strip())
 
 
-def strategy_text(strategy: StrategyFields, *, style: str = "math") -> str:
+def strategy_text(strategy: StrategyFields, *, style: str | PromptStyle = "math") -> str:
     """Write a strategy as the guided prompt shows it."""
     texts = prompt_style(style)
     steps = texts.step_separator.join(

@@ -2,14 +2,24 @@
 
 A model that reasons writes its thinking between two tags, and what it answers behind the second:
 `<think>Is it 3? No.</think>It is 4.` The first tag may stand in the prompt (some chat templates end in it), and the
-second is missing where the completion was cut off while the model was still thinking.
+second is missing where the completion was cut off while the model was still thinking. In the harmony format (gpt-oss)
+the tags are those of two channels: `<|channel|>analysis<|message|>` and `<|channel|>final<|message|>`.
+
+Many tokenizers hold these tags, or parts of them, as special tokens, which decoding leaves out unless it is told
+otherwise (`is_part_of_a_tag`).
 """
 
 from __future__ import annotations
 
-OPENING_TAGS = ("<think>", "<thinking>", "<reasoning>", "<|begin_of_thought|>")
+OPENING_TAGS = (
+    "<think>", "<thinking>", "<reasoning>", "<|begin_of_thought|>", "[THINK]", "<seed:think>", "<|START_THINKING|>",
+    "<|channel|>analysis<|message|>",
+)  # fmt: skip
 # In the order in which they are looked for: the first one that occurs ends the thinking, where it stands last.
-CLOSING_TAGS = ("</think>", "</thinking>", "</reasoning>", "<|end_of_thought|>", "###Response")
+CLOSING_TAGS = (
+    "</think>", "</thinking>", "</reasoning>", "<|end_of_thought|>", "[/THINK]", "</seed:think>", "<|END_THINKING|>",
+    "<|channel|>final<|message|>", "<|channel|>final <|constrain|>json<|message|>", "###Response",
+)  # fmt: skip
 TAG_TOKENS = 16  # more than an opening tag and the white space behind it have in any tokenizer
 
 
@@ -64,3 +74,15 @@ def opened_reasoning(prompt_end: str) -> str:
     """
     tag = next((tag for tag in OPENING_TAGS if prompt_end.rstrip().endswith(tag)), None)
     return prompt_end[prompt_end.rindex(tag) :] if tag else ""
+
+
+def is_part_of_a_tag(token: str) -> bool:
+    """Whether a special token is one of the tags or a part of one, so that decoding must keep it.
+
+    Args:
+        token: a special token as text.
+
+    Returns:
+        True for `</think>`, and for `<|channel|>`; False for an end of turn.
+    """
+    return bool(token) and any(token in tag for tag in OPENING_TAGS + CLOSING_TAGS)

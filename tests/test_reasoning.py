@@ -15,6 +15,10 @@ from sgpo.reasoning import CLOSING_TAGS, OPENING_TAGS, opened_reasoning, split_r
         ("<think>a</think>b<think>c</think>d", "<think>a</think>b<think>c</think>", "d"),
         ("<think>a</think>b<think>c", "<think>a</think>", "b<think>c"),
         ("<|begin_of_thought|>a<|end_of_thought|>b", "<|begin_of_thought|>a<|end_of_thought|>", "b"), ("a###Response b", "a###Response", " b"),
+        ("[THINK]a[/THINK]b", "[THINK]a[/THINK]", "b"), ("[THINK]a", "[THINK]a", ""),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>", "b"),
+        ("<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>{}", "<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>", "{}"),
+        ("<|channel|>analysis<|message|>a", "<|channel|>analysis<|message|>a", ""), ("<|channel|>final<|message|>b", "<|channel|>final<|message|>", "b"),
     ],
 )  # fmt: skip
 def test_split(text, reasoning, answer):
@@ -45,6 +49,7 @@ def test_no_tag_stays_without_reasoning():
     [
         ("<|Assistant|><think>\n", "<think>\n"), ("assistant\n<|begin_of_thought|>\n\n", "<|begin_of_thought|>\n\n"),
         ("assistant\n<think>\n\n</think>\n\n", ""), ("Write your reasoning in <think> tags.", ""), ("assistant\n", ""), ("", ""),
+        ("[/INST][THINK]", "[THINK]"), ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>analysis<|message|>"),
     ],
 )  # fmt: skip
 def test_reasoning_that_a_prompt_opens(prompt, tag):

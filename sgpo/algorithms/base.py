@@ -37,7 +37,7 @@ class TrainingRow:
     `shaping`: the completion is off-policy; its policy gradient takes `shaped_policy_loss` with this constant.
     `target`: the divergence from the guided branch (None: not in it). `old_logprobs`: its tokens' log-probabilities
     at the time of sampling, where several updates follow one sampling; `sampling_logprobs`: those that the engine
-    gave, for a row of the policy gradient.
+    gave, for a row of the policy gradient; `reference_logprobs`: those of the reference, where a KL is taken to it.
     """
 
     problem_index: int
@@ -49,11 +49,12 @@ class TrainingRow:
     target: Target | None = None
     old_logprobs: Tensor | None = None
     sampling_logprobs: list[float] | None = None
+    reference_logprobs: Tensor | None = None
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the row moves the policy at all: groups that all fail or all pass do not."""
-        return bool(self.advantage or self.cross_entropy or self.target)
+        """Whether the row moves the policy at all: groups that all fail or all pass do so by the KL alone."""
+        return bool(self.advantage or self.cross_entropy or self.target) or self.reference_logprobs is not None
 
     @property
     def length(self) -> int:
@@ -126,7 +127,7 @@ def policy_gradient_rows(
     `scale_advantages=False` is Dr. GRPO's choice (arXiv 2503.20783).
     """
     advantages_PG = padded_advantages(
-        [[rollout.reward for rollout in group.autonomous] for group in groups], scale=scale_advantages
+        [[rollout.total_reward for rollout in group.autonomous] for group in groups], scale=scale_advantages
     )
     return [
         policy_gradient_row(p, group, g, advantages_PG[p][g], mask_truncated_completions=mask_truncated_completions)

@@ -15,7 +15,7 @@ class GRPO(Algorithm):
 
     Sample: `num_autonomous` completions per problem from the autonomous prompt. Loss: the clipped policy gradient with
     `A = (r - mean) / (std + 1e-4)` per group; the mean over all completion tokens of the global batch (by completion
-    with `loss_mean="sequence"`); no KL penalty.
+    with `loss_mean="sequence"`); no KL penalty unless `beta` is set.
     `num_guided` does not concern it: the same budget as SGPO's 8 + 4 is `num_autonomous=12`.
     """
 

@@ -34,7 +34,7 @@ class LUFFY(Algorithm):
 
     def rows(self, groups: Sequence[RolloutGroup]) -> list[TrainingRow]:
         rewards = [
-            [*(r.reward for r in group.autonomous), *([] if group.solution_ids is None else [SOLUTION_REWARD])]
+            [*(r.total_reward for r in group.autonomous), *([] if group.solution_ids is None else [SOLUTION_REWARD])]
             for group in groups
         ]
         advantages_PG = padded_advantages(rewards, scale=False)

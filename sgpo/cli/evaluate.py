@@ -15,7 +15,7 @@ import typer
 
 from sgpo.cli.common import AsJson, known_benchmarks, one_line_errors, print_json, work_on_stderr
 from sgpo.errors import EndpointError, InputError
-from sgpo.io import counted, holding, read_json
+from sgpo.io import counted, holding
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sgpo.evaluation.scores import EvaluationResult
     from sgpo.evaluation.store import EvaluationSettings
     from sgpo.problems import Problem
+    from sgpo.prompts import PromptStyle
     from sgpo.rollouts.engine import Sampling
 
 SAMPLES, MAX_TOKENS = 4, 2048  # for a problem file; a benchmark brings its own
@@ -76,11 +77,19 @@ def eval_(
     ] = 0.95,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Cut completions off at this many tokens; 2048 for a file, 32768 for benchmarks."),
+        typer.Option(
+            min=1,
+            help="Cut completions off at this many tokens; a trained model's own limit, else 2048 for a file, 32768 "
+            "for benchmarks.",
+        ),
     ] = None,
     prompt_style: Annotated[
         str | None,
-        typer.Option(help="Prompt style, from sgpo/prompts.py; a run directory brings its own, other models get math."),
+        typer.Option(help="Prompt style, from sgpo/prompts.py; a trained model brings its prompts, others get math."),
+    ] = None,
+    prompts_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Take the prompts of this trained model, such as that which openai serves."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and of the intervals.")] = 0,
     engine: Annotated[
@@ -136,9 +145,13 @@ def eval_(
         from sgpo.evaluation.store import EvaluationSettings
         from sgpo.prompts import prompt_style as style_named
         from sgpo.rollouts.models import model_revision
+        from sgpo.training.checkpoints import prompts_of
 
         sets = problem_sets(problems, benchmarks, data_dir, samples)
-        style = style_named(prompt_style or (engine is not EngineName.openai and _style_of_run(model)) or "math")
+        source = prompts_from or (model if engine is not EngineName.openai else None)
+        saved = prompts_of(source) if source else None
+        style = style_named(prompt_style) if prompt_style else saved.style if saved else style_named("math")
+        limit = max_tokens or (saved.max_completion_length if saved else None)
         settings = EvaluationSettings(
             model=model,
             engine=engine.value,
@@ -146,8 +159,12 @@ def eval_(
             prompt=f"{style.name} {style.version}",
             temperature=temperature,
             top_p=top_p,
-            max_tokens=max_tokens or (BENCHMARK_TOKENS if benchmarks else MAX_TOKENS),
+            max_tokens=limit or (BENCHMARK_TOKENS if benchmarks else MAX_TOKENS),
             seed=seed,
+        )
+        origin = "--prompt-style" if prompt_style else f"{source}" if saved else "the default"
+        print(
+            f"prompts {style.name} {style.version} ({origin}); at most {settings.max_tokens:,} tokens", file=sys.stderr
         )
         vllm = {
             "gpu_memory_utilization": vllm_gpu_memory_utilization,
@@ -155,7 +172,7 @@ def eval_(
             "max_model_len": vllm_max_model_length,
         }
         vllm_options = {name: value for name, value in vllm.items() if value is not None}
-        build_source = _source(engine, model, base_url, batch_size, concurrency, vllm_options)
+        build_source = completion_source(engine, model, base_url, batch_size, concurrency, vllm_options)
         if out is not None and engine is not EngineName.openai:
             settings = replace(settings, revision=model_revision(model))
         if temperature == 0 and (most := max(each.samples for each in sets)) > 1:
@@ -164,7 +181,7 @@ def eval_(
                 file=sys.stderr,
             )
         with holding(out) if out is not None else nullcontext():
-            results, failures = _evaluate_sets(build_source, sets, settings, style=style.name, out=out)
+            results, failures = _evaluate_sets(build_source, sets, settings, style=style, out=out)
     for failure in failures[:SHOWN_FAILURES]:
         print(f"failed: {failure}", file=sys.stderr)
     if len(failures) > SHOWN_FAILURES:
@@ -238,15 +255,7 @@ def problem_sets(
     return [ProblemSet(name=problems.stem, problems=load_problems(problems), samples=samples or SAMPLES)]
 
 
-def _style_of_run(model: str) -> str | None:
-    """The prompt style that a run directory was trained with."""
-    file = Path(model) / "config.json"
-    config = read_json(file) if file.is_file() else {}
-    prompts = config.get("prompts") if isinstance(config, dict) else None
-    return prompts.get("style") if isinstance(prompts, dict) else None
-
-
-def _source(
+def completion_source(
     engine: EngineName,
     model: str,
     base_url: str | None,
@@ -280,7 +289,7 @@ def _evaluate_sets(
     sets: Sequence[ProblemSet],
     settings: EvaluationSettings,
     *,
-    style: str,
+    style: PromptStyle,
     out: Path | None,
 ) -> tuple[dict[str, EvaluationResult], list[str]]:
     """The result of each set that was answered, and what went wrong with single completions."""
@@ -299,7 +308,7 @@ def _evaluate_sets(
             try:
                 result = evaluate(
                     each.problems,
-                    _Shown(source, each.name),
+                    ShownSource(source, each.name),
                     verifier,
                     settings.sampling(),
                     samples=each.samples,
@@ -320,7 +329,7 @@ def _evaluate_sets(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class ShownSource:
     """A source whose progress is shown on standard error."""
 
     source: Source

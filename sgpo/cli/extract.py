@@ -101,12 +101,12 @@ def extract(
     if as_json:
         print_json(result)
     else:
-        _show(result, bank)
+        _show(result, bank, solve=solve)
     if result["interrupted"]:
         raise KeyboardInterrupt
 
 
-def _show(result: dict[str, Any], bank: Path) -> None:
+def _show(result: dict[str, Any], bank: Path, *, solve: bool) -> None:
     """Print what came of it: the counts, a reason for each that is no success, and the next step."""
     names = ("active", "leaking", "failed", "unsolved", "earlier", "unfinished")
     counts = ", ".join(f"{result[name]} {name}" for name in names if result[name])
@@ -116,8 +116,11 @@ def _show(result: dict[str, Any], bank: Path) -> None:
     print(f"{asked}{cost}, {result['seconds']:.0f} s")
     for outcome, reason in result["reasons"].items():
         print(f"{outcome}, the last one: {printable(reason)}")
-    if result["unsolved"] and (without := result["no_solution"]):
-        print(f"{counted(without, 'problem')} without a solution: --solve asks the strong model for one")
+    if unsolved := result["unsolved"] + result["earlier_unsolved"]:
+        causes = [] if solve else ["no_solution", "wrong_solutions"]
+        why = ", ".join(f"{name}={result[name]}" for name in causes if result[name])
+        fix = "more --candidates are more attempts" if solve else "--solve asks the strong model for solutions"
+        print(f"{counted(unsolved, 'problem')} unsolved{why and f' ({why})'}: {fix}")
     if failed := result["failed"] + result["earlier_failed"]:
         print(f"{counted(failed, 'problem')} failed: --retry-failed asks again (with --max-tokens N: with more room)")
     if result["stopped"]:

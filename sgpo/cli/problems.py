@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sgpo.evaluation.decontamination import ProblemMatch
     from sgpo.problems import Problem
 
+SHOWN = 5  # ids of problems with broken LaTeX
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +49,7 @@ def check(
     """List training problems that are problems of a benchmark, word for word or in another notation.
 
     Variants of a benchmark's problem (other numbers, or another question) are listed too, but are not contamination.
+    Problems whose LaTeX has lost backslashes to JSON are named.
 
     \b
     Examples:
@@ -64,6 +66,7 @@ def check(
         benchmarks = _benchmarks(against, data_dir)
         with Verifier() as verifier:
             matches = find_matches(problems, benchmarks, verifier)
+        broken = [problem.id for problem in problems if _lost_backslashes(problem)]
         contaminated = {match.train_id for match in matches if match.contaminated}
         kept = [row for (_, row), problem in zip(rows, problems, strict=True) if problem.id not in contaminated]
         if drop is not None:
@@ -77,6 +80,7 @@ def check(
             "variant": sum(match.match == "variant" for match in matches),
             "kept": len(kept),
             "dropped_to": None if drop is None else str(drop),
+            "broken_latex": broken,
         }
     if as_json:
         print_json({**summary, "matches": [match.to_json() for match in matches]}, output)
@@ -88,6 +92,9 @@ def check(
         print(f"{drop}: the other {len(kept)}")
     elif contaminated:
         print("--drop FILE writes the others to a new file")
+    if broken:
+        named = ", ".join(map(repr, broken[:SHOWN])) + (", ..." if len(broken) > SHOWN else "")
+        print(f"lost backslashes, which JSON wants twice (\\\\boxed): {counted(len(broken), 'problem')} ({named})")
 
 
 @app.command("import")
@@ -153,6 +160,12 @@ def import_(
         print(f"left out: {printable(message)}", file=sys.stderr)
     counts = "".join(f", {len(rows)} {name} left out" for name, rows in (("bad", bad), ("repeated", repeated)) if rows)
     print(f"{out}: {counted(len(loaded), 'problem')}{counts}")
+
+
+def _lost_backslashes(problem: Problem) -> bool:
+    from sgpo.verifier.math.latex import repaired
+
+    return any(text != repaired(text) for text in (problem.problem, problem.answer, problem.solution or ""))
 
 
 def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:

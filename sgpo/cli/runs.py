@@ -1,4 +1,4 @@
-"""The commands that make runs and that read them: `sgpo quickstart`, `train`, `compare` and `report`.
+"""The commands that make runs and that read them: `sgpo quickstart`, `train`, `merge`, `compare` and `report`.
 
 Heavy imports are inside them.
 """
@@ -30,6 +30,12 @@ class Stage(StrEnum):
     warmup = "warmup"
     rl = "rl"
     all = "all"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 @one_line_errors
@@ -147,6 +153,29 @@ def _free(path: Path) -> Path:
     """The path, or the first of path-2, path-3, ... that does not exist."""
     candidates = chain([path], (path.with_name(f"{path.name}-{number}") for number in count(2)))
     return next(candidate for candidate in candidates if not candidate.exists())
+
+
+@one_line_errors
+def merge(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a checkpoint with adapters.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to make.")],
+    dtype: Annotated[Dtype, typer.Option(help="The type of the saved weights.")] = Dtype.float32,
+    as_json: AsJson = False,
+) -> None:
+    """Merge a run's adapters (LoRA) into the weights below them, for whatever serves whole models.
+
+    \b
+    Example:
+    sgpo merge runs/mine --out runs/mine-merged --dtype bfloat16
+    """
+    with work_on_stderr() as output:
+        from sgpo.training.merge import merge_adapters
+
+        merge_adapters(run, out, dtype=dtype.value)
+    if as_json:
+        print_json({"run": str(run), "model": str(out), "dtype": dtype.value}, output)
+    else:
+        print(f"{out}: the merged model, with its tokenizer and chat template")
 
 
 @one_line_errors

@@ -11,6 +11,7 @@ import typer
 
 from sgpo.cli.common import AsJson, Bank, check_new, one_line_errors, print_json
 from sgpo.cli.extract import extract
+from sgpo.cli.measure import measure
 from sgpo.errors import InputError, SGPOError
 from sgpo.io import counted, printable
 
@@ -34,6 +35,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A strategy's id, or its p
 ProblemFile = Annotated[Path, typer.Option("--problems", metavar="FILE", help="The problems that they are for.")]
 
 app.command()(extract)
+app.command()(measure)
 
 
 @app.command("import")
@@ -410,7 +412,7 @@ def _say(values: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
         print_json(values)
     else:
-        print(line)
+        print(printable(line))
 
 
 def _print(what: Any, *, err: bool = False) -> None:

@@ -23,7 +23,7 @@ from sgpo.evaluation.scores import CompletionRow, EvaluationResult, score_rows
 from sgpo.evaluation.store import VERDICT_FIELDS, CompletionFile
 from sgpo.io import counted, read_rows
 from sgpo.problems import Problem, load_problems
-from sgpo.prompts import autonomous_prompt
+from sgpo.prompts import PromptStyle, autonomous_prompt
 from sgpo.rollouts.engine import Engine, Sampling, decode_completions, encode_prompt, end_token_ids
 from sgpo.rollouts.groups import RewardFunction, judge_completions, seed_of
 from sgpo.verifier import Verdict, Verifier
@@ -36,12 +36,21 @@ logger = logging.getLogger(__package__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to sample: the `number`-th of a problem. `seed` alone decides its randomness."""
+    """One completion to sample: the `number`-th of a problem. `seed` alone decides its randomness.
+
+    `strategy_id` names the strategy that the prompt shows; an evaluation shows none.
+    """
 
     problem: Problem
     number: int
     prompt: str
     seed: int
+    strategy_id: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str | None, int]:
+        """What tells it from all others, as in its row of a file."""
+        return self.problem.id, self.strategy_id, self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +70,11 @@ class SampledCompletion:
 
     def to_row(self) -> dict[str, Any]:
         """The completion as a row of `eval/*.jsonl` that still lacks its verdict."""
+        shown = self.request.strategy_id
         return {
             "problem_id": self.request.problem.id,
             "subject": self.request.problem.subject,
+            **({"strategy_id": shown} if shown is not None else {}),
             "sample": self.request.number,
             "prompt": self.request.prompt,
             "completion": self.text,
@@ -181,7 +192,7 @@ def load_source(
     return EngineSource(hf, tokenizer, batch_size, getattr(policy.config, "max_position_embeddings", None), model)
 
 
-def build_requests(problems: Sequence[Problem], *, samples: int, style: str, seed: int) -> list[Request]:
+def build_requests(problems: Sequence[Problem], *, samples: int, style: str | PromptStyle, seed: int) -> list[Request]:
     """Every completion of an evaluation, in the order of the problems."""
     requests = []
     for problem in problems:
@@ -199,7 +210,7 @@ def evaluate(
     sampling: Sampling,
     *,
     samples: int,
-    style: str,
+    style: str | PromptStyle,
     seed: int,
     kept: CompletionFile | None = None,
     rank: int = 0,
@@ -235,8 +246,41 @@ def evaluate(
         raise InputError("no problems to evaluate on")
     if len({problem.id for problem in problems}) < len(problems):
         raise InputError("two problems of an evaluation have the same id")
-    rows: list[dict[str, Any]] = kept.read() if kept else []
     requests = build_requests(problems[rank::world_size], samples=samples, style=style, seed=seed)
+    rows, failures, limit = complete(requests, source, verifier, sampling, kept=kept, shared=world_size > 1)
+    # From here on every process has all rows, and computes the same scores.
+    everyone = gather(list[CompletionRow](rows))
+    if failures and not everyone:
+        raise EndpointError(f"nothing was answered; {failures[0]}")
+    result = score_rows(problems, everyone, verifier, samples=samples, seed=seed)
+    limits = [row.get("max_tokens", limit) for row in everyone]
+    return replace(result, failures=tuple(failures), max_tokens=None if None in limits else max(limits))
+
+
+def complete(
+    requests: Sequence[Request],
+    source: Source,
+    verifier: Verifier | RewardFunction,
+    sampling: Sampling,
+    *,
+    kept: CompletionFile | None = None,
+    shared: bool = False,
+) -> tuple[list[dict[str, Any]], list[str], int]:
+    """Sample what is not there yet, then judge.
+
+    Args:
+        requests: The completions that are wanted.
+        source: As for `evaluate`.
+        verifier: As for `evaluate`.
+        sampling: As for `evaluate`.
+        kept: As for `evaluate`.
+        shared: Other processes sample as well, through an engine that waits for all of them.
+
+    Returns:
+        The judged rows, also those that `kept` has beyond the requests; what went wrong with single completions; and
+        the limit of tokens.
+    """
+    rows: list[dict[str, Any]] = kept.read() if kept else []
     limit = source.token_limit([request.prompt for request in requests], sampling.max_tokens)
 
     def keep(sampled: Sequence[SampledCompletion]) -> None:
@@ -247,26 +291,20 @@ def evaluate(
             kept.append(new)
         rows.extend(new)
 
-    # Sample what is not there yet; every completion is kept as it comes, and judged when nothing can be lost any more.
-    there = {(row["problem_id"], row["sample"]) for row in rows}
-    missing = [request for request in requests if (request.problem.id, request.number) not in there]
+    # Every completion is kept as it comes, and judged when nothing can be lost any more.
+    there = {(row["problem_id"], row.get("strategy_id"), row["sample"]) for row in rows}
+    missing = [request for request in requests if request.key not in there]
     failures: list[str] = []
-    if missing or world_size > 1:  # other processes may have some, and engines that they share wait for all
+    if missing or shared:
         failures = source.sample(missing, replace(sampling, max_tokens=limit), keep)
-    by_id = {problem.id: problem for problem in problems}
+    by_id = {request.problem.id: request.problem for request in requests}
     unjudged = [row for row in rows if not row.keys() >= VERDICT_FIELDS and row["problem_id"] in by_id]
     judged = judge_rows(unjudged, [by_id[row["problem_id"]] for row in unjudged], verifier)
     for row, with_verdict in zip(unjudged, judged, strict=True):
         row |= with_verdict
     if kept and unjudged:
         kept.write(rows)
-    # From here on every process has all rows, and computes the same scores.
-    everyone = gather(list(rows))
-    if failures and not everyone:
-        raise EndpointError(f"nothing was answered; {failures[0]}")
-    result = score_rows(problems, everyone, verifier, samples=samples, seed=seed)
-    limits = [row.get("max_tokens", limit) for row in everyone]
-    return replace(result, failures=tuple(failures), max_tokens=None if None in limits else max(limits))
+    return rows, failures, limit
 
 
 def judge_rows(
@@ -275,7 +313,8 @@ def judge_rows(
     """Completions of these problems with `verdict` and `extracted` added to each row."""
     pairs = [(row["completion"], problem) for row, problem in zip(rows, problems, strict=True)]
     judged = []
-    for row, verdict in zip(rows, judge_completions(pairs, verifier), strict=True):
+    finished = [row.get("truncated") is not True for row in rows]
+    for row, verdict in zip(rows, judge_completions(pairs, verifier, finished=finished), strict=True):
         if not isinstance(verdict, Verdict):
             verdict = _verdict_of(verdict, row["completion"])
         judged.append({**row, "verdict": verdict.kind, "extracted": verdict.extracted})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError, RunDirectoryError
-from sgpo.io import append_jsonl, installed_versions, read_json, write_json, write_jsonl
+from sgpo.io import append_jsonl, installed_versions, read_json, read_rows, write_json, write_jsonl
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Sampling
 
@@ -73,7 +73,7 @@ class EvaluationStore:
             return
         file = path / "config.json"
         told = asdict(settings)
-        digests = {name: _digest(loaded) for name, loaded in problems.items()}
+        digests = {name: digest_of(loaded) for name, loaded in problems.items()}
         if file.exists():
             digests = {**_check_same(file, told, digests), **digests}
         config = {
@@ -117,16 +117,13 @@ class CompletionFile:
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         rows = []
-        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict) or not row.keys() >= ROW_FIELDS:
-                raise RunDirectoryError(
-                    f"{self.path}, row {number}: no completion of an evaluation; delete the row, or the file"
-                )
-            rows.append(row)
+        try:
+            for number, row in read_rows(self.path):
+                if missing := sorted(ROW_FIELDS - row.keys()):
+                    raise InputError(f"{self.path}, row {number}: no completion of an evaluation (no {missing[0]!r})")
+                rows.append(row)
+        except InputError as error:
+            raise RunDirectoryError(f"{error}; delete the row, or the file") from None
         return rows
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -162,7 +159,7 @@ def _check_same(file: Path, settings: Mapping[str, Any], digests: Mapping[str, s
     return problems
 
 
-def _digest(problems: Sequence[Problem]) -> str:
+def digest_of(problems: Sequence[Problem]) -> str:
     """A hash of the questions and how they are judged, in any order."""
     texts = sorted(json.dumps([p.id, p.problem, p.answer, p.kind]) for p in problems)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

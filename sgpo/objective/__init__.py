@@ -13,20 +13,31 @@ nats. No gradient reaches anything through the guided branch. docs/method.md map
 function and its test.
 """
 
-from sgpo.objective.advantages import group_advantages
+from sgpo.objective.advantages import group_advantages, soft_overlong_punishment
 from sgpo.objective.distill_weight import distill_weight
 from sgpo.objective.divergence import chunked_token_divergence, clip_divergence, token_divergence
-from sgpo.objective.policy_loss import importance_weights, policy_loss, shaped_policy_loss
+from sgpo.objective.policy_loss import (
+    completion_mean,
+    importance_ratio,
+    importance_weights,
+    policy_loss,
+    reference_kl,
+    shaped_policy_loss,
+)
 from sgpo.objective.target_selection import select_target
 
 __all__ = [
     "chunked_token_divergence",
     "clip_divergence",
+    "completion_mean",
     "distill_weight",
     "group_advantages",
+    "importance_ratio",
     "importance_weights",
     "policy_loss",
+    "reference_kl",
     "select_target",
     "shaped_policy_loss",
+    "soft_overlong_punishment",
     "token_divergence",
 ]

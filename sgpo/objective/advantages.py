@@ -42,3 +42,17 @@ def group_advantages(rewards_PG: Tensor, *, scale: bool = True) -> Tensor:
     highest_P1 = rewards_PG.where(valid_PG, -torch.inf).amax(1, keepdim=True)
     lowest_P1 = rewards_PG.where(valid_PG, torch.inf).amin(1, keepdim=True)
     return advantages_PG.where(highest_P1 > lowest_P1, 0.0)
+
+
+def soft_overlong_punishment(length: int, *, limit: int, cache: int) -> float:
+    """Compute what the length of a completion takes off its reward (DAPO, arXiv 2503.14476, eq. 13).
+
+    Args:
+        length: Its tokens, at most `limit`.
+        limit: The tokens that a completion may have (L_max).
+        cache: The last of these, over which the punishment grows (L_cache).
+
+    Returns:
+        0 up to `limit - cache` tokens; from there it falls evenly to -1 at the limit.
+    """
+    return min(limit - cache - length, 0) / cache

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 LossMean = Literal["token", "sequence"]
+RatioLevel = Literal["token", "sequence"]
 
 
 def policy_loss(
@@ -19,11 +20,12 @@ def policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     loss_mean: LossMean = "token",
+    ratio_level: RatioLevel = "token",
     importance_BT: Tensor | None = None,
 ) -> Tensor:
     """Compute the mean over completion tokens of `-w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`.
 
-    `rho = exp(logprobs - old_logprobs)` is the importance ratio of a token, `A` its completion's advantage.
+    `rho` is the importance ratio of a token (`importance_ratio`), `A` its completion's advantage.
 
     Args:
         logprobs_BT: Of the policy, with gradient.
@@ -36,26 +38,79 @@ def policy_loss(
             arXiv 2503.14476, section 3.3). `sequence` is the mean over completions of the mean over their tokens, so
             that each completion weighs the same (the original GRPO, arXiv 2402.03300, eq. 3); a completion without a
             token counts nowhere.
+        ratio_level: As of `importance_ratio`.
         importance_BT: The weights `w` of `importance_weights`; 1 if not given.
 
     Returns:
         A scalar; 0 without a single token.
     """
     mask_BT = completion_mask_BT.bool()
-    # Mask before exp: a padded NaN or overflow would survive a multiplication by zero.
-    ratio_BT = (logprobs_BT - old_logprobs_BT).where(mask_BT, 0.0).exp()
+    ratio_BT = importance_ratio(logprobs_BT, old_logprobs_BT, mask_BT, level=ratio_level)
     advantages_B1 = advantages_B.unsqueeze(-1)
     unclipped_BT = ratio_BT * advantages_B1
     clipped_BT = ratio_BT.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages_B1
     loss_BT = -torch.minimum(unclipped_BT, clipped_BT)
     if importance_BT is not None:
         loss_BT = loss_BT * importance_BT
-    loss_BT = loss_BT.where(mask_BT, 0.0)
-    if loss_mean == "token":
-        return loss_BT.sum() / mask_BT.sum().clamp(min=1)
+    return completion_mean(loss_BT, mask_BT, by=loss_mean)
+
+
+def completion_mean(values_BT: Tensor, completion_mask_BT: Tensor, *, by: LossMean) -> Tensor:
+    """Compute the mean over completion tokens, `by` token or by sequence, as `policy_loss` explains it.
+
+    Returns:
+        A scalar; 0 without a single token.
+    """
+    mask_BT = completion_mask_BT.bool()
+    values_BT = values_BT.where(mask_BT, 0.0)
+    if by == "token":
+        return values_BT.sum() / mask_BT.sum().clamp(min=1)
     # A completion without a token has the mean 0, and does not count among the completions.
     lengths_B = mask_BT.sum(-1)
-    return (loss_BT.sum(-1) / lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum().clamp(min=1)
+    return (values_BT.sum(-1) / lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum().clamp(min=1)
+
+
+def importance_ratio(
+    logprobs_BT: Tensor, old_logprobs_BT: Tensor, completion_mask_BT: Tensor, *, level: RatioLevel
+) -> Tensor:
+    """Compute the importance ratio of each token.
+
+    Args:
+        logprobs_BT: Of the policy.
+        old_logprobs_BT: Of the policy that sampled.
+        completion_mask_BT: The completion tokens.
+        level: `token` is `exp(logprobs - old_logprobs)`. `sequence` gives all tokens of a completion the geometric mean
+            of these (GSPO, arXiv 2507.18071, eq. 7).
+
+    Returns:
+        `ratio_BT`; 1 outside of the mask.
+    """
+    mask_BT = completion_mask_BT.bool()
+    # Mask before exp: a padded NaN or overflow would survive a multiplication by zero.
+    log_ratio_BT = (logprobs_BT - old_logprobs_BT).where(mask_BT, 0.0)
+    if level == "sequence":
+        mean_B1 = log_ratio_BT.sum(-1, keepdim=True) / mask_BT.sum(-1, keepdim=True).clamp(min=1)
+        log_ratio_BT = mean_B1.expand_as(log_ratio_BT).where(mask_BT, 0.0)
+    return log_ratio_BT.exp()
+
+
+def reference_kl(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, ratio_BT: Tensor) -> Tensor:
+    """Estimate `KL(policy || reference)` at each sampled token: `rho (exp(d) - d - 1)`, `d = log pi_ref - log pi`.
+
+    The second factor is Schulman's k3, never negative and unbiased (GRPO, arXiv 2402.03300, eq. 4). The ratio's own
+    gradient makes that of the estimate unbiased too, also where it is 1 (DeepSeek-V3.2, arXiv 2512.02556; TRL's
+    `use_bias_correction_kl`).
+
+    Args:
+        logprobs_BT: Of the policy, with gradient.
+        reference_logprobs_BT: Of the reference.
+        ratio_BT: The importance ratio `rho` of `importance_ratio`, with gradient.
+
+    Returns:
+        `kl_BT`, in nats; of no meaning outside of the mask.
+    """
+    difference_BT = reference_logprobs_BT - logprobs_BT
+    return ratio_BT * (difference_BT.exp() - difference_BT - 1)
 
 
 def importance_weights(old_logprobs_BT: Tensor, sampling_logprobs_BT: Tensor, *, clip_max: float) -> Tensor:

@@ -28,11 +28,14 @@ from sgpo.puzzles.base import warmup_rows
 from sgpo.puzzles.policy import build_policy, build_tokenizer
 from sgpo.report import write_report
 from sgpo.rollouts.engine import Sampling, encode_prompt, end_token_ids
-from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, pass_rate, sample_groups
+from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup, judge, pass_rate, sample_groups
 from sgpo.rollouts.hf import HFEngine
 from sgpo.rollouts.models import load_policy, load_tokenizer
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
+from sgpo.training.measure import training_condition
+from sgpo.training.metrics import record_effects
 from sgpo.training.recipe import load_recipe
 from sgpo.training.run_directory import RunDirectory
 from sgpo.training.trainer import SGPOTrainer
@@ -66,9 +69,9 @@ def run_quickstart(out: Path, *, steps: int, seed: int, families: Sequence[str] 
         raise InputError(f"{out}: holds a run already; choose another --out or delete it")
     make_puzzles(out, families, seed=seed)
     warm_up(out, families, seed=seed)
+    before = _probe(out, seed=seed)
     for name, recipe in RECIPES.items():
         train_run(out, name, recipe, steps=steps, seed=seed)
-    before = _probe(out, seed=seed)
     result = _collect_result(out, before, seed=seed, steps=steps, start=start)
     write_json(out / "quickstart.json", result)
     return result
@@ -104,8 +107,14 @@ def warm_up(out: Path, families: Sequence[str], *, seed: int) -> None:
         tokenized_row(row["prompt"], row["completion"], tokenizer)
         for row in warmup_rows(taught, WARMUP_ROWS, seed=seed)
     ]
+    options = SGPOConfig(output_dir=str(out), **load_recipe(RECIPES["sgpo"]).train)
     run_warmup(
-        build_policy(tokenizer, seed=seed), tokenizer, rows, warmup_options() | {"seed": seed}, RunDirectory(out)
+        build_policy(tokenizer, seed=seed),
+        tokenizer,
+        rows,
+        warmup_options() | {"seed": seed},
+        RunDirectory(out),
+        prompts=saved_prompts(options),
     )
 
 
@@ -150,7 +159,7 @@ def train_run(
 
 
 def _probe(out: Path, *, seed: int) -> dict[str, float]:
-    """Measure the warmed-up policy: both groups of some training puzzles, before any reinforcement."""
+    """Measure the warmed-up policy before any reinforcement, on both groups of some puzzles; tell the bank."""
     options = load_recipe(RECIPES["sgpo"]).train
     budget = {group: options[group] for group in ("num_autonomous", "num_guided")}
     model = str(RunDirectory(out).warm_model)
@@ -172,6 +181,12 @@ def _probe(out: Path, *, seed: int) -> dict[str, float]:
     sample_groups(groups, engine, tokenizer, sampling, **budget, seed=(seed, "probe"))
     with Verifier() as verifier:
         judge(((r, group.problem) for group in groups for r in (*group.autonomous, *group.guided)), verifier)
+    effects = {
+        str(group.strategy_id): [count for rollouts in (group.guided, group.autonomous) for count in _passes(rollouts)]
+        for group in groups
+    }
+    condition = training_condition(model, SGPOConfig(output_dir=str(out), **options), verifier)
+    record_effects(out / "bank.db", "probe", effects, condition)
     failed = [group for group in groups if not any(r.correct for r in group.autonomous)]
     rescued = [group for group in failed if any(r.correct for r in group.guided)]
     return {
@@ -180,6 +195,10 @@ def _probe(out: Path, *, seed: int) -> dict[str, float]:
         "all_fail_share": len(failed) / len(groups),
         "rescued_share": len(rescued) / len(failed) if failed else 0.0,
     }
+
+
+def _passes(rollouts: Sequence[Rollout]) -> tuple[int, int]:
+    return sum(rollout.correct for rollout in rollouts), len(rollouts)
 
 
 def _mean(rates: Sequence[float]) -> float:

@@ -1,16 +1,15 @@
-"""The results that the page leads with: each problem set's scores, the comparison of the runs, and it in a sentence."""
+"""The results that the page leads with: each problem set's scores, and the comparison of the runs."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from sgpo.evaluation.compare import EvaluationComparison, compare_runs
-from sgpo.report.facts import describe_progress
+from sgpo.report.facts import measure_seconds
 from sgpo.report.plots import PAGE, ForestRow, forest_figure, to_svg
 from sgpo.report.read import EvaluationRecord, Measurement, RunRecord, visible_text
 from sgpo.report.training import list_scores
@@ -37,20 +36,27 @@ class FirstAndLast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
-    """A run, or its difference to `baseline`. `curve` is None where the runs share no part of a learning curve."""
+    """A run, or its difference to `baseline`. `curve` is None where the runs share no part of a learning curve.
+
+    `seconds` are those that a run trained until it had sampled the completions of the budget, `time_ratio` is the
+    run's by the baseline's; None where a run logged no times, the ratio also where the two had different machines.
+    """
 
     run: int
     baseline: int | None
     final: Measurement
     curve: Measurement | None
-    p_value: float | None
+    p_value: float | None = None
+    seconds: float | None = None
+    time_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonTable:
     """The comparison on one problem set, on the `problems` of `total` that every run has answered.
 
-    `budget` is how many completions the curves reach to. `forest` draws the runs, `difference_forest` their
+    `budget` is how many completions the curves reach to, `timed_budget` how many the seconds are for: without curves as
+    many as every run has sampled. `forest` draws the runs, `difference_forest` their
     differences. `caution` says in which settings the evaluations differ.
     """
 
@@ -59,6 +65,7 @@ class ComparisonTable:
     problems: int
     total: int
     budget: int | None
+    timed_budget: int
     rows: list[ComparisonRow]
     forest: Markup
     difference_forest: Markup
@@ -148,13 +155,15 @@ def _tabulate_comparison(
     """`indices` say which of the runs those of the comparison are."""
     name, metric = visible_text(found.name), f"avg@{found.runs[0].k}"
     index = {score.run: number for number, score in zip(indices, found.runs, strict=True)}
+    timed_budget = found.budget or min(score.completions for score in found.runs)
+    seconds = {number: measure_seconds(runs[number], timed_budget) for number in indices}
     scores = [
         ComparisonRow(
             run=index[score.run],
             baseline=None,
             final=_measurement(score.final),
             curve=_measurement(score.curve) if score.curve else None,
-            p_value=None,
+            seconds=seconds[index[score.run]],
         )
         for score in found.runs
     ]
@@ -165,6 +174,7 @@ def _tabulate_comparison(
             final=_measurement(difference.final),
             curve=_measurement(difference.curve) if difference.curve else None,
             p_value=difference.final.p_value,
+            time_ratio=_time_ratio(runs, seconds, index[difference.run], index[difference.baseline]),
         )
         for difference in found.differences
         if len(indices) <= MAX_ALL_PAIRS or index[difference.baseline] == indices[0]
@@ -183,6 +193,7 @@ def _tabulate_comparison(
         problems=found.problems,
         total=found.total,
         budget=found.budget,
+        timed_budget=timed_budget,
         rows=scores + differences,
         forest=draw_forest(
             [forest_row(runs[row.run].name, row) for row in scores],
@@ -202,6 +213,15 @@ def _tabulate_comparison(
     )
 
 
+def _time_ratio(
+    runs: Sequence[RunRecord], seconds: Mapping[int, float | None], run: int, baseline: int
+) -> float | None:
+    """The seconds of one run by those of another; seconds of different machines say nothing about the runs."""
+    one, other = seconds[run], seconds[baseline]
+    alike = runs[run].config.get("machine") == runs[baseline].config.get("machine")
+    return one / other if alike and one and other else None
+
+
 def _measurement(value: object) -> Measurement:
     return Measurement(value.mean, value.low, value.high)  # type: ignore[attr-defined]
 
@@ -210,80 +230,3 @@ def draw_forest(rows: Sequence[ForestRow], *, name: str, label: str, x_label: st
     """A small forest plot, narrow enough for a phone; `name` and `label` as for `to_svg`, the rest for the figure."""
     figure = forest_figure(rows, palette=PAGE, width=340.0, x_label=x_label, zero=zero)
     return Markup(to_svg(figure, name=name, label=label))
-
-
-def write_title(runs: Sequence[RunRecord]) -> str:
-    """The names of up to three runs; of more the first and how many others."""
-    names = [run.name for run in runs]
-    return " against ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"
-
-
-def write_lede(runs: Sequence[RunRecord], headline: Headline | None, comparison: ComparisonTable | None) -> list[str]:
-    """The result in a sentence or two, a tie called a tie."""
-    unended = [f"{run.name} (step {describe_progress(run)})" for run in runs if run.broken_off]
-    result = _say_result(runs, headline, comparison)
-    return [*result, *([f"Not ended: {', '.join(unended)}."] if unended else [])]
-
-
-def _say_result(runs: Sequence[RunRecord], headline: Headline | None, comparison: ComparisonTable | None) -> list[str]:
-    if headline is None:
-        return ["No evaluation was written yet, so there is no score to lead with."]
-    if comparison is None:
-        return _say_scores(runs, headline)
-    first = comparison.rows[0].run
-    caution = [comparison.caution] if comparison.caution else []
-    rows = [row for row in comparison.rows if row.baseline == first]
-    where = f"{comparison.metric} on {comparison.name}"
-    if len(rows) > 2:
-        standings = [_standing(row.curve or row.final) for row in rows]
-        counts = [f"{standings.count(kind)} {kind}" for kind in ("ahead", "level", "behind") if kind in standings]
-        return [f"Of {len(rows)} runs set against {runs[first].name} in {where}: {', '.join(counts)}.", *caution]
-    return [*(_say_difference(runs, row, comparison, where) for row in rows), *caution]
-
-
-def _say_difference(runs: Sequence[RunRecord], row: ComparisonRow, comparison: ComparisonTable, where: str) -> str:
-    value = row.curve or row.final
-    baseline = runs[row.baseline or 0].name
-    moment = "in the last evaluation"
-    if row.curve and comparison.budget:
-        moment = f"averaged over the learning curve up to {comparison.budget:,} completions"
-    verdict = {
-        "ahead": f"{runs[row.run].name} is ahead",
-        "behind": f"{baseline} is ahead",
-        "level": "the interval includes zero: a tie",
-    }[_standing(value)]
-    difference = format_score(value, signed=True)
-    return f"{runs[row.run].name} minus {baseline}: {difference} points of {where}, {moment}; {verdict}."
-
-
-def _standing(difference: Measurement) -> str:
-    if difference.low <= 0 <= difference.high:
-        return "level"
-    return "ahead" if difference.mean > 0 else "behind"
-
-
-def _say_scores(runs: Sequence[RunRecord], headline: Headline) -> list[str]:
-    """A sentence for each run that has the headline's score, where the runs are not compared."""
-    sentences = []
-    for final in find_first_and_last(runs, headline.name):
-        run = runs[final.run]
-        if headline.metric not in final.last.scores:
-            continue
-        score = format_score(final.last.scores[headline.metric])
-        sentence = f"{run.name} scores {score} percent {headline.metric} on {headline.name}"
-        if final.first is not final.last and headline.metric in final.first.scores:
-            sentence += f", from {format_score(final.first.scores[headline.metric])} at step {final.first.step}"
-        sentences.append(sentence + ".")
-    return sentences
-
-
-def format_score(score: Measurement, *, signed: bool = False) -> str:
-    """Format a score from 0 to 1 in percent with its interval, where it is known: `41.0 [36.2, 45.8]`."""
-    sign = "+" if signed else ""
-
-    def percent(value: float) -> str:
-        return f"{100 * value:{sign}.1f}".replace("-", "−")
-
-    if math.isnan(score.low) or math.isnan(score.high):
-        return percent(score.mean)
-    return f"{percent(score.mean)} [{percent(score.low)}, {percent(score.high)}]"

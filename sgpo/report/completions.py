@@ -50,10 +50,20 @@ class ProblemCard:
     visits: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class ProblemPrompts:
+    """The prompts of one problem to the character, as in `rollouts/` (no chat template); `guided` may be empty."""
+
+    problem_id: str
+    autonomous: str
+    guided: str
+
+
 @dataclass(slots=True)
 class RolloutSummary:
     """The result of one pass over a run's rollouts.
 
+    `shown_prompts` are of the first problem that was sampled with its strategy, else of the first one.
     `strategies` and `families` hold a tally for each of their problems: `{"clues": {"clues-7": Tally(...)}}`.
     """
 
@@ -64,6 +74,7 @@ class RolloutSummary:
     families: dict[str, dict[str, Tally]] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
     family_of_strategy: dict[str, str] = field(default_factory=dict)
+    shown_prompts: ProblemPrompts | None = None
     cards: list[ProblemCard] = field(default_factory=list)
 
 
@@ -74,6 +85,9 @@ def read_completions(run: RunRecord, *, max_problems: int = MAX_PROBLEMS) -> Rol
     for step, step_rows in read_steps(run, "rollouts"):
         for problem_id, group in _by_problem(step_rows).items():
             _count(found, problem_id, group)
+            if found.shown_prompts is None or not found.shown_prompts.guided:
+                prompts = ProblemPrompts(problem_id, *(_prompt(group, guided=guided) for guided in (False, True)))
+                found.shown_prompts = prompts if prompts.guided or found.shown_prompts is None else found.shown_prompts
             card = sample.find_card(
                 problem_id, next((text_of(row, "subject") for row in group if row.get("subject")), "")
             )
@@ -201,12 +215,17 @@ def _add_visit(card: ProblemCard, step: int, group: Sequence[dict[str, Any]]) ->
     """Add a visit to the card, which keeps the first and the latest."""
     visit = {
         "step": step,
-        "prompt": next((text_of(row, "prompt").lstrip(" ") for row in group if not _is_guided(row)), ""),
-        "guided_prompt": next((text_of(row, "prompt").lstrip(" ") for row in group if _is_guided(row)), ""),
+        "prompt": _prompt(group, guided=False).lstrip(" "),
+        "guided_prompt": _prompt(group, guided=True).lstrip(" "),
         "rows": list(_merge_equal(group)),
     }
     del card.visits[1:]
     card.visits.append(visit)
+
+
+def _prompt(group: Iterable[Mapping[str, Any]], *, guided: bool) -> str:
+    """The prompt of the group's autonomous or guided completions; empty where it has none."""
+    return next((text_of(row, "prompt") for row in group if _is_guided(row) == guided), "")
 
 
 def _merge_equal(group: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

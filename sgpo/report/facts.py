@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sgpo.evaluation.compare import evaluation_settings
 from sgpo.report.read import RunRecord, number_of, series, text_of, visible_text
 from sgpo.report.training import gather_alarms
@@ -44,6 +46,23 @@ def measure_phases(run: RunRecord) -> list[tuple[str, float, float]]:
         for phase, value in sorted(seconds.items(), key=lambda part: -part[1])
         if value > 0
     ]
+
+
+def measure_seconds(run: RunRecord, completions: int) -> float | None:
+    """The seconds of training until it had sampled that many completions, without warm-up and evaluations.
+
+    Between two logged steps they grow in proportion. None where the run logged no times, or fewer completions.
+    """
+    keys = {key for row in run.metrics for key in row if key.startswith("time/")}
+    by_step: dict[float, float] = {}
+    for step, value in (point for key in keys for point in series(run.metrics, key)):
+        by_step[step] = by_step.get(step, 0.0) + value
+    at, seconds = [0.0], [0.0]
+    for step, count in series(run.metrics, "completions"):
+        if step in by_step:
+            at.append(count)
+            seconds.append(seconds[-1] + by_step[step])
+    return float(np.interp(completions, at, seconds)) if 0 < completions <= at[-1] else None
 
 
 def describe_progress(run: RunRecord) -> str:

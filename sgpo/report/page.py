@@ -19,28 +19,29 @@ from sgpo.report.compare import (
     compare_on_each_set,
     draw_forest,
     find_first_and_last,
-    format_score,
     list_evaluations,
     tabulate_parts,
-    write_lede,
-    write_title,
 )
 from sgpo.report.completions import (
     MAX_BYTES,
     MAX_PROBLEMS,
     VERDICTS,
+    ProblemCard,
     RolloutSummary,
     encode_cards,
     read_completions,
     read_evaluation_cards,
 )
 from sgpo.report.facts import format_duration, group_commands, measure_phases, origin_facts, run_facts, split_options
+from sgpo.report.flips import Cards, FlipTable, find_flips
+from sgpo.report.lede import format_score, write_lede, write_title
 from sgpo.report.plots import LIGHT, ForestRow, curves_figure, style
-from sgpo.report.read import RunRecord, read_runs
+from sgpo.report.read import RunRecord, read_runs, shorten
 from sgpo.report.strategies import measure_uplift
 from sgpo.report.targets import read_targets
 from sgpo.report.training import gather_alarms, learning_curve, list_scores, score_curves, training_sections
 
+PROMPT_HEAD, PROMPT_TAIL = 12_000, 4_000  # characters of a prompt
 MAX_STRATEGIES = 100  # per run; of more, the most and the least helpful are shown
 ASSETS = Path(__file__).parent / "assets"
 PICTURE_SIZE = (720.0, 380.0)
@@ -112,6 +113,8 @@ def render_report(runs: Sequence[RunRecord]) -> str:
     targets = [read_targets(run) for run in runs]
     headline = choose_headline(runs)
     names = list_evaluations(runs, headline)
+    cards = {(index, name): read_evaluation_cards(run, name) for index, run in enumerate(runs) for name in names}
+    flips = [table for name in names for table in find_flips(runs, name, cards)]
     # A problem set has learning curves where a run was evaluated on it twice.
     curved = [name for name in names if any(final.first is not final.last for final in find_first_and_last(runs, name))]
     sections, zero, missing = training_sections(runs)
@@ -126,7 +129,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": format_score, "duration": format_duration, "counted": counted}
+    environment.filters |= {"score": format_score, "duration": format_duration, "counted": counted, "shorten": shorten}
     script = _read_asset("report.js")
     return environment.get_template("report.html").render(
         runs=runs,
@@ -138,8 +141,11 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         scores=[_tabulate_scores(runs, name) for name in names],
         curves=[_draw_curves(runs, name) for name in curved],
         compared=compared,
-        lede=write_lede(runs, headline, compared.get(headline.name) if headline else None),
-        contents=_list_contents(curved, sections),
+        lede=write_lede(runs, names, compared),
+        flips=flips,
+        prompt_limits={"head": PROMPT_HEAD, "tail": PROMPT_TAIL},
+        shown_prompts=[(index, found.shown_prompts) for index, found in enumerate(completions) if found.shown_prompts],
+        contents=_list_contents(curved, flips, sections),
         facts=run_facts(runs),
         origin=origin_facts(runs),
         options=split_options(runs),
@@ -154,7 +160,7 @@ def render_report(runs: Sequence[RunRecord]) -> str:
         scale_clip=next((target.kl_clip for found in targets for target in found.shown), 1.0),
         uplift=[_choose_strategies(run, found) for run, found in zip(runs, completions, strict=True)],
         commands=group_commands(runs),
-        **_embed_completions(runs, completions, names),
+        **_embed_completions(runs, completions, names, cards),
     )
 
 
@@ -162,15 +168,12 @@ def _read_asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _list_contents(curved: Sequence[str], sections: Sequence[Any]) -> list[tuple[str, str]]:
+def _list_contents(curved: Sequence[str], flips: Sequence[FlipTable], sections: Sequence[Any]) -> list[tuple[str, str]]:
     """The sections that the page has: `(id, title)`."""
-    entries = [("overview", "Overview")]
-    if curved:
-        entries.append(("curves", "Learning curves"))
-    if sections:
-        entries.append(("training", "Training"))
+    some = (("curves", "Learning curves", curved), ("flips", "What flipped", flips), ("training", "Training", sections))
     return [
-        *entries,
+        ("overview", "Overview"),
+        *((id_, title) for id_, title, content in some if content),
         ("time", "Time and verdicts"),
         ("targets", "Selected targets"),
         ("completions", "Completions"),
@@ -242,20 +245,21 @@ def _choose_strategies(run: RunRecord, found: RolloutSummary) -> dict[str, Any]:
 
 
 def _embed_completions(
-    runs: Sequence[RunRecord], completions: Sequence[RolloutSummary], names: Sequence[str]
+    runs: Sequence[RunRecord], completions: Sequence[RolloutSummary], names: Sequence[str], evaluated: Cards
 ) -> dict[str, Any]:
     """The completions to read, as the JSON that the page's script draws, and notes on those left out."""
     # Every run has a source for its training and one for each problem set.
-    labels, sources, totals = [], [], []
-    for index, (run, found) in enumerate(zip(runs, completions, strict=True)):
+    labels: list[tuple[int, str]] = []
+    sources: list[Sequence[ProblemCard]] = []
+    totals: list[int] = []
+    for index, found in enumerate(completions):
         labels.append((index, "training"))
         sources.append(found.cards)
         totals.append(found.problems)
         for name in names:
-            cards = read_evaluation_cards(run, name)
             labels.append((index, name))
-            sources.append(cards)
-            totals.append(len(cards))
+            sources.append(evaluated[index, name])
+            totals.append(len(evaluated[index, name]))
     held = encode_cards(sources)
     parts, notes = [], []
     for (index, source), texts, total in zip(labels, held, totals, strict=True):

@@ -7,6 +7,7 @@ so that one drawing serves light and dark. One unit of a figure's size is one CS
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -58,12 +59,16 @@ LIGHT = Palette("#22211f", "#6d6a63", "#e2ded5", "#ffffff", _RUN_COLOURS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One line of a plot: `points` are `(x, value)`, each with its 95 % interval where there is one."""
+    """One line of a plot: `points` are `(x, value)`, each with its 95 % interval where there is one.
+
+    `label` is what the line is called beside the values that the page shows under the pointer.
+    """
 
     run: int
     points: Sequence[tuple[float, Measurement]]
     stroke: str = "solid"
     markers: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,13 +178,15 @@ def forest_figure(rows: Sequence[ForestRow], *, palette: Palette, width: float, 
     return figure
 
 
-def to_svg(figure: Figure, *, name: str, label: str) -> str:
+def to_svg(figure: Figure, *, name: str, label: str, curves: Sequence[Curve] = (), percent: bool = False) -> str:
     """The figure as an inline SVG element.
 
     Args:
         figure: one that was drawn with the palette `PAGE`.
         name: tells the figures of a page apart, so that their ids never meet.
         label: what a screen reader says.
+        curves: those of the figure whose values the page shows under the pointer.
+        percent: their values are fractions, shown in percent.
     """
     buffer = io.StringIO()
     with style(name):
@@ -195,8 +202,41 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
         svg = svg.replace(colour, variable)
     # The element scales with the page: its size goes into the view box.
     width, height = (72 * side for side in figure.get_size_inches())
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{_attribute(label)}">'
-    return re.sub(r"<svg\b[^>]*>", lambda _: head, svg, count=1)
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{_attribute(label)}"'
+    if curves:
+        head += f' data-values="{_attribute(_values_json(figure, curves, percent))}"'
+    return re.sub(r"<svg\b[^>]*>", lambda _: f"{head}>", svg, count=1)
+
+
+def _values_json(figure: Figure, curves: Sequence[Curve], percent: bool) -> str:
+    """The values of the curves, and where they lie in the drawn figure, as JSON for the page's script.
+
+    `x` and `y` are `[offset, scale]`: value v lies at `offset + scale * v` from the left, or from the top. A point is
+    `[x, value]` or, with its interval, `[x, value, low, high]`.
+    """
+    axes = figure.axes[0]
+    (left, bottom), (right, top) = axes.transData.transform([(0.0, 0.0), (1.0, 1.0)])
+    height = 72 * figure.get_size_inches()[1]
+    lines = [
+        {
+            "run": curve.run % len(PAGE.runs) + 1,
+            "label": curve.label,
+            "points": [
+                [int(x) if x.is_integer() else x, *(float(f"{side:.5g}") for side in value if math.isfinite(side))]
+                for x, value in curve.points
+                if math.isfinite(value.mean)
+            ],
+        }
+        for curve in curves
+    ]
+    content = {
+        "x": [float(left), float(right - left)],
+        "y": [float(height - bottom), float(bottom - top)],
+        "axis": axes.get_xlabel(),
+        "percent": percent,
+        "curves": lines,
+    }
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

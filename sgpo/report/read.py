@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from sgpo.errors import InputError, RunDirectoryError
 from sgpo.evaluation.compare import evaluation_settings
+from sgpo.evaluation.summary import pass_rates
 from sgpo.io import RENAMED_COUNTS, RENAMED_METRICS, counted, read_json, read_lines
 
 LARGEST = 1e100  # what is larger can neither be added up nor drawn
@@ -45,7 +46,8 @@ class Measurement(NamedTuple):
 class EvaluationRecord:
     """The scores of one `eval/*.json`. Example of `scores`: `{"avg@4": Measurement(0.41, 0.36, 0.46)}`.
 
-    `missing` counts the problems without an answer; `parts` holds the mean score of each subject and level.
+    `pass_rates` are those of each problem; `missing` counts the problems without an answer; `parts` holds the mean
+    score of each subject and level.
     """
 
     name: str
@@ -53,6 +55,7 @@ class EvaluationRecord:
     completions: int | None
     problems: int | None
     scores: Mapping[str, Measurement]
+    pass_rates: Mapping[str, float]
     verdicts: Mapping[str, int]
     missing: int
     length: str
@@ -279,6 +282,7 @@ def _read_evaluation(file: Path, notes: list[str], *, asked: Any) -> EvaluationR
         completions=count_of(row, "completions"),
         problems=count_of(row, "problems"),
         scores=scores,
+        pass_rates=pass_rates(row.get("samples")),
         completions_file=file.with_suffix(".jsonl"),
         verdicts={key: count_of(verdicts, key) or 0 for key in verdicts} if isinstance(verdicts, dict) else {},
         missing=count_of(row, "missing") or 0,

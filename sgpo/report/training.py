@@ -222,7 +222,8 @@ def learning_curve(runs: Sequence[RunRecord], name: str, metric: str, *, large: 
 
     def draw(size: tuple[float, float], suffix: str) -> Markup:
         figure = curves_figure(curves, palette=PAGE, size=size, x_label=x_label, percent=True)
-        return Markup(to_svg(figure, name=f"{name}-{metric}-{suffix}", label=f"{metric} on {name} over {x_label}"))
+        label = f"{metric} on {name} over {x_label}"
+        return Markup(to_svg(figure, name=f"{name}-{metric}-{suffix}", label=label, curves=curves, percent=True))
 
     return Plot(
         title=metric,
@@ -247,7 +248,12 @@ def score_curves(runs: Sequence[RunRecord], name: str, metric: str) -> tuple[lis
     having = [[one for one in run.evaluations if one.name == name and metric in one.scores] for run in runs]
     over_steps = any(one.completions is None for evaluations in having for one in evaluations)
     curves = [
-        Curve(run=index, points=[(_x(one, over_steps), one.scores[metric]) for one in evaluations], markers=True)
+        Curve(
+            run=index,
+            points=[(_x(one, over_steps), one.scores[metric]) for one in evaluations],
+            markers=True,
+            label=runs[index].name,
+        )
         for index, evaluations in enumerate(having)
         if evaluations
     ]
@@ -294,11 +300,12 @@ def _x(evaluation: EvaluationRecord, over_steps: bool) -> float:
 def _panel_curves(panel: Panel, runs: Sequence[RunRecord]) -> list[Curve]:
     """One curve for each metric of the panel and each run that logged it."""
     curves = []
-    for (key, _), stroke in zip(panel.keys, STROKES, strict=False):
+    for (key, label), stroke in zip(panel.keys, STROKES, strict=False):
         for index, run in enumerate(runs):
             if points := series(run.warmup if panel.of_warmup else run.metrics, key):
                 intervals = [(x, Measurement(value, math.nan, math.nan)) for x, value in thin(points)]
-                curves.append(Curve(run=index, points=intervals, stroke=stroke))
+                named = f"{run.name}, {label}" if len(runs) > 1 else label
+                curves.append(Curve(run=index, points=intervals, stroke=stroke, label=named))
     return curves
 
 
@@ -307,5 +314,5 @@ def _draw_panel(panel: Panel, curves: Sequence[Curve]) -> Plot:
     lines = [(label, stroke) for (_, label), stroke in zip(panel.keys, STROKES, strict=False) if stroke in strokes]
     figure = curves_figure(curves, palette=PAGE, size=SMALL, x_label="step", percent=panel.percent)
     label = f"{panel.title} over steps: {', '.join(label for label, _ in lines)}"
-    svg = Markup(to_svg(figure, name=panel.title, label=label))
+    svg = Markup(to_svg(figure, name=panel.title, label=label, curves=curves, percent=panel.percent))
     return Plot(title=panel.title, caption=panel.caption, svg=svg, lines=lines if len(panel.keys) > 1 else ())

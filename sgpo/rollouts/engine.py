@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.reasoning import TAG_TOKENS, opened_reasoning
+from sgpo.reasoning import TAG_TOKENS, is_part_of_a_tag, opened_reasoning
 
 if TYPE_CHECKING:
     from sgpo.rollouts.vllm import VLLMOptions
@@ -165,13 +165,24 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def decode_completions(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
 ) -> list[str]:
-    """The completions as text.
+    """The completions as text, without special tokens; a reasoning tag stays even where it is one.
 
     A chat template may end a prompt with an open reasoning tag (`<think>`); the text of its completion then begins with
     that tag, so that it reads, and is judged, like that of a model which writes the tag itself.
     """
     if not completions:
         return []  # a batch of nothing would decode to one empty text
-    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
+    left_out = _special_ids(tokenizer)
+    texts = tokenizer.batch_decode(
+        [[token for token in completion.token_ids if token not in left_out] for completion in completions],
+        skip_special_tokens=False,
+    )
     ends = tokenizer.batch_decode([list(prompt[-TAG_TOKENS:]) for prompt in prompts])
     return [opened_reasoning(end) + text for end, text in zip(ends, texts, strict=True)]
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The special tokens that are no part of a reasoning tag."""
+    special = {token: str(text) for token, text in tokenizer.added_tokens_decoder.items() if text.special}
+    special |= dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=False))
+    return {token for token, text in special.items() if not is_part_of_a_tag(text)}

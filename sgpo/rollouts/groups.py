@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
+from sgpo.objective import soft_overlong_punishment
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Completion, Engine, Sampling, decode_completions
 from sgpo.verifier import Verdict, Verifier
@@ -31,7 +32,8 @@ class Rollout:
     """One sampled and judged completion.
 
     `reward` is 1 for a correct completion and 0 for a wrong or unparsed one; it is NaN, and left out of its group, if
-    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward.
+    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward. `punishment`
+    is what its length adds to the reward, at most 0; None if lengths are not punished.
     """
 
     prompt: str
@@ -42,6 +44,12 @@ class Rollout:
     truncated: bool
     verdict: Verdict | None = None
     reward: float = math.nan
+    punishment: float | None = None
+
+    @property
+    def total_reward(self) -> float:
+        """What its advantage is computed from."""
+        return self.reward + (self.punishment or 0.0)
 
     @property
     def correct(self) -> bool:
@@ -86,6 +94,7 @@ def sample_groups(
     num_autonomous: int,
     num_guided: int,
     seed: tuple[object, ...],
+    soft_punish_cache: int = 0,
 ) -> None:
     """Fill both groups of every problem from ONE generation call: one long tail instead of two.
 
@@ -97,6 +106,7 @@ def sample_groups(
         num_autonomous: Completions per problem from its autonomous prompt.
         num_guided: Completions per problem from its guided prompt, if it has one.
         seed: What the seeds are made of, together with problem, group and number of a completion.
+        soft_punish_cache: The last tokens before the limit over which `punish_overlong` punishes.
     """
     requests: list[tuple[list[Rollout], PromptIds]] = []
     seeds: list[int] = []
@@ -114,6 +124,13 @@ def sample_groups(
     texts = decode_completions(tokenizer, prompts, completions)
     for (rollouts, prompt), completion, text in zip(requests, completions, texts, strict=True):
         rollouts.append(_rollout(prompt, completion, text))
+    punish_overlong(groups, limit=sampling.max_tokens, cache=soft_punish_cache)
+
+
+def punish_overlong(groups: Sequence[RolloutGroup], *, limit: int, cache: int) -> None:
+    """Give autonomous completions their `punishment`, by `soft_overlong_punishment`; a `cache` of 0 punishes none."""
+    for rollout in (rollout for group in groups for rollout in group.autonomous if cache):
+        rollout.punishment = soft_overlong_punishment(len(rollout.completion_ids), limit=limit, cache=cache)
 
 
 def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
@@ -128,15 +145,20 @@ def _rollout(prompt: PromptIds, completion: Completion, text: str) -> Rollout:
 
 
 def judge_completions(
-    pairs: Sequence[tuple[str, Problem]], verifier: Verifier | RewardFunction
+    pairs: Sequence[tuple[str, Problem]],
+    verifier: Verifier | RewardFunction,
+    *,
+    finished: Sequence[bool] | None = None,
 ) -> Sequence[Verdict | float]:
     """Judge completions by the verifier, or by a user's function `(completion, problem)`, which may return a number.
+
+    `finished` tells the verifier which of them were cut off (`Verifier.verify_many`).
 
     Raises:
         InputError: The function returned neither a Verdict nor a finite number (or NaN: no reward).
     """
     if isinstance(verifier, Verifier):
-        return verifier.verify_many(pairs)
+        return verifier.verify_many(pairs, finished=finished)
     verdicts = [verifier(completion, problem) for completion, problem in pairs]
     return [
         verdict if isinstance(verdict, Verdict) else _number(verdict, problem)
@@ -147,7 +169,11 @@ def judge_completions(
 def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
     """Give every rollout its verdict and reward. Raises InputError as `judge_completions`."""
     pairs = list(items)
-    verdicts = judge_completions([(rollout.completion, problem) for rollout, problem in pairs], verifier)
+    verdicts = judge_completions(
+        [(rollout.completion, problem) for rollout, problem in pairs],
+        verifier,
+        finished=[not rollout.truncated for rollout, _ in pairs],
+    )
     for (rollout, _), verdict in zip(pairs, verdicts, strict=True):
         if isinstance(verdict, Verdict):
             rollout.verdict = verdict

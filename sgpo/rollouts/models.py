@@ -22,11 +22,16 @@ from sgpo.errors import InputError
 
 # Options of from_pretrained that quantize.
 _QUANTIZING = {"quantization_config", "load_in_4bit", "load_in_8bit"}
+_NO_CODE = {"trust_remote_code": False}  # unless it is set; from_pretrained would ask on the terminal
 
 logger = logging.getLogger("sgpo")
 
 # The files that `from_pretrained` reads: weights, configs, chat template, vocabulary; not an optimizer (.pt).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+QUANTIZED_WITHOUT_ADAPTERS = (
+    "quantized weights (quantization_config in model_init_kwargs) cannot be trained themselves; train adapters above "
+    "them: a lora section, or peft_config"
+)
 CONFIG_FILES = ("config.json", "adapter_config.json")  # of a whole model, and of an adapter
 
 
@@ -46,22 +51,21 @@ def policy_name(model: Any, init_kwargs: Mapping[str, Any] | None) -> str:
     return str(model.config._name_or_path)
 
 
-def policy_config(model: Any, **options: Any) -> Any:
+def policy_config(model: Any, *, adapters: bool, **options: Any) -> Any:
     """The config of a model that is to be trained; of one given by its name before any of its weights are loaded.
 
     Args:
         model: A model; or a path, a hub id or a run directory, where an adapter has the config of its base model.
+        adapters: Whether adapters are trained, not the model itself.
         options: As for `load_policy`.
 
     Raises:
-        InputError: there is no such model, or its weights are quantized.
+        InputError: there is no such model, or its weights are quantized and to be trained themselves.
     """
     config = _load_config(model, **options) if isinstance(model, str | Path) else model.config
-    if getattr(config, "quantization_config", None) or _QUANTIZING & options.keys():
-        raise InputError(
-            f"{config._name_or_path or 'the model'}: quantized weights (QLoRA) can be neither trained nor merged with "
-            "adapters here; train adapters on 16 bits: lora, with model_init_kwargs={dtype: bfloat16}"
-        )
+    quantized = bool(getattr(config, "quantization_config", None) or _QUANTIZING & options.keys())
+    if quantized and not adapters and not (isinstance(model, str | Path) and is_adapter(resolve_model(model))):
+        raise InputError(QUANTIZED_WITHOUT_ADAPTERS)
     return config
 
 
@@ -69,7 +73,8 @@ def _load_config(name: str | Path, **options: Any) -> Any:
     source = resolve_model(name)
     try:
         source = resolve_model(_base_model(source)) if is_adapter(source) else source
-        return AutoConfig.from_pretrained(source, **{key: options[key] for key in options if key != "dtype"})
+        options = _NO_CODE | {key: options[key] for key in options if key != "dtype"}
+        return AutoConfig.from_pretrained(source, **options)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(_unloadable(name, source, "model", error)) from error
 
@@ -95,16 +100,18 @@ def load_policy(name: str | Path, *, dtype: torch.dtype | str = torch.float32, *
         name: A path, a hub id or a run directory.
         dtype: The type of the weights. Training wants float32 (with `bf16=True` for the arithmetic): small updates
             vanish in bfloat16.
-        options: More of `from_pretrained`'s.
+        options: More of `from_pretrained`'s. Code that comes with the model runs only with `trust_remote_code`.
 
     Raises:
         InputError: there is no such model, or `from_pretrained` does not know an option.
     """
-    source = resolve_model(name)
+    source, options = resolve_model(name), _NO_CODE | options
     try:
         if is_adapter(source):
             return _load_merged(source, dtype=dtype, **options)
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except ImportError as error:  # of what an option asks for: bitsandbytes, flash-attn
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(_unloadable(name, source, "model", error)) from error
 
@@ -133,6 +140,11 @@ def _base_model(source: str) -> str | Path:
 def is_adapter(source: str | Path) -> bool:
     """Whether a directory holds an adapter in place of a whole model."""
     return (Path(source) / "adapter_config.json").is_file()
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a model, or the one below its adapters, holds its weights in 4 or 8 bits."""
+    return getattr(model, "quantization_method", None) is not None
 
 
 def check_adapters(model: Any) -> None:
@@ -166,6 +178,36 @@ def _original(module: Any) -> Any:
     for name in ("base_layer", "original_module"):
         module = getattr(module, name, module)
     return module
+
+
+def prepare_policy(model: Any, peft_config: Any = None) -> Any:
+    """Make a loaded model one to train: with its adapters, in float32, without dropout.
+
+    Args:
+        model: The model.
+        peft_config: Adapters to train instead of the whole model.
+
+    Returns:
+        The model, or the model that has it below its adapters.
+
+    Raises:
+        InputError: it is quantized, and trained without adapters; or as `check_adapters` and `train_in_float32`.
+    """
+    if peft_config is not None:
+        from peft import get_peft_model, prepare_model_for_kbit_training
+
+        if is_quantized(model):
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            for module in model.modules():  # on a CPU, weights that bitsandbytes packs for sampling give no gradient
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
+        model = get_peft_model(model, peft_config)
+    if is_quantized(model) and not hasattr(model, "peft_config"):
+        raise InputError(QUANTIZED_WITHOUT_ADAPTERS)
+    check_adapters(model)
+    train_in_float32(model)
+    disable_dropout(model)
+    return model
 
 
 def train_in_float32(model: Any) -> None:
@@ -284,20 +326,30 @@ def _commit_of(name: str | Path, source: str) -> str:
 
 
 def _unloadable(name: str | Path, source: str, what: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"{name}: the {what} comes with code; model_init_kwargs={{trust_remote_code: true}} would run it"
     first = next(iter(str(error).strip().splitlines()), "no message")
     where = "no such path, and not on the hub" if not Path(source).exists() else "in this directory"
     return f"{name}: no {what} that could be loaded ({where}): {first}"
 
 
-def load_tokenizer(name: str | Path, *, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str | Path, *, pad_token: str | None = None, init_kwargs: Mapping[str, Any] | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, and set its `pad_token` if one is given.
+
+    Args:
+        name: As for `load_policy`.
+        pad_token: For a tokenizer without one.
+        init_kwargs: Those of the model, of which `trust_remote_code` is the tokenizer's too.
 
     Raises:
         InputError: there is no tokenizer, or it lacks a pad or eos token.
     """
     source = resolve_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        trust = (init_kwargs or {}).get("trust_remote_code", False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
     except (OSError, ValueError) as error:
         raise InputError(_unloadable(name, source, "tokenizer", error)) from error
     check_tokenizer(tokenizer, pad_token=pad_token)

@@ -20,11 +20,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
 from sgpo.rollouts.engine import Completion, Sampling, end_token_ids
-from sgpo.rollouts.models import is_adapter, load_policy, resolve_model
+from sgpo.rollouts.models import is_adapter, is_quantized, load_policy, resolve_model
 
 # Both engines ask for these, so that neither vLLM's defaults nor the model's generation_config decide anything.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 NEUTRAL_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0, "ignore_eos": False}
+QUANTIZED_WITH_VLLM = (
+    "engine=vllm samples from whole weights, which a policy in 4 or 8 bits (quantization_config) cannot hand over; set "
+    "engine=hf, or train the adapters above 16-bit weights (dtype: bfloat16 in model_init_kwargs)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +210,8 @@ def build_vllm_engine(
         InputError: vLLM is not installed, or its server cannot serve a trainer.
     """
     check_vllm()
+    if is_quantized(model):
+        raise InputError(QUANTIZED_WITH_VLLM)
     if options.mode == "colocate" and not model.name_or_path:
         raise InputError(
             "the vllm engine loads a model by its path or hub id, and this one has none; save it and load it"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from sgpo.errors import BankError, InputError
 from sgpo.io import write_text
 from sgpo.problems import Problem
 from sgpo.strategies.schema import explain, open_bank_file, read_dicts, row_of, strategy_of, transaction
-from sgpo.strategies.strategy import Effect, Strategy, current_time, read_strategy_file
+from sgpo.strategies.strategy import Condition, Effect, Strategy, current_time, read_strategy_file
 
 if TYPE_CHECKING:
     from sgpo.endpoint import Reply
@@ -31,9 +31,10 @@ __all__ = ["Outcome", "Strategy", "StrategyBank"]
 Outcome = Literal["active", "leaking", "failed", "unsolved"]
 MAX_RAW = 20_000  # characters of an unusable reply that are stored with a failure
 
-# What an import brought, and what each run says.
+# What an import brought, and what each run says; what came last is last.
 _EFFECTS = " UNION ALL ".join(
-    f"SELECT strategy_id, {', '.join(Effect.__slots__)} FROM {table}" for table in ("effects", "run_effects")
+    f"SELECT strategy_id, condition, {place} AS place, rowid AS number, {', '.join(Effect.__slots__)} FROM {table}"
+    for place, table in enumerate(("effects", "run_effects"))
 )
 _SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in Effect.__slots__)
 _REPLY_FIELDS = ("text", "prompt_tokens", "completion_tokens", "cost", "finish_reason", "refusal", "left_to_server")
@@ -68,6 +69,9 @@ class StrategyBank:
             raise BankError(f"{self.path}: {explain(error)}") from None
 
     def close(self) -> None:
+        """Close the bank, after which its file alone holds all of it, even where another process has it open."""
+        with suppress(sqlite3.Error):  # one that is only read
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self.db.close()
 
     def __repr__(self) -> str:
@@ -137,15 +141,29 @@ class StrategyBank:
         row = self.db.execute("SELECT problem FROM problems WHERE id = ?", (problem_id,)).fetchone()
         return Problem(**json.loads(row[0])) if row else None
 
-    def effect(self, strategy_id: str) -> Effect:
-        """What training measured of a strategy; all zero where it never did."""
-        query = f"SELECT {_SUMS} FROM ({_EFFECTS}) WHERE strategy_id = ?"
-        return Effect(**next(read_dicts(self.db.execute(query, (strategy_id,)))))
+    def effect(self, strategy_id: str, condition: Condition | None = None) -> Effect:
+        """What was measured of a strategy; all zero where nothing was.
 
-    def total_effect(self) -> tuple[int, Effect]:
-        """How many strategies training has measured, and what it measured of all of them together."""
-        (measured,) = self._first(f"SELECT count(DISTINCT strategy_id) FROM ({_EFFECTS})")
-        return measured, Effect(**next(read_dicts(self.db.execute(f"SELECT {_SUMS} FROM ({_EFFECTS})"))))
+        Args:
+            strategy_id: The strategy.
+            condition: For which model, prompts and reward; those that were measured last if not given.
+        """
+        return self._measured("strategy_id = ?", [strategy_id], condition)[1]
+
+    def total_effect(self, condition: Condition | None = None) -> tuple[int, Effect]:
+        """How many strategies were measured, and what was measured of all of them together, under one condition.
+
+        Without a `condition` it is the one that was measured last.
+        """
+        return self._measured("true", [], condition)
+
+    def _measured(self, which: str, values: list[str], condition: Condition | None) -> tuple[int, Effect]:
+        rows = f"FROM ({_EFFECTS}) WHERE {which}"
+        latest = f"(SELECT condition {rows} ORDER BY place DESC, number DESC LIMIT 1)"
+        chosen, also = (latest, values) if condition is None else ("?", [condition.to_text()])
+        query = f"SELECT count(DISTINCT strategy_id) AS measured, {_SUMS} {rows} AND condition = {chosen}"
+        row = next(read_dicts(self.db.execute(query, [*values, *also])))
+        return row.pop("measured"), Effect(**row)
 
     def __iter__(self) -> Iterator[Strategy]:
         """The active strategies, in the order they came."""
@@ -186,6 +204,12 @@ class StrategyBank:
         self.add(strategy)
         return strategy
 
+    def set_aside(self, strategy_id: str) -> None:
+        """Make an active strategy a candidate: its problem is then trained without guidance."""
+        self._writes += 1
+        with self.transaction():
+            self.db.execute("UPDATE strategies SET active = 0 WHERE id = ?", (strategy_id,))
+
     def drop(self, strategy_id: str) -> None:
         """Delete a strategy and what was measured of it.
 
@@ -197,23 +221,26 @@ class StrategyBank:
             if not self.db.execute("DELETE FROM strategies WHERE id = ?", (strategy_id,)).rowcount:
                 raise BankError(f"{self.path}: no strategy with id {strategy_id!r}")
 
-    def record_run(self, run: str, effects: Mapping[str, Sequence[int]]) -> None:
+    def record_run(self, run: str, effects: Mapping[str, Sequence[int]], condition: Condition | None = None) -> None:
         """Store what a run has measured of strategies, in place of what it had measured before.
 
         Args:
             run: The run's name.
             effects: The counts by strategy id, in the order of `Effect`, of the whole run: one that is resumed says
                 them again. Ids that are no longer in the bank are passed over.
+            condition: Model, prompts and reward, where they are known.
 
         Raises:
             BankError: Passes below 0 or above their total.
         """
+        text = (condition or Condition()).to_text()
         with self.transaction():
             self.db.execute("DELETE FROM run_effects WHERE run = ?", (run,))
             for strategy_id, counts in effects.items():
                 _check_counts(strategy_id, *counts)
                 if self.by_id(strategy_id) is not None:
-                    self.db.execute("INSERT INTO run_effects VALUES (?, ?, ?, ?, ?, ?)", (run, strategy_id, *counts))
+                    values = (run, strategy_id, *counts, text)
+                    self.db.execute("INSERT INTO run_effects VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def _put(self, strategy: Strategy, active: bool) -> None:
         self._writes += 1
@@ -317,7 +344,8 @@ class StrategyBank:
         `leaking` leak and `unchecked` were never seen by the leak gate; `groups`: active strategies without near-
         duplicates of each other; `failed`: problems for which the strong model gave nothing usable; `outcomes`: how
         extraction ended, per problem; `requests`, `tokens`, `cost`: answered and paid for; `measured`: strategies that
-        training used; `uplift`: guided minus autonomous pass rate over all of these.
+        were tried, under the condition (model, prompts, reward) that was measured last, one of `conditions`; `uplift`:
+        guided minus autonomous pass rate over all of these.
         """
         from sgpo.strategies.retrieve import group_numbers
 
@@ -347,6 +375,7 @@ class StrategyBank:
             "cost": cost,
             "measured": measured,
             "uplift": effect.uplift,
+            "conditions": self._first(f"SELECT count(DISTINCT condition) FROM ({_EFFECTS})")[0],
         }
 
     def _first(self, query: str) -> tuple[Any, ...]:
@@ -404,7 +433,7 @@ class StrategyBank:
                 if effect is not None:
                     self._forget_effect(strategy.id)
                     self.db.execute(
-                        "INSERT INTO effects VALUES (?, ?, ?, ?, ?)",
+                        "INSERT INTO effects VALUES (?, ?, ?, ?, ?, '')",
                         (strategy.id, *(getattr(effect, name) for name in Effect.__slots__)),
                     )
         return len(rows)

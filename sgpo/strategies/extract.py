@@ -68,7 +68,7 @@ SCORES_SCHEMA = _schema("scores", dict.fromkeys(("faithful", "general", "actiona
 class Extraction:
     """What a run of `extract_strategies` did, problem by problem.
 
-    `earlier`: finished by a run before, of which `earlier_failed` may be asked again; `active` (has a strategy now),
+    `earlier`: finished by a run before, of them `earlier_failed` and `earlier_unsolved`; `active` (has a strategy now),
     `leaking` (every candidate leaks), `failed` (nothing usable came) and `unsolved` (no correct solution) are how the
     others ended; `unfinished`: left for the next run. `reasons` has one problem's reason, the last, for `failed`,
     `unsolved` and `unfinished`. `wrong_solutions` had another answer than the gold one, `no_solution` counts problems
@@ -78,6 +78,7 @@ class Extraction:
     problems: int
     earlier: int = 0
     earlier_failed: int = 0
+    earlier_unsolved: int = 0
     active: int = 0
     leaking: int = 0
     failed: int = 0
@@ -277,6 +278,7 @@ class _Run:
         if ended and not (failed_before and self.retry_failed):
             self.report.earlier += 1
             self.report.earlier_failed += failed_before
+            self.report.earlier_unsolved += ended == "unsolved"
             return
         try:
             outcome = await self._extract(problem, key, retry=failed_before)

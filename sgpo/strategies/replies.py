@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -39,6 +40,8 @@ MAX_ROOM = 65_536  # tokens; up to here a reply that was cut off gets twice the 
 MAX_CHARS = 200_000  # of a reply without its reasoning; a strategy has a few thousand
 MAX_BRACES = 50  # at which an object is looked for
 
+_BEGUN = re.compile(r'\{\s*"')
+_DECODER = json.JSONDecoder(strict=False)  # line breaks inside texts
 _ESCAPE = re.compile(r'\\(["\\/]|u[0-9a-fA-F]{4})|\\')
 # Control characters that were LaTeX: JSON reads "\frac" as a form feed and "rac", "\times" as a tab and "imes".
 _LATEX = {"\f": "\\f", "\b": "\\b", "\t": "\\t", "\r": "\\r"}
@@ -285,6 +288,8 @@ M = TypeVar("M", bound=WrittenObject)
 def read_object(text: str, kind: type[M]) -> M:
     """The last object in a model's reply that is one of `kind`: what stands before it may be a draft.
 
+    Where an object that was begun behind it is broken or cut off, that one was the answer, and the reply is unusable.
+
     Raises:
         UnusableReplyError: There is none; the message says what the last one lacks.
     """
@@ -293,44 +298,58 @@ def read_object(text: str, kind: type[M]) -> M:
         raise UnusableReplyError("it was empty")
     if len(text) > MAX_CHARS:
         raise UnusableReplyError("it was far too long")
-    wrong = "it held no JSON object" if "{" not in text else "its JSON object was broken or cut off"
+    broken = "its JSON object was broken or cut off"
+    wrong = broken if "{" in text else "it held no JSON object"
     found: M | None = None
-    for objects in _objects(text):
-        for number, value in enumerate(objects):
-            try:
-                found = kind.model_validate(value)
-                break
-            except ValidationError as error:
-                if number == 0:  # those inside it were never meant
-                    first = error.errors(include_url=False, include_input=False)[0]
-                    wrong = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    for value in _objects(text):
+        if value is None:
+            found, wrong = None, broken
+            continue
+        outer, *inner = _inner_objects(value, depth=3)
+        try:
+            found = kind.model_validate(outer)
+        except ValidationError as error:
+            if (wrapped := _last_of(inner, kind)) is not None:
+                found = wrapped
+            first = error.errors(include_url=False, include_input=False)[0]  # those inside it were never meant
+            wrong = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     if found is None:
         raise UnusableReplyError(wrong)
     return found
 
 
-def _objects(text: str) -> Iterator[Iterator[dict[str, Any]]]:
-    """Every object of a text, with those inside it."""
-    decoder = json.JSONDecoder(strict=False)  # line breaks inside texts
+def _last_of(objects: Sequence[dict[str, Any]], kind: type[M]) -> M | None:
+    for value in reversed(objects):
+        with suppress(ValidationError):
+            return kind.model_validate(value)
+    return None
+
+
+def _objects(text: str) -> Iterator[dict[str, Any] | None]:
+    """Every object of a text; None for one that was begun, with a first key, and cannot be read."""
     start = text.find("{")
     for _ in range(MAX_BRACES):
         if start < 0:
             return
-        end = start + 1
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            value = _with_escapes_fixed(decoder, text[start:])
-        yield _inner_objects(_clean(value), depth=3)
+        value, end = _object_at(text, start)
+        if value is None and "\\" in text:
+            escaped = text[:start] + _ESCAPE.sub(lambda match: match[0] if match[1] else r"\\", text[start:])
+            value, end = _object_at(escaped, start)
+            text = text if value is None else escaped
+        if value is not None:
+            yield value
+        elif _BEGUN.match(text, start):
+            yield None
         start = text.find("{", end)
 
 
-def _with_escapes_fixed(decoder: json.JSONDecoder, text: str) -> Any:
-    """The object at the start of a text whose backslashes were not escaped, as in LaTeX; None where it is not that."""
+def _object_at(text: str, start: int) -> tuple[Any, int]:
+    """The object that begins at `start`, and where it ends; None, and the next place to look, where there is none."""
     try:
-        return decoder.raw_decode(_ESCAPE.sub(lambda match: match.group(0) if match.group(1) else r"\\", text))[0]
+        value, end = _DECODER.raw_decode(text, start)
+        return _clean(value), end
     except (ValueError, RecursionError):
-        return None
+        return None, start + 1
 
 
 def _inner_objects(value: Any, *, depth: int) -> Iterator[dict[str, Any]]:

@@ -85,6 +85,10 @@ MIGRATIONS = (
     CREATE UNIQUE INDEX active_strategies ON strategies (problem_id) WHERE active;
     UPDATE outcomes SET outcome = 'active' WHERE outcome = 'kept';
     """,
+    """
+    ALTER TABLE run_effects ADD COLUMN condition TEXT NOT NULL DEFAULT '';
+    ALTER TABLE effects ADD COLUMN condition TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 _JSON_COLUMNS = ("steps", "scores", "leaks", "sampling")
@@ -139,6 +143,8 @@ def _read_only_address(path: Path) -> str:
 
 
 def _check_place(path: Path, create: bool) -> None:
+    if path.name == ":memory:":
+        raise BankError(f"{path}: a bank is a file; name one, in a temporary folder if need be")
     # One look: between two, another process that makes the bank would turn "not there" into "there, but no file".
     try:
         mode = path.stat().st_mode

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sgpo.errors import InputError
-from sgpo.io import read_rows
+from sgpo.io import check_unicode, read_rows
 from sgpo.problems import Problem, without_calculator_marks
 from sgpo.reasoning import without_reasoning
 
@@ -33,8 +33,11 @@ def read_own_solutions(problems: Sequence[Problem], run: Path) -> list[Problem]:
             try:
                 id_, autonomous = row["problem_id"], row["group"] == "autonomous"
                 correct, completion = row["verdict"] == "correct", row["completion"]
+                check_unicode(completion)
             except KeyError as error:
                 raise InputError(f"{file}, row {number}: not a rollout (no {error})") from None
+            except InputError as error:
+                raise InputError(f"{file}, row {number}: 'completion' holds {error}") from None
             if correct and id_ in wanted and (autonomous or not found.get(id_, (False, ""))[0]):
                 found[id_] = (autonomous, completion)
     return [replace(problem, solution=found[problem.id][1] if problem.id in found else None) for problem in problems]

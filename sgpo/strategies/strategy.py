@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sgpo.errors import InputError
+from sgpo.io import check_unicode, read_rows
 
 T = TypeVar("T")
+
+MAX_COUNT = 2**63 - 1  # that a bank can store
 
 _NUMBERING = re.compile(r"^\s*(?:step\s+)?(?:\d+\s*[.):]|[-*•])\s+", re.IGNORECASE)
 
@@ -47,7 +50,7 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What a strategy did in training: completions that passed and that were sampled, with it and without it."""
+    """What a strategy did for a model: completions that passed and that were sampled, with it and without it."""
 
     guided_passes: int = 0
     guided_total: int = 0
@@ -60,6 +63,23 @@ class Effect:
         if not self.guided_total or not self.autonomous_total:
             return None
         return self.guided_passes / self.guided_total - self.autonomous_passes / self.autonomous_total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What an effect was measured under; effects under different conditions are never added.
+
+    `model` is the revision of the weights that were sampled, or that training began with; `prompts` the style and
+    version of the prompts; `reward` what judged. The empty condition is that of what a file or an old bank brought.
+    """
+
+    model: str = ""
+    prompts: str = ""
+    reward: str = ""
+
+    def to_text(self) -> str:
+        """The condition as a bank stores it."""
+        return "" if self == Condition() else json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +124,7 @@ class Strategy:
             if not value.strip() and name in ("problem_id", "problem_type"):
                 raise InputError(f"{name!r} is empty")
         object.__setattr__(self, "steps", _step_tuple(self.steps))
-        try:
-            "".join((self.problem_id, self.id, *self.steps, *self.text[:2], self.when_to_use)).encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError("a text with half a surrogate pair, which is no valid Unicode") from None
+        check_unicode("".join((self.problem_id, self.id, *self.steps, *self.text[:2], self.when_to_use)))
         if not self.id:
             text = json.dumps([self.problem_id, self.problem_type, self.approach, self.steps, self.when_to_use])
             object.__setattr__(self, "id", "s-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16])
@@ -148,7 +165,8 @@ def strategy_from_json(row: Mapping[str, Any], *, also: Iterable[str] = ()) -> S
         if name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85)):
             raise InputError(f"unknown field {name!r}; did you mean {near[0]!r}?")
     values = {name: row[name] for name in FIELDS if row.get(name) is not None}
-    values["problem_id"] = str(row["problem_id"])
+    if type(row["problem_id"]) is int:  # other programs number their problems
+        values["problem_id"] = str(row["problem_id"])
     if isinstance(row["steps"], str):
         values["steps"] = tuple(steps_from_text(row["steps"]))
     if "scores" in values:
@@ -160,6 +178,9 @@ def strategy_from_json(row: Mapping[str, Any], *, also: Iterable[str] = ()) -> S
     for name, types in _OPTIONAL_TYPES.items():
         if name in values and (not isinstance(values[name], types) or isinstance(values[name], bool)):
             raise InputError(f"{name!r} has the wrong type: {_json_type(values[name])}")
+    for name in ("prompt_tokens", "completion_tokens"):
+        if not 0 <= values.get(name, 0) <= MAX_COUNT:
+            raise InputError(f"{name!r} is no count: {values[name]}")
     return Strategy(**values)
 
 
@@ -220,20 +241,12 @@ def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]
         InputError: No such file, no rows, not JSON, a field that is missing or wrong, two strategies with one id or two
             active ones for one problem; the message names the file and row.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     rows: list[tuple[Strategy, bool, Effect | None]] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, row in read_rows(path):
         try:
-            strategy, active, effect = _read_row(line)
-        except ValueError as error:
+            strategy, active, effect = _of_export(row)
+        except InputError as error:
             raise InputError(f"{path}, row {number}: {error}; nothing was imported") from None
         for key in [("strategy id", strategy.id)] + [("active strategy for problem", strategy.problem_id)] * active:
             if key in seen:
@@ -248,13 +261,8 @@ def read_strategy_file(path: Path) -> list[tuple[Strategy, bool, Effect | None]]
     return rows
 
 
-def _read_row(line: str) -> tuple[Strategy, bool, Effect | None]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg})") from None
-    if not isinstance(row, dict):
-        raise InputError("not a JSON object")
+def _of_export(row: Mapping[str, Any]) -> tuple[Strategy, bool, Effect | None]:
+    check_unicode(json.dumps(row, ensure_ascii=False))
     if "kept" in row:
         raise InputError("the field 'kept' is called 'active' now; rename it in the file")
     active, effect = row.get("active", True), row.get("effect")
@@ -288,8 +296,8 @@ def _record(kind: type[T], value: Any, name: str, type_: type) -> T:
     expected = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping) or sorted(value) != sorted(expected):
         raise InputError(f"{name!r} must be an object with {', '.join(expected)}")
-    if any(not isinstance(v, type_) or isinstance(v, bool) for v in value.values()):
-        raise InputError(f"{name!r} has a value that is no {'whole number' if type_ is int else 'text'}")
+    if any(type(v) is not type_ or (isinstance(v, int) and not 0 <= v <= MAX_COUNT) for v in value.values()):
+        raise InputError(f"{name!r} has a value that is no {'count' if type_ is int else 'text'}")
     return kind(**value)
 
 

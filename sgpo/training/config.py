@@ -9,18 +9,17 @@ from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
-from sgpo.prompts import prompt_style
+from sgpo.prompts import PromptStyle, own_style, prompt_style
 from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
     NOT_NULL,
-    SUPPORTED,
     Condition,
+    check_combinations,
     check_installed,
     check_ranges,
-    declarations,
+    configuration_page,
     option,
-    options_table,
     refuse_old_names,
     unread_options,
 )
@@ -53,9 +52,7 @@ class SGPOConfig(TrainingArguments):
     logging_steps: float = option(1, "Steps between two rows of metrics.jsonl.")
     dataloader_pin_memory: bool = option(False, "Problems are records, not tensors.")
     remove_unused_columns: bool = option(False, "Problems are records, not columns.")
-    hub_strategy: Literal["end"] = option(
-        "end", "`push_to_hub` uploads the final model, once it is trained, and no checkpoint."
-    )
+    hub_strategy: Literal["end"] = option("end", "`push_to_hub` uploads the final model, and no checkpoint.")
 
     # What is sampled.
     algorithm: str = option("sgpo", "The algorithm, a name in sgpo.algorithms.", source="[baselines](baselines.md)")
@@ -93,6 +90,13 @@ class SGPOConfig(TrainingArguments):
         False,
         "Leave completions that were cut off at the limit out of the loss.",
         source="DAPO (arXiv 2503.14476), section 3.4",
+    )
+    soft_punish_cache: int = option(
+        0,
+        "Take up to 1 off the reward of an autonomous completion that ends in the last so many tokens of its limit.",
+        source="TRL's name; DAPO (arXiv 2503.14476), eq. 13",
+        at_least=0,
+        part="policy gradient",
     )
     temperature: float = option(
         1.0,
@@ -136,8 +140,11 @@ class SGPOConfig(TrainingArguments):
         "Train though fewer than a tenth of the problems have a guided prompt, which is refused otherwise.",
         part="guided prompts",
     )
-    prompt_style: str = option(
-        "math", "Wording of the prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`"
+    prompt_style: str = option("math", "The prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`")
+    prompts: dict[str, str] | None = option(
+        None,
+        "Texts of one's own in place of those of `prompt_style`.",
+        source="[prompts](training.md#prompts-of-your-own)",
     )
     engine: EngineName = option(
         "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
@@ -228,6 +235,20 @@ class SGPOConfig(TrainingArguments):
         source="DAPO (arXiv 2503.14476); GRPO (arXiv 2402.03300)",
         part="policy gradient",
     )
+    importance_sampling_level: Literal["token", "sequence"] = option(
+        "token",
+        "The importance ratio of each token, or with `sequence` of the completion: the geometric mean over its tokens. "
+        "The same thing while `num_iterations` is 1.",
+        source="TRL; GSPO (arXiv 2507.18071)",
+        part="policy gradient",
+    )
+    beta: float = option(
+        0.0,
+        "Factor of the KL between the policy and the weights that training starts from, on autonomous completions.",
+        source="TRL; GRPO (arXiv 2402.03300)",
+        at_least=0,
+        part="policy gradient",
+    )
     kl_clip: float | None = option(
         1.0,
         "Clip on the divergence of a token; null: no clip.",
@@ -306,8 +327,8 @@ class SGPOConfig(TrainingArguments):
     # The model and its verifier.
     model_init_kwargs: dict[str, Any] | None = option(
         None,
-        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` of weights "
-        "that stay frozen below adapters.",
+        "Arguments of from_pretrained, for a model given by its name: `attn_implementation`, or the `dtype` or "
+        "`quantization_config` of weights that stay frozen below adapters.",
         source="TRL",
     )
     chat_template_kwargs: dict[str, Any] | None = option(
@@ -325,7 +346,7 @@ class SGPOConfig(TrainingArguments):
         "`strict` wants the answer in a box, and exact values.",
         source="[verifier](verifier.md)",
     )
-    verifier_timeout: float = option(5.0, "Seconds that judging one answer may take.")
+    verifier_timeout: float = option(5.0, "Seconds of processor time that judging one answer may take.")
 
     # The run directory.
     rollout_fraction: float = option(
@@ -370,31 +391,24 @@ class SGPOConfig(TrainingArguments):
         if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
             raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
-        prompt_style(self.prompt_style)
+        _ = self.style  # which refuses
         check_ranges(type(self), vars(self))
         if unread := unread_options(type(self), vars(self)):
             raise InputError(next(iter(unread.values())))
-        if self.dynamic_sampling and self.num_iterations > 1:
-            raise InputError(
-                f"dynamic_sampling={self.dynamic_sampling} needs num_iterations=1, got {self.num_iterations}: later "
-                "updates repeat the problems that it replaced"
-            )
-        if self.wrong_strategy_fraction and self.strategy_content != "own":
-            raise InputError(
-                f"wrong_strategy_fraction={self.wrong_strategy_fraction} needs strategy_content='own', got "
-                f"{self.strategy_content!r}"
-            )
+        check_combinations(vars(self))
         if self.eval_max_tokens is None:
             self.eval_max_tokens = self.max_completion_length
-        for name in ("neftune_noise_alpha", "label_smoothing_factor"):
-            if getattr(self, name):
-                raise InputError(f"{name}={getattr(self, name)} is for supervised training: it would bias the policy")
         super().__post_init__()
         check_installed(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values; TrainingArguments takes whatever ends in `_token` for a key."""
         return {**super().to_dict(), "pad_token": self.pad_token}
+
+    @property
+    def style(self) -> PromptStyle:
+        """The prompts: those of `prompt_style`, with the texts of `prompts` in their place."""
+        return own_style(self.prompts or {}, base=prompt_style(self.prompt_style))
 
     @property
     def global_batch_size(self) -> int:
@@ -428,13 +442,7 @@ SECTIONS = {
 
 def configuration_tables() -> str:
     """The tables of docs/configuration.md, in Markdown (`python -m sgpo.training.config` prints them)."""
-    sections: dict[str, list[str]] = {}
-    for name in declarations(SGPOConfig):
-        sections.setdefault(SECTIONS.get(name) or list(sections)[-1], []).append(name)
-    tables = [f"### {title}\n{options_table(SGPOConfig, names)}" for title, names in sections.items()]
-    rows = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in SUPPORTED.items()]
-    supported = "\n".join(["### Supported TrainingArguments", "| options | what for |", "|---|---|", *rows])
-    return "\n\n".join([*tables, supported]) + "\n"
+    return configuration_page(SGPOConfig, SECTIONS)
 
 
 if __name__ == "__main__":

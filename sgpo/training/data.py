@@ -100,6 +100,11 @@ class Prepared:
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def strategy_ids(self) -> dict[str, str]:
+        """The id of the strategy that the guided prompt of each problem shows, by problem id."""
+        return {id_: group.strategy_id for id_, group in self.groups.items() if group.strategy_id is not None}
+
+    @property
     def guided_fraction(self) -> float:
         """The fraction of the problems that have a guided prompt; 1 without problems."""
         guided = [group.guided_prompt is not None for group in self.groups.values()]
@@ -135,7 +140,7 @@ def prepare_problems(
             use=args.strategies,
             content=args.strategy_content,
             wrong_fraction=args.wrong_strategy_fraction,
-            style=args.prompt_style,
+            style=args.style,
             seed=args.seed,
         )
         if guides
@@ -145,7 +150,7 @@ def prepare_problems(
         counts["without_solution"] = 0
     for problem in problems:
         # The autonomous prompt decides whether the problem is trained on at all.
-        prompt = encode(autonomous_prompt(problem.problem, style=args.prompt_style))
+        prompt = encode(autonomous_prompt(problem.problem, style=args.style))
         if len(prompt.ids) > args.max_prompt_length:
             counts["too_long"] += 1
             continue
@@ -260,8 +265,7 @@ def longest_sequence(
     prompts = [prompt for group in prepared.groups.values() for prompt in (group.prompt, group.guided_prompt) if prompt]
     trained = [len(prompt.ids) + args.max_completion_length for prompt in prompts]
     evaluated = [
-        len(encode_prompt(tokenizer, autonomous_prompt(problem.problem, style=args.prompt_style)))
-        + args.eval_max_tokens
+        len(encode_prompt(tokenizer, autonomous_prompt(problem.problem, style=args.style))) + args.eval_max_tokens
         for problems in evaluation_sets.values()
         for problem in problems
     ]

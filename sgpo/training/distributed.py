@@ -49,10 +49,11 @@ def check_launch(args: SGPOConfig, environment: Mapping[str, str] = os.environ) 
         )
     if args.engine == "hf":
         raise InputError("sharded training (FSDP, DeepSpeed) cannot generate by itself; set engine=vllm")
-    if algorithm_class(args.algorithm).needs.frozen_guided_model:
+    if args.beta or algorithm_class(args.algorithm).needs.frozen_guided_model:
+        reader = f"beta={args.beta} measures the KL to" if args.beta else f"algorithm {args.algorithm} is guided by"
         raise InputError(
-            f"sharded training (FSDP, DeepSpeed) has no whole copy of the initial weights, which algorithm "
-            f"{args.algorithm} is guided by; train it in whole copies (DDP)"
+            f"sharded training (FSDP, DeepSpeed) has no whole copy of the initial weights, which {reader}; train in "
+            "whole copies (DDP)"
         )
     version = args.fsdp_plugin_args["fsdp_version"] if args.fsdp else int(environment.get("FSDP_VERSION", "1"))
     if fsdp and version != 2:

@@ -79,7 +79,7 @@ class EvaluatingTrainer(ResumableTrainer):
             self.verifier,
             Sampling(max_tokens=args.eval_max_tokens, temperature=args.eval_temperature, top_p=args.eval_top_p),
             samples=args.eval_samples,
-            style=args.prompt_style,
+            style=args.style,
             seed=args.seed,
             rank=args.process_index,
             world_size=args.world_size,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sgpo.errors import InputError
 from sgpo.problems import Problem
-from sgpo.prompts import guided_prompt, solution_guided_prompt
+from sgpo.prompts import PromptStyle, guided_prompt, solution_guided_prompt
 from sgpo.rollouts.groups import seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.leak.gate import find_leaking
@@ -42,7 +42,7 @@ def guidance_for(
     use: Literal["own", "retrieved", "both"],
     content: Content,
     wrong_fraction: float,
-    style: str,
+    style: str | PromptStyle,
     seed: int,
 ) -> dict[str, Guidance]:
     """Choose what the guided prompt of each problem shows.

@@ -18,6 +18,7 @@ from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
 from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
+from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
@@ -155,7 +156,7 @@ def _check_reinforcement(
     tokenizer = _tokenizer(recipe, args)
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
-    config = policy_config(recipe.model, **(args.model_init_kwargs or {}))
+    config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
     with _verifier(args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
 
@@ -166,7 +167,7 @@ def _verifier(args: SGPOConfig) -> Verifier:
 
 def _tokenizer(recipe: Recipe, args: SGPOConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the recipe's model, as both stages use it."""
-    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token)
+    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs)
     shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
     return tokenizer
 
@@ -229,11 +230,13 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     check_installed(warmup_config(options, run))
     tokenizer = _tokenizer(recipe, args)
-    context = context_length(policy_config(recipe.model, **(args.model_init_kwargs or {})))
+    context = context_length(
+        policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
+    )
     rows, counts = solution_rows(
         split.warmup,
         tokenizer,
-        style=args.prompt_style,
+        style=args.style,
         max_length=min((n for n in (options.get("max_length"), context) if n is not None), default=None),
         wrong=_wrong_solutions(split.warmup, args),
     )
@@ -243,7 +246,7 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         lora = recipe.lora.model_dump() if recipe.lora is not None else None
         record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
         write_json(run.path / "warmup.json", record)
-    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe))
+    run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe), prompts=saved_prompts(args))
 
 
 def _warm_model(run: RunDirectory) -> str:
@@ -287,7 +290,7 @@ def _reinforce(
         args,
         problems,
         evaluation,
-        processing_class=load_tokenizer(model, pad_token=args.pad_token),
+        processing_class=load_tokenizer(model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs),
         bank=bank,
         peft_config=_peft_config(recipe),
     )

@@ -1,35 +1,38 @@
-"""The loss of a micro-batch: the sum of three components, each normalised over the *global* batch.
+"""The loss of a micro-batch: the sum of its components, each normalised over the *global* batch.
 
 Policy gradient and cross-entropy are sums over their tokens, divided by that component's tokens in the global batch
-(with `loss_mean="sequence"` the policy gradient is a sum of means over each completion, divided by their number); the
-divergence is `(1/P) sum_q w_q (1/T_q) sum_t clip(KL_t)` over all P problems of the global batch, where a problem
-without a target counts 0; with `target_sft_coef` the target's cross-entropy is added to `clip(KL_t)`. So the sum over
-micro-batches, however the batch is split, is the loss of one pass. Shape suffixes: `sgpo/objective/__init__.py`; `_N`
-is all completion tokens of a micro-batch, row after row.
+(with `loss_mean="sequence"` the policy gradient is a sum of means over each completion, divided by their number), and
+so is the KL to the reference; the divergence is `(1/P) sum_q w_q (1/T_q) sum_t clip(KL_t)` over all P problems of the
+global batch, where a problem without a target counts 0; with `target_sft_coef` the target's cross-entropy is added to
+`clip(KL_t)`. So the sum over micro-batches, however the batch is split, is the loss of one pass. Shape suffixes:
+`sgpo/objective/__init__.py`; `_N` is all completion tokens of a micro-batch, row after row.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sgpo.algorithms import TrainingRow
-from sgpo.objective import clip_divergence, importance_weights, policy_loss, shaped_policy_loss
+from sgpo.objective import (
+    clip_divergence,
+    completion_mean,
+    importance_ratio,
+    importance_weights,
+    policy_loss,
+    reference_kl,
+    shaped_policy_loss,
+)
 from sgpo.rollouts.forward import Predictions, Predictor, predicted_divergence, token_logprobs
 from sgpo.training.config import SGPOConfig
+from sgpo.training.frozen import Branch
 from sgpo.training.metrics import Averages
-
-# The guided branch at frozen weights: predictions of completions (token ids) after guided prompts, without gradient.
-FrozenGuided = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Predictions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def batch_loss(
     totals: Totals,
     options: SGPOConfig,
     averages: Averages,
-    frozen_guided: FrozenGuided | None = None,
+    frozen_guided: Branch | None = None,
 ) -> Tensor:
     """Compute the part of the global loss that falls on these rows, by one forward with gradient over all of them.
 
@@ -88,6 +91,8 @@ def batch_loss(
     policy = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.advantage is not None]
     if on_policy := [(row, values) for row, values in policy if row.shaping is None]:
         loss = loss + options.policy_coef * _policy_component(on_policy, totals, options, averages)
+        if options.beta:
+            loss = loss + options.beta * _reference_kl_component(on_policy, totals, options, averages)
     if off_policy := [(row, values) for row, values in policy if row.shaping is not None]:
         loss = loss + options.policy_coef * _off_policy_component(off_policy, totals, options, averages)
     entropic = [(row, values) for row, values in zip(rows, logprobs, strict=True) if row.cross_entropy]
@@ -109,15 +114,7 @@ def _policy_component(
     rows: Sequence[tuple[TrainingRow, Tensor]], totals: Totals, options: SGPOConfig, averages: Averages
 ) -> Tensor:
     """The clipped policy gradient of the autonomous completions."""
-    # Pad the rows. On the first update after sampling the policy is the one that sampled: its own log-probabilities are
-    # the old ones.
-    logprobs_BT = pad_sequence([values for _, values in rows], batch_first=True)
-    old_logprobs_BT = pad_sequence(
-        [values.detach() if row.old_logprobs is None else row.old_logprobs.to(values) for row, values in rows],
-        batch_first=True,
-    )
-    lengths_B1 = torch.tensor([[len(row.completion_ids)] for row, _ in rows], device=logprobs_BT.device)
-    mask_BT = torch.arange(logprobs_BT.shape[1], device=logprobs_BT.device) < lengths_B1
+    logprobs_BT, old_logprobs_BT, mask_BT = _padded(rows)
     advantages_B = torch.tensor([row.advantage for row, _ in rows], device=logprobs_BT.device)
     # How far the engine's log-probabilities are from the trainer's: an alarm watches this.
     sampling_logprobs_BT = _sampling_logprobs(rows)
@@ -133,19 +130,51 @@ def _policy_component(
         clip_low=options.clip_low,
         clip_high=options.clip_high,
         loss_mean=options.loss_mean,
+        ratio_level=options.importance_sampling_level,
         importance_BT=_importance_weights(old_logprobs_BT, sampling_logprobs_BT, mask_BT, options, averages),
     )
-    # From the mean over these rows to their part of the mean over the global batch.
-    if options.loss_mean == "token":
-        component = loss * (mask_BT.sum() / max(totals.policy_tokens, 1))
-    else:
-        component = loss * (len(rows) / max(totals.policy_sequences, 1))
+    component = loss * _share(mask_BT, totals, options)
     averages.add_sum("loss/policy", component)
     with torch.no_grad():
-        ratio_N = (logprobs_BT - old_logprobs_BT)[mask_BT].exp()
+        level = options.importance_sampling_level
+        ratio_N = importance_ratio(logprobs_BT, old_logprobs_BT, mask_BT, level=level)[mask_BT]
         clipped_N = (ratio_N < 1 - options.clip_low) | (ratio_N > 1 + options.clip_high)
         averages.add_all("clipped_fraction", clipped_N.float())
     return component
+
+
+def _reference_kl_component(
+    rows: Sequence[tuple[TrainingRow, Tensor]], totals: Totals, options: SGPOConfig, averages: Averages
+) -> Tensor:
+    """The KL of the autonomous completions to the reference, normalised as their policy gradient is."""
+    logprobs_BT, old_logprobs_BT, mask_BT = _padded(rows)
+    reference = [row.reference_logprobs.to(values) for row, values in rows if row.reference_logprobs is not None]
+    ratio_BT = importance_ratio(logprobs_BT, old_logprobs_BT, mask_BT, level=options.importance_sampling_level)
+    kl_BT = reference_kl(logprobs_BT, pad_sequence(reference, batch_first=True), ratio_BT)
+    averages.add_all("kl", kl_BT[mask_BT])
+    return completion_mean(kl_BT, mask_BT, by=options.loss_mean) * _share(mask_BT, totals, options)
+
+
+def _padded(rows: Sequence[tuple[TrainingRow, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows' log-probabilities, those of the policy that sampled, and the mask of their tokens.
+
+    On the first update after sampling the policy is the one that sampled: its own log-probabilities are the old ones.
+    """
+    logprobs_BT = pad_sequence([values for _, values in rows], batch_first=True)
+    old_logprobs_BT = pad_sequence(
+        [values.detach() if row.old_logprobs is None else row.old_logprobs.to(values) for row, values in rows],
+        batch_first=True,
+    )
+    lengths_B1 = torch.tensor([[len(row.completion_ids)] for row, _ in rows], device=logprobs_BT.device)
+    mask_BT = torch.arange(logprobs_BT.shape[1], device=logprobs_BT.device) < lengths_B1
+    return logprobs_BT, old_logprobs_BT, mask_BT
+
+
+def _share(mask_BT: Tensor, totals: Totals, options: SGPOConfig) -> Tensor | float:
+    """What the mean over these rows is multiplied by to be their part of the mean over the global batch."""
+    if options.loss_mean == "token":
+        return mask_BT.sum() / max(totals.policy_tokens, 1)
+    return len(mask_BT) / max(totals.policy_sequences, 1)
 
 
 def _sampling_logprobs(rows: Sequence[tuple[TrainingRow, Tensor]]) -> Tensor:
@@ -201,7 +230,7 @@ def _distillation_component(
     totals: Totals,
     options: SGPOConfig,
     averages: Averages,
-    frozen_guided: FrozenGuided | None,
+    frozen_guided: Branch | None,
 ) -> Tensor:
     """The clipped divergence of the targets from the guided branch."""
     # The guided branch reads the same completions after the guided prompts, without gradient.
@@ -242,51 +271,3 @@ def _target_loss(clipped_T: Tensor, logprobs_T: Tensor, options: SGPOConfig) -> 
     """
     loss_T = -logprobs_T if options.distill_loss == "sft" else clipped_T
     return loss_T.mean() - options.target_sft_coef * logprobs_T.mean()
-
-
-# -- the guided branch at frozen weights: the weights that training starts from (OPSD)
-
-
-def frozen_guided_branch(model: Any, predictor: Predictor, accelerator: Accelerator) -> FrozenGuided:
-    """Freeze the model as it is now, for the guided branch; call it before any update.
-
-    Below adapters that change nothing yet lie the initial weights, so such a model is run without its adapters. Any
-    other model is copied.
-
-    Args:
-        model: The policy.
-        predictor: The policy's.
-        accelerator: Gives the precision that training runs in.
-    """
-    if hasattr(model, "disable_adapter") and _adapters_add_nothing(model):
-        return _branch(model, predictor, accelerator, within=model.disable_adapter)
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    return _branch(frozen, Predictor(frozen, pad_id=predictor.pad_id, dtype=predictor.dtype), accelerator)
-
-
-def _branch(
-    model: Any,
-    predictor: Predictor,
-    accelerator: Accelerator,
-    *,
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> FrozenGuided:
-    """Run `model` in the precision that training runs in, `within` a context of its own."""
-
-    def predict(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Predictions:
-        with accelerator.autocast(), within():
-            return predictor(model, prompts, completions)
-
-    return predict
-
-
-@torch.no_grad()
-def _adapters_add_nothing(model: Any) -> bool:
-    """Compare the model with and without adapters on one short input.
-
-    Adapters that are trained already, or drawn from the weights (PiSSA), do add something.
-    """
-    input_ids = torch.arange(4, device=model.device).unsqueeze(0)
-    with model.disable_adapter():
-        without = model(input_ids=input_ids, use_cache=False).logits
-    return torch.allclose(model(input_ids=input_ids, use_cache=False).logits, without, rtol=1e-5, atol=1e-5)

@@ -26,6 +26,7 @@ from sgpo.algorithms import TrainingRow
 from sgpo.errors import BankError
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate, seed_of
 from sgpo.strategies.bank import StrategyBank
+from sgpo.strategies.strategy import Condition
 from sgpo.training.alarms import mentions_strategy
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
@@ -209,11 +210,13 @@ def add_rollout_metrics(
     # What the autonomous groups alone show.
     for group in groups:
         passes = [r.correct for r in group.autonomous if not math.isnan(r.reward)]
-        rewards = {r.reward for r in group.autonomous if not math.isnan(r.reward)}
+        rewards = {r.total_reward for r in group.autonomous if not math.isnan(r.reward)}
         if passes:
             averages.add("groups/all_fail", float(not any(passes)))
             averages.add("groups/all_pass", float(all(passes)))
             averages.add("groups/with_gradient", float(len(rewards) > 1))
+        punishments = [r.punishment for r in group.autonomous if r.punishment is not None]
+        averages.add("overlong_punishment", sum(punishments), len(punishments))
         # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
         # vLLM may lack some.
         logprobs = [v for rollout in group.autonomous for v in rollout.logprobs if not math.isnan(v)]
@@ -325,10 +328,13 @@ def strategy_effects(rows: Iterable[Mapping[str, Any]], strategy_ids: Mapping[st
     return effects
 
 
-def record_effects(bank: Path, run: str, effects: Mapping[str, Sequence[int]]) -> None:
-    """Write the effects of a run into its bank, which must be writable only here; warn if it is not."""
+def record_effects(
+    bank: Path, run: str, effects: Mapping[str, Sequence[int]], condition: Condition | None = None
+) -> None:
+    """Write the effects of a run, measured under a condition, into its bank, which must be writable only here; warn if
+    it is not."""
     try:
         with StrategyBank(bank, create=False) as writable:
-            writable.record_run(run, effects)
+            writable.record_run(run, effects, condition)
     except BankError as error:
         logger.warning("the bank was not told what its strategies did in this run: %s", error)

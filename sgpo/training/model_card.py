@@ -19,6 +19,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
 from sgpo.errors import InputError
+from sgpo.evaluation.summary import (
+    SINCE_THE_FIRST,
+    Difference,
+    change,
+    pass_rates,
+    say_failed_training,
+    say_standings,
+)
 from sgpo.io import counted, read_json
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
@@ -49,14 +57,16 @@ def model_card(run: RunDirectory) -> str:
     config = run.read_config()
     warmup = run.path / "warmup.json"
     base = str(read_json(warmup)["model"] if warmup.exists() else config["model"])
+    evaluations, metrics = _read_evaluations(run), run.read_metrics()
     parts = [
         _front_matter(base),
         f"# {_text(run.path.resolve().name)}",
         f"{_code(base)}, trained by the algorithm `{_text(config['algorithm'])}` of `sgpo`, an implementation of "
         f"[Strategy-Guided Policy Optimization]({PAPER}).",
+        _result(evaluations, metrics),
         "## Metrics",
-        _evaluations(run) or "The run made no evaluation.",
-        _training(run),
+        _evaluations(evaluations) or "The run made no evaluation.",
+        _training(metrics),
         "## Data",
         _data(config),
         "## Recipe",
@@ -76,9 +86,8 @@ def _front_matter(base: str) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 
-def _evaluations(run: RunDirectory) -> str:
-    """The last evaluation of each set, and the first where there are two."""
-    rows = []
+def _read_evaluations(run: RunDirectory) -> dict[str, list[dict[str, Any]]]:
+    """The contents of `eval/*.json` by problem set, in the order of steps."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(run.path.glob("eval/*-step-*.json")):
         try:
@@ -89,8 +98,29 @@ def _evaluations(run: RunDirectory) -> str:
             logger.warning("left out of the model card: %s", error)  # the model is trained: this must not end the run
             continue
         by_name.setdefault(str(scores["name"]), []).append(scores)
-    for name, evaluations in sorted(by_name.items()):
-        for scores in [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations:
+    return dict(sorted(by_name.items()))
+
+
+def _result(evaluations: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Why training failed, and what it won and lost between the first and the last evaluation of each set."""
+    results: dict[str, tuple[Difference, str]] = {}
+    for name, (first, *others) in evaluations.items():
+        before, after = (pass_rates(scores.get("samples")) for scores in (first, others[-1] if others else first))
+        if others and (difference := change(before, after)) is not None:
+            value = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+            results[name] = (difference, f"avg@{first['k']} {value}")
+    failure = say_failed_training(metrics)
+    sentences = [f"Of the completions that training sampled, {failure}."] if failure else []
+    if results:
+        sentences.append(f"From the first to the last evaluation: {say_standings(results, SINCE_THE_FIRST)}.")
+    return _text(" ".join(sentences))
+
+
+def _evaluations(evaluations: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A table of the last evaluation of each set, and the first where there are two."""
+    rows = []
+    for name, found in evaluations.items():
+        for scores in [found[0], found[-1]] if len(found) > 1 else found:
             k = scores["k"]
             measures = [_interval(scores.get(f"{measure}@{n}")) for measure, n in (("avg", k), ("pass", k), ("maj", k))]
             rows.append((name, scores["step"], scores["problems"], k, *measures))
@@ -106,8 +136,8 @@ def _interval(score: Any) -> str:
     return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
-def _training(run: RunDirectory) -> str:
-    trained = [row for row in run.read_metrics() if "loss" in row]
+def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
+    trained = [row for row in metrics if "loss" in row]
     if not trained:
         return ""
     last = trained[-1]

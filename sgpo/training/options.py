@@ -16,6 +16,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from sgpo.algorithms import ALGORITHMS, Part, readers_of
 from sgpo.errors import InputError
+from sgpo.rollouts.vllm import QUANTIZED_WITH_VLLM
 
 # What another option must be for this one to be read: one of some words, `True`, or anything but null.
 NOT_NULL: Literal["not null"] = "not null"
@@ -176,6 +177,29 @@ def check_ranges(config: type[Any], values: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must {declared.requirement}, got {values[name]}{declared.why}")
 
 
+def check_combinations(values: Mapping[str, Any]) -> None:
+    """Raises InputError for options of training that do not go together, each by itself in its range."""
+    for name in ("neftune_noise_alpha", "label_smoothing_factor"):
+        if values[name]:
+            raise InputError(f"{name}={values[name]} is for supervised training: it would bias the policy")
+    sampling, iterations = values["dynamic_sampling"], values["num_iterations"]
+    if sampling and iterations > 1:
+        raise InputError(
+            f"dynamic_sampling={sampling} needs num_iterations=1, got {iterations}: later updates repeat the problems "
+            "that it replaced"
+        )
+    wrong, content = values["wrong_strategy_fraction"], values["strategy_content"]
+    if wrong and content != "own":
+        raise InputError(f"wrong_strategy_fraction={wrong} needs strategy_content='own', got {content!r}")
+    cache, limit = values["soft_punish_cache"], values["max_completion_length"]
+    if cache > limit:
+        raise InputError(
+            f"soft_punish_cache={cache} is the last part of max_completion_length={limit}; choose no more than that"
+        )
+    if values["engine"] == "vllm" and "quantization_config" in (values["model_init_kwargs"] or {}):
+        raise InputError(QUANTIZED_WITH_VLLM)
+
+
 def unread_options(config: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
     """The options whose value differs from the default and that nothing reads: each with a line that says so.
 
@@ -243,6 +267,22 @@ def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: st
                 raise InputError(
                     f"{where}{gone} was measured not to help and removed; docs/log.md names the commit that has it"
                 )
+
+
+def configuration_page(config: type[Any], sections: Mapping[str, str]) -> str:
+    """All declared options as Markdown tables, one a section, and the supported TrainingArguments.
+
+    Args:
+        config: A dataclass of declared options.
+        sections: The title of each section by its first option.
+    """
+    members: dict[str, list[str]] = {}
+    for name in declarations(config):
+        members.setdefault(sections.get(name) or list(members)[-1], []).append(name)
+    tables = [f"### {title}\n{options_table(config, names)}" for title, names in members.items()]
+    rows = [f"| {', '.join(f'`{name}`' for name in names.split())} | {what} |" for names, what in SUPPORTED.items()]
+    supported = "\n".join(["### Supported TrainingArguments", "| options | what for |", "|---|---|", *rows])
+    return "\n\n".join([*tables, supported]) + "\n"
 
 
 def options_table(config: type[Any], names: list[str]) -> str:

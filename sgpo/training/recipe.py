@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
+from sgpo.prompts import own_style, prompt_style
+from sgpo.rollouts.models import QUANTIZED_WITHOUT_ADAPTERS
 from sgpo.training.config import NO_TOKEN, SGPOConfig
 from sgpo.training.options import installed_name, refuse_old_names, unread_options
 
@@ -65,7 +67,8 @@ class LoraSection(BaseModel):
 
 
 class Recipe(_Section):
-    """A whole run. `train` holds options of `SGPOConfig`, `evaluation` the problems of evaluations during training."""
+    """A whole run. `train` holds options of `SGPOConfig`, `evaluation` the problems of evaluations during training,
+    `prompts` texts in place of the prompt style's, or a YAML file of them; loaded, they are an option of `train`."""
 
     model: str
     problems: ProblemSource
@@ -74,6 +77,7 @@ class Recipe(_Section):
     evaluation: ProblemSource | None = None
     warmup: WarmupSection | None = None
     lora: LoraSection | None = None
+    prompts: dict[str, Any] | str | None = None
     train: dict[str, Any] = {}
 
 
@@ -114,8 +118,10 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from None
+    recipe.train.update(_own_prompts(recipe, path))
     return recipe.model_copy(
         update={
+            "prompts": None,
             "train": _check_train(recipe, path, layers),
             "warmup": _check_warmup(recipe, path),
             "lora": _check_lora(recipe, path),
@@ -172,6 +178,8 @@ def _check_train(recipe: Recipe, path: Path, layers: Sequence[_Layer]) -> dict[s
     refuse_old_names(recipe.train, where=f"{path}, train: ")
     train = check_options(SGPOConfig, recipe.train, where=f"{path}, train")
     algorithm_class(train.get("algorithm", "sgpo"))
+    if recipe.lora is None and "quantization_config" in (train.get("model_init_kwargs") or {}):
+        raise InputError(f"{path}, train: {QUANTIZED_WITHOUT_ADAPTERS}")
     return _without_unread(train, path, layers)
 
 
@@ -192,6 +200,28 @@ def _without_unread(train: dict[str, Any], path: Path, layers: Sequence[_Layer])
     if left_out:
         logger.warning("%s: left out, as nothing reads it now: %s", path, " | ".join(left_out))
     return train
+
+
+def _own_prompts(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """The option `prompts` of `train`, checked; empty where the recipe has no texts of its own."""
+    texts = recipe.train.get("prompts") if recipe.prompts is None else recipe.prompts
+    if isinstance(texts, str):
+        file = path.parent / texts
+        if not file.is_file():
+            raise InputError(f"{path}, prompts: no such file {file}")
+        try:
+            texts = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: not a readable YAML file: {error}") from None
+    if texts is None:
+        return {}
+    if not isinstance(texts, dict):
+        raise InputError(f"{path}, prompts: expected texts by name, such as autonomous, guided and strategy")
+    try:
+        own_style(texts, base=prompt_style(recipe.train.get("prompt_style", "math")))
+    except InputError as error:
+        raise InputError(f"{path}, {error}") from None
+    return {"prompts": texts}
 
 
 def _check_warmup(recipe: Recipe, path: Path) -> WarmupSection | None:

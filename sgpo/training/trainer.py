@@ -26,20 +26,17 @@ from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import write_jsonl
 from sgpo.problems import Problem
-from sgpo.prompts import prompt_style
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
 from sgpo.rollouts.models import (
-    check_adapters,
     check_tokenizer,
-    disable_dropout,
     load_policy,
     load_tokenizer,
     policy_config,
     policy_name,
+    prepare_policy,
     shape_chat_template,
-    train_in_float32,
 )
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.alarms import AlarmWatcher, DivergenceStop
@@ -65,7 +62,9 @@ from sgpo.training.distributed import (
     sum_over_processes,
 )
 from sgpo.training.evaluating import EvaluatingTrainer
-from sgpo.training.loss import Totals, batch_loss, frozen_guided_branch
+from sgpo.training.frozen import Branch, frozen_branch
+from sgpo.training.loss import Totals, batch_loss
+from sgpo.training.measure import training_condition, warn_unmeasured
 from sgpo.training.metrics import (
     Averages,
     MetricsWriter,
@@ -126,7 +125,7 @@ class SGPOTrainer(EvaluatingTrainer):
         if processing_class is None:
             if not source:
                 raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
-            processing_class = load_tokenizer(source, pad_token=args.pad_token)
+            processing_class = load_tokenizer(source, pad_token=args.pad_token, init_kwargs=init_kwargs)
         check_tokenizer(processing_class, pad_token=args.pad_token)
         shape_chat_template(
             processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt
@@ -143,20 +142,14 @@ class SGPOTrainer(EvaluatingTrainer):
             as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
         )
         self.eval_problems = evaluation_sets(eval_dataset)
-        config = policy_config(model, **init_kwargs)
+        config = policy_config(model, adapters=peft_config is not None or hasattr(model, "peft_config"), **init_kwargs)
         check_start(self.prepared, self.eval_problems, processing_class, args, verifier=self.verifier, config=config)
 
         # The policy. Adapters are drawn at random, in every process alike.
         set_seed(args.seed)
         if isinstance(model, str | Path):
             model = load_policy(model, **init_kwargs)
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        check_adapters(model)
-        train_in_float32(model)
-        disable_dropout(model)
+        model = prepare_policy(model, peft_config)
         use_one_device(args)
 
         super().__init__(
@@ -186,11 +179,9 @@ class SGPOTrainer(EvaluatingTrainer):
         self.predictor = Predictor(
             self.model, pad_id=processing_class.pad_token_id, dtype=compute_dtype(self.accelerator)
         )
-        self.frozen_guided = (
-            frozen_guided_branch(self.model, self.predictor, self.accelerator)
-            if self.algorithm.needs.frozen_guided_model
-            else None
-        )
+        frozen = self.algorithm.needs.frozen_guided_model
+        self.reference = frozen_branch(self.model, self.predictor, self.accelerator) if frozen or args.beta else None
+        self.frozen_guided = self.reference if frozen else None
         longest = longest_sequence(self.prepared, self.eval_problems, processing_class, args)
         self.engine: Engine = build_engine(
             args.engine,
@@ -271,10 +262,15 @@ class SGPOTrainer(EvaluatingTrainer):
             offset_and_total=partial(offset_and_total, self.accelerator),
         )
 
-        # Later updates on these rows need the log-probabilities of the policy that sampled them.
+        # The KL needs the reference's log-probabilities; later updates on these rows, those of the policy that sampled.
+        if args.beta:
+            own = [row for row in rows if row.advantage is not None and row.shaping is None]
+            references = self._logprobs([(row.prompt, row.completion_ids) for row in own], self.reference)
+            for row, values in zip(own, references, strict=True):
+                row.reference_logprobs = values
         if args.num_iterations > 1:
-            weighed = [row for row in rows if row.advantage]
-            logprobs = self._logprobs([row.prompt for row in weighed], [row.completion_ids for row in weighed])
+            weighed = [row for row in rows if row.advantage or row.reference_logprobs is not None]
+            logprobs = self._logprobs([(row.prompt, row.completion_ids) for row in weighed])
             for row, values in zip(weighed, logprobs, strict=True):
                 row.old_logprobs = values
 
@@ -310,6 +306,7 @@ class SGPOTrainer(EvaluatingTrainer):
                 self.sampling,
                 num_autonomous=self.algorithm.num_autonomous,
                 num_guided=self.algorithm.num_guided,
+                soft_punish_cache=self.args.soft_punish_cache,
                 seed=(self.args.seed, step),
             )
         with self.averages.timed("verify"):
@@ -322,26 +319,26 @@ class SGPOTrainer(EvaluatingTrainer):
         return reserve_problems(self.prepared.problems, set(ids), seed=self.args.seed, step=step)
 
     def _score(self, items: Sequence[tuple[PromptIds, Rollout]]) -> list[Tensor]:
-        return self._logprobs([prompt for prompt, _ in items], [rollout.completion_ids for _, rollout in items])
+        return self._logprobs([(prompt, rollout.completion_ids) for prompt, rollout in items])
 
     @torch.no_grad()
-    def _logprobs(self, prompts: Sequence[PromptIds], completions: Sequence[list[int]]) -> list[Tensor]:
-        """Log-probabilities of completions after prompts under the current policy, a part at a time."""
+    def _logprobs(self, pairs: Sequence[tuple[PromptIds, list[int]]], branch: Branch | None = None) -> list[Tensor]:
+        """Log-probabilities of completions after prompts under the current policy or another branch, part by part."""
+        branch = branch or partial(self.predictor, self.model_wrapped)
         values: dict[int, Tensor] = {}
-        lengths = [len(prompt.ids) + len(ids) for prompt, ids in zip(prompts, completions, strict=True)]
-        parts = token_batches(lengths, self.args.max_tokens_per_batch)
+        parts = token_batches([len(prompt.ids) + len(ids) for prompt, ids in pairs], self.args.max_tokens_per_batch)
         missing = max_over_processes(self.accelerator, len(parts)) - len(parts)
         for part in parts:
-            ids = [completions[i] for i in part]
+            ids = [pairs[i][1] for i in part]
             with self.compute_loss_context_manager():
-                predictions = self.predictor(self.model_wrapped, [prompts[i].ids for i in part], ids)
+                predictions = branch([pairs[i][0].ids for i in part], ids)
                 ids_N = torch.tensor([t for row in ids for t in row], device=predictions.states.device)
                 logprobs_N = token_logprobs(predictions, ids_N, temperature=self.args.temperature)
             values.update(zip(part, logprobs_N.split([len(row) for row in ids]), strict=True))
         # As many forwards as the process with the most parts.
         for _ in range(missing):
-            self.predictor.dummy_forward(self.model_wrapped)
-        return [values[i] for i in range(len(prompts))]
+            branch([[self.predictor.pad_id]], [[self.predictor.pad_id]])
+        return [values[i] for i in range(len(pairs))]
 
     # -- one optimizer step: from rows to the gradient
 
@@ -425,13 +422,14 @@ class SGPOTrainer(EvaluatingTrainer):
         # The bank learns only of strategies that the right problems were shown.
         shown_as_meant = self.args.strategy_content == "own" and not self.args.wrong_strategy_fraction
         if self.bank is not None and shown_as_meant and self.is_world_process_zero():
-            used = {
-                id_: group.strategy_id for id_, group in self.prepared.groups.items() if group.strategy_id is not None
-            }
-            record_effects(self.bank.path, self.run.id, strategy_effects(self.run.read_rows("rollouts"), used))
+            effects = strategy_effects(self.run.read_rows("rollouts"), self.prepared.strategy_ids)
+            condition = training_condition(self.model_name, self.args, self.verifier)
+            record_effects(self.bank.path, self.run.id, effects, condition)
         return output
 
     def begin_run(self) -> None:
+        if self.bank is not None and self.algorithm.guides:
+            warn_unmeasured(self.bank, training_condition(self.model_name, self.args, self.verifier))
         write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.prepared.strategies.values()))
         self.run.write_config(self.describe())
 
@@ -445,5 +443,5 @@ class SGPOTrainer(EvaluatingTrainer):
             "args": self.args.to_dict(),
             "problems": {**problems, "global_batch": self.args.global_batch_size},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
-            "prompts": {"style": self.args.prompt_style, "version": prompt_style(self.args.prompt_style).version},
+            "prompts": {"style": self.args.style.name, "version": self.args.style.version},
         }

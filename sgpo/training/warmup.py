@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from sgpo.errors import InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
-from sgpo.prompts import autonomous_prompt
+from sgpo.prompts import PromptStyle, SavedPrompts, autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt, encode_solution
-from sgpo.rollouts.models import check_adapters, train_in_float32
+from sgpo.rollouts.models import check_adapters, is_quantized, load_policy, train_in_float32
 from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
 from sgpo.training.options import installed_name
@@ -45,7 +45,7 @@ def solution_rows(
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    style: str,
+    style: str | PromptStyle,
     max_length: int | None,
     wrong: Collection[str] = (),
 ) -> tuple[list[Row], dict[str, int]]:
@@ -123,6 +123,7 @@ def run_warmup(
     run: RunDirectory,
     *,
     peft_config: Any = None,
+    prompts: SavedPrompts | None = None,
 ) -> Path:
     """Fine-tune `model` in place on the rows, or resume an interrupted warm-up from its last checkpoint.
 
@@ -133,6 +134,7 @@ def run_warmup(
         options: Options of `SFTConfig`.
         run: Gets the metrics, in `warmup.jsonl`, and the model.
         peft_config: Adapters to train; they are merged into the saved model.
+        prompts: What the rows were made with; saved beside the weights.
 
     Returns:
         Where the model was saved.
@@ -165,6 +167,10 @@ def run_warmup(
     if peft_config is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise InputError("a warm-up with lora needs whole copies of the model (DDP), not FSDP or DeepSpeed")
     check_adapters(trainer.model)
+    if is_quantized(trainer.model):
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # the adapters: TRL has cast them to bfloat16, where small updates vanish
+                parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     # Resume from the last checkpoint, if there is one, and drop the rows of metrics that come again.
@@ -180,11 +186,24 @@ def run_warmup(
     if peft_config is None:
         trainer.save_model(str(staging))  # all processes together: each may hold only a part of the weights
     elif trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(staging)
+        _merged(trainer.accelerator.unwrap_model(trainer.model), working / "adapter").save_pretrained(staging)
         tokenizer.save_pretrained(staging)
     if trainer.is_world_process_zero():
         (staging / "training_args.bin").unlink(missing_ok=True)
+        if prompts is not None:
+            prompts.save(staging)
         run.publish(run.warm_model)
         shutil.rmtree(working, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return run.warm_model
+
+
+def _merged(model: Any, staging: Path) -> Any:
+    """The model whole, its adapters merged; where it is quantized, into its weights as they were before that.
+
+    The adapters lie in `staging` meanwhile.
+    """
+    if not is_quantized(model):
+        return model.merge_and_unload()
+    model.save_pretrained(staging)
+    return load_policy(staging)

@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sgpo.errors import InputError
-from sgpo.verifier.extract import READ_LIMIT, extract_answer, gold_text, last_box
-from sgpo.verifier.math.latex import without_text
+from sgpo.verifier.extract import READ_LIMIT, extract_answer, gold_text, last_box, words_said
+from sgpo.verifier.math.latex import repaired, without_text
 
 VerdictKind = Literal["correct", "wrong", "unparsed", "timeout"]
 
 KINDS = ("math", "exact", "choice", "puzzle")
-# Judged in the caller's process: a few linear passes over the text.
-IN_PROCESS = ("exact", "choice")
 
 # Texts that say the same to `exact`.
 _ANSWER_MARKER = re.compile(r"\banswer\b(?:\s+is\b)?\s*[:=]?", re.IGNORECASE)
@@ -36,9 +34,12 @@ _LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\q?quad(?![A-Za-z])|~")
 # Letters of a multiple choice. "A" before a lower-case word is the article.
 _CHOICE_MARKER = re.compile(r"\b(?:answer|choice|option)\b(?:[^.:\n]{0,40}?\bis\b|\s*[:=])", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![\w'’])(A(?!\s+[a-z])|[B-HJ-Z])(?![\w'’])|(?<!\w)\(([A-Z])\)")
-_LETTER_AHEAD = re.compile(r"\W{0,8}(?:for sure |surely |clearly |definitely )?\W{0,8}\(?([A-Z])(?![\w'’])")
-_MORE_LETTERS = re.compile(r"(?:\)?\s*(?:,|\bor\b|\band\b)\s*)+\(?([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|can|was|does)\b)")
+_LETTER_AHEAD = re.compile(
+    r"\W{0,8}(?:for sure |surely |clearly |definitely )?\W{0,8}\(?([A-Z](?![\w'’])|[a-hj-z](?=\)|[.,]?\W*$|[.,]\s))"
+)
+_MORE_LETTERS = re.compile(r"(?:\)?\s*+(?:,|or\b|and\b)\s*+)++\(?([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|can|was|does)\b)")
 _LETTER_FIRST = re.compile(r"\W{0,4}([A-Z])(?:[).:]|\s*$|\s+(?=[A-Z(]))")
+_LETTER_ALONE = re.compile(r"\W{0,8}([a-z])\W{0,8}")
 
 # Mathematics: a gold answer that is a letter, and one that data sets write in several ways.
 _GOLD_LETTER = re.compile(r"\s*\(?[A-H]\)?\s*|\s*\([A-H]\)\s.*", re.DOTALL)
@@ -70,7 +71,9 @@ class UsageError(InputError):
     """The user's mistake, not the model's: reported, never counted as a verdict."""
 
 
-def judge_completion(completion: str, answer: str, *, kind: str, strict: bool = False) -> Verdict:
+def judge_completion(
+    completion: str, answer: str, *, kind: str, strict: bool = False, finished: bool = True
+) -> Verdict:
     """Judge a completion in this process and without limits.
 
     Args:
@@ -78,12 +81,13 @@ def judge_completion(completion: str, answer: str, *, kind: str, strict: bool = 
         answer: the gold answer.
         kind: one of `KINDS`, or `package.module:function`.
         strict: the strict policy, which only `math` knows.
+        finished: False for a completion that was cut off; only `math` reads it.
 
     Raises:
         UsageError: there is no such kind or function, or the gold answer does not fit the kind.
     """
     if kind == "math":
-        return judge_math(completion, answer, strict=strict)
+        return judge_math(completion, answer, strict=strict, finished=finished)
     if kind == "exact":
         return _judge_exact(completion[-READ_LIMIT:], answer)
     if kind == "choice":
@@ -98,24 +102,31 @@ def judge_completion(completion: str, answer: str, *, kind: str, strict: bool = 
     )
 
 
-def judge_math(completion: str, answer: str, *, strict: bool = False) -> Verdict:
+def judge_math(completion: str, answer: str, *, strict: bool = False, finished: bool = True) -> Verdict:
     """Judge a completion whose answer is mathematics.
 
     Args:
         completion: what the model wrote.
         answer: the gold answer, or a solution that holds it.
         strict: take a clear statement and exact values only (`policy="strict"`).
+        finished: False for a completion that was cut off, which has no answer in plain prose.
     """
     from sgpo.verifier.math.equivalence import ANSWER_LIMIT, is_same  # sympy: not in a process that judges no `math`
 
+    answer = repaired(answer)
     gold = gold_text(answer)
-    found = extract_answer(completion, strict=strict)
+    found = extract_answer(completion, strict=strict, finished=finished)
     # "I think it's B, as A is too large" names its choice in a sentence, where the last value is no guide to it.
     if not strict and _GOLD_LETTER.fullmatch(without_text(gold)) and _is_in_words(completion[-READ_LIMIT:]):
         found = ", ".join(sorted(chosen_letters(completion[-READ_LIMIT:]))) or found
+    # A gold answer in words is looked for as words: "so she ends up facing west".
+    if not strict and finished and (said := words_said(completion, without_text(gold))):
+        found = said
     if found is None:
         return Verdict("unparsed")
-    right = any(is_same(way, found, strict=strict) for way in dict.fromkeys((gold, *_ALTERNATIVES.split(gold))))
+    right = plain_text(found) == plain_text(answer) or any(
+        is_same(way, found, strict=strict) for way in dict.fromkeys((gold, *_ALTERNATIVES.split(gold)))
+    )
     return Verdict("correct" if right else "wrong", found[:ANSWER_LIMIT])
 
 
@@ -133,7 +144,7 @@ def _judge_exact(completion: str, answer: str) -> Verdict:
         lines = (completion[marker.end() :] if marker else completion).strip().splitlines()
         extracted = (lines[0] if marker else lines[-1]) if lines else ""
     extracted = plain_text(extracted)
-    if not extracted:
+    if not extracted or extracted.startswith(r"\boxed"):  # nothing, or an empty box
         return Verdict("unparsed")
     return Verdict("correct" if extracted == plain_text(answer) else "wrong", extracted)
 
@@ -171,9 +182,9 @@ def chosen_letters(completion: str) -> set[str]:
     # The last "answer is" that a letter follows counts, and of the text before it only the five latest are tried.
     for marker in reversed(list(_CHOICE_MARKER.finditer(completion))[-5:]):
         if match := _LETTER_AHEAD.match(completion, marker.end()):
-            return {match[1], *_letters_linked_to(completion, match.end())}
-    if match := _LETTER_FIRST.match(completion):
-        return {match[1]}
+            return {match[1].upper(), *_letters_linked_to(completion, match.end())}
+    if match := _LETTER_FIRST.match(completion) or _LETTER_ALONE.fullmatch(completion):
+        return {match[1].upper()}
     letters = _LETTER.findall(completion[-1000:])
     return {letters[-1][0] or letters[-1][1]} if letters else set()
 

@@ -29,8 +29,9 @@ from typing import Any
 
 from sgpo.verifier.kinds import UsageError, judge_completion
 
-START_LIMIT = 60.0  # seconds until a new worker must be ready; it imports sympy, which takes about one
+START_LIMIT = 60.0  # seconds of processor time until a worker is ready; importing sympy takes about one
 STARTS = 3  # in a row that may fail before no more is tried: the system kills a process now and then, for memory
+PATIENCE = 30  # times a limit by the clock, for a worker that sleeps: it uses no processor time
 JOBS_PER_WORKER = 5000  # then a fresh process takes over: sympy's caches and fragmented memory go with the old one
 MEMORY_LIMIT = 2 << 30  # bytes of address space; Python with sympy takes 0.3 GB of it
 RECURSION_LIMIT = 3000  # the parser's grammar recurses some thirty calls per bracket
@@ -65,28 +66,38 @@ class Worker:
                 process_group=0,  # Ctrl-C is for the parent
                 env={**os.environ, "PYTHONHASHSEED": "0"},  # the same verdicts in every run
             )
-        self.ready = False
+        self.ready = False  # it has begun to serve
+        self.knows_math = False  # it has imported sympy
         self.jobs = 0
-        self.deadline = time.monotonic() + START_LIMIT
+        self.allow(START_LIMIT)
 
-    def send(self, job: Job, timeout: float) -> None:
+    def allow(self, limit: float) -> None:
+        """Give the process so many seconds of processor time from now on."""
+        self._last_second = processor_time(self.process.pid) + limit
+        self._deadline = time.monotonic() + PATIENCE * limit
+        self.socket.settimeout(PATIENCE * limit)
+
+    def time_left(self) -> float:
+        """Say for how long the process can be left alone: what is left of its limit, which it may use up by then."""
+        used_up = self._last_second - processor_time(self.process.pid)
+        return max(0.0, min(used_up, self._deadline - time.monotonic()))
+
+    def send(self, job: Job, limit: float) -> None:
         """Hand over a job.
 
         Args:
             job: the message to the worker.
-            timeout: seconds until the reply must be there.
+            limit: seconds of processor time that it may take.
 
         Raises:
             OSError: the worker is dead or does not read.
         """
         self.jobs += 1
-        self.deadline = time.monotonic() + timeout
-        self.socket.settimeout(timeout)
+        self.allow(limit if self.knows_math or job["kind"] != "math" else START_LIMIT)
         send_message(self.socket, job)
 
     def receive(self) -> WorkerReply | None:
         """Read the reply that is there; None where the worker has died."""
-        self.socket.settimeout(max(0.1, self.deadline - time.monotonic()))
         try:
             return receive_message(self.socket)
         except OSError:
@@ -106,7 +117,8 @@ class Pool:
 
     Args:
         workers: how many processes at most.
-        timeout: seconds per job.
+        timeout: seconds of processor time per job. By the clock a job may take `PATIENCE` times as long: no verdict
+            depends on how busy the machine is.
     """
 
     def __init__(self, workers: int, timeout: float) -> None:
@@ -117,6 +129,7 @@ class Pool:
 
     def _open(self) -> None:
         self._pid = os.getpid()
+        self._failed_starts = 0
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(self.workers):
             self._idle.put(None)  # a place whose process is not started yet
@@ -143,8 +156,8 @@ class Pool:
                     if worker.ready:
                         self._send(worker, jobs[busy[worker]])
                 # Sleep until a worker speaks or is overdue.
-                nearest = min(worker.deadline for worker in busy)
-                wait([worker.socket for worker in busy], timeout=max(0.0, nearest - time.monotonic()))
+                nearest = min(worker.time_left() for worker in busy)
+                wait([worker.socket for worker in busy], timeout=max(0.01, nearest))
                 for worker in list(busy):
                     if not self._attend(worker, busy, jobs, replies):
                         pending.appendleft(busy.pop(worker))
@@ -185,7 +198,7 @@ class Pool:
             False where it died before it was ready: its job is still to be done.
         """
         heard = bool(wait([worker.socket], timeout=0))
-        if not heard and time.monotonic() < worker.deadline:
+        if not heard and worker.time_left() > 0:
             return True
         reply = worker.receive() if heard else None
         if not worker.ready and reply is None:
@@ -198,9 +211,8 @@ class Pool:
             worker.kill()
             self._idle.put(None)
             return False
-        if not worker.ready:
-            self._failed_starts, worker.ready = 0, True
-            self._send(worker, jobs[busy[worker]])
+        if reply and "ready" in reply:
+            self._begin(worker, reply, jobs[busy[worker]])
             return True
         replies[busy.pop(worker)] = reply
         if reply is None or worker.jobs >= JOBS_PER_WORKER:
@@ -209,6 +221,16 @@ class Pool:
         else:
             self._idle.put(worker)
         return True
+
+    def _begin(self, worker: Worker, reply: WorkerReply, job: Job) -> None:
+        """Start the clock of a job: its worker has started, or has imported what the job needs."""
+        self._failed_starts = 0
+        worker.knows_math = reply["ready"] == "math"
+        if worker.ready:
+            worker.allow(self.timeout)
+        else:
+            worker.ready = True
+            self._send(worker, job)
 
     def close(self) -> None:
         """Stop the processes that are idle. A later `run` starts new ones."""
@@ -220,6 +242,16 @@ class Pool:
             if worker is not None:
                 worker.kill()
             self._idle.put(None)
+
+
+def processor_time(pid: int) -> float:
+    """Read how many seconds of processor time a process has used; 0 where there is no such process any more."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user mode, and in the kernel
 
 
 # -- inside a worker process
@@ -235,11 +267,15 @@ def serve(descriptor: int) -> None:
     _limit_memory()
     logging.disable(logging.ERROR)  # math-verify warns about every answer that is no LaTeX
     sys.setrecursionlimit(RECURSION_LIMIT)
-    import sgpo.verifier.math.equivalence  # noqa: F401  (sympy now, not while the clock of the first answer runs)
-
+    knows_math = False
     with socket.socket(fileno=descriptor) as connection:
-        send_message(connection, {"ready": True})
+        send_message(connection, {"ready": "any"})
         while (job := receive_message(connection)) is not None:
+            if job["kind"] == "math" and not knows_math:
+                import sgpo.verifier.math.equivalence  # noqa: F401  (sympy, before the clock of the answer starts)
+
+                knows_math = True
+                send_message(connection, {"ready": "math"})
             reply = _reply(job)
             if reply is None:
                 return  # out of memory: the process is not to be trusted with the next answer
@@ -283,7 +319,7 @@ def _read(connection: socket.socket, size: int) -> bytes | None:
 def _reply(job: dict[str, Any]) -> dict[str, Any] | None:
     """The reply to a job: a verdict, the user's mistake (`usage`) or a crash (`error`); None where memory ran out."""
     try:
-        verdict = judge_completion(job["completion"], job["answer"], kind=job["kind"], strict=job["strict"])
+        verdict = judge_completion(**job)
     except MemoryError:
         return None
     except UsageError as error:

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from sgpo.errors import InputError
 from sgpo.problems import Problem
 from sgpo.verifier.extract import READ_LIMIT
-from sgpo.verifier.kinds import IN_PROCESS, UsageError, Verdict, check_of, judge_completion
+from sgpo.verifier.kinds import KINDS, UsageError, Verdict, check_of
 from sgpo.verifier.pool import Pool, WorkerReply
 
 logger = logging.getLogger("sgpo.verifier")
@@ -25,7 +25,7 @@ class Verifier:
 
     Args:
         workers: processes that judge.
-        timeout: seconds per answer.
+        timeout: seconds of processor time per answer.
         policy: `lenient` takes an answer wherever it stands, and 0.3333 for 1/3; `strict` wants a box (or `####`,
             `<answer>`, "final answer is") and exact values. Only the kind `math` knows the difference. See
             docs/verifier.md.
@@ -51,16 +51,24 @@ class Verifier:
         self._pool = Pool(workers, timeout)
         self._finalizer = weakref.finalize(self, self._pool.close)
 
-    def verify(self, completion: str, answer: str | Problem, *, kind: str = "math") -> Verdict:
+    def verify(self, completion: str, answer: str | Problem, *, kind: str = "math", finished: bool = True) -> Verdict:
         """Judge one completion; arguments and errors as for `verify_many`."""
-        return self.verify_many([(completion, answer)], kind=kind)[0]
+        return self.verify_many([(completion, answer)], kind=kind, finished=[finished])[0]
 
-    def verify_many(self, pairs: Sequence[tuple[str, str | Problem]], *, kind: str = "math") -> list[Verdict]:
+    def verify_many(
+        self,
+        pairs: Sequence[tuple[str, str | Problem]],
+        *,
+        kind: str = "math",
+        finished: Sequence[bool] | None = None,
+    ) -> list[Verdict]:
         """Judge completions against their gold answers.
 
         Args:
             pairs: completions, each with its gold answer; a `Problem` brings its own answer and kind.
             kind: the kind of answers that are plain text (see `sgpo.verifier.kinds`).
+            finished: one per pair, False for a completion that was cut off: it has no answer in plain prose, and none
+                that reaches its end. All are finished where it is not given.
 
         Returns:
             One verdict per pair, in the order of the pairs.
@@ -69,16 +77,16 @@ class Verifier:
             InputError: there is no such kind or function, or a gold answer does not fit its kind.
             ChildProcessError: no worker can be started.
         """
+        ends = [True] * len(pairs) if finished is None else finished
         jobs = [
-            (completion, answer.answer, answer.kind) if isinstance(answer, Problem) else (completion, answer, kind)
-            for completion, answer in pairs
+            (completion, answer.answer, answer.kind, end)
+            if isinstance(answer, Problem)
+            else (completion, answer, kind, end)
+            for (completion, answer), end in zip(pairs, ends, strict=True)
         ]
-        # Each job once: what is judged in a moment here, the rest by the workers.
-        unique = dict.fromkeys(jobs)
-        verdicts = {job: judge_completion(*job[:2], kind=job[2]) for job in unique if job[2] in IN_PROCESS}
-        rest = [job for job in unique if job not in verdicts]
-        replies = self._pool.run([self._message(*job) for job in rest])
-        verdicts.update(zip(rest, map(_verdict, replies), strict=True))
+        unique = list(dict.fromkeys(jobs))
+        replies = self._pool.run([self._message(*job) for job in unique])
+        verdicts = dict(zip(unique, map(_verdict, replies), strict=True))
         return [verdicts[job] for job in jobs]
 
     def check_problems(self, problems: Iterable[Problem]) -> None:
@@ -100,10 +108,10 @@ class Verifier:
             except UsageError as error:
                 raise UsageError(f"problem {problem.id!r}: {error}") from None
 
-    def _message(self, completion: str, answer: str, kind: str) -> dict[str, str | bool]:
+    def _message(self, completion: str, answer: str, kind: str, finished: bool) -> dict[str, str | bool]:
         # The answer is at the end; a function of the user's own gets all of the text.
-        text = completion[-READ_LIMIT:] if kind == "math" else completion
-        return {"completion": text, "answer": answer, "kind": kind, "strict": self._strict}
+        text = completion[-READ_LIMIT:] if kind in KINDS and kind != "puzzle" else completion
+        return {"completion": text, "answer": answer, "kind": kind, "strict": self._strict, "finished": finished}
 
     def close(self) -> None:
         """Stop the workers. A later call of `verify` starts new ones; a second `close` does nothing."""

@@ -5,6 +5,7 @@ import re
 import sys
 from types import SimpleNamespace
 
+import datasets.config
 import pytest
 
 import sgpo.puzzles  # noqa: F401  (registers `strategies`)
@@ -93,7 +94,7 @@ def test_from_the_hub_at_its_revision(monkeypatch):
         asked.update(name=name, subset=subset, split=split, revision=revision)
         return [{"question": f"q{i}", "answer": f"2 + {i}\n#### {i},000"} for i in range(1319)]
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, config=datasets.config))
     problems = load_benchmark("gsm8k")
     assert asked == {
         "name": "openai/gsm8k", "subset": "main", "split": "test",
@@ -106,7 +107,7 @@ def test_from_the_hub_at_its_revision(monkeypatch):
 
 def test_a_hub_dataset_of_another_size_is_refused(monkeypatch):
     rows = [{"question": f"q{i}", "answer": "1"} for i in range(83)]
-    fake = SimpleNamespace(load_dataset=lambda name, subset, *, split, revision: rows)
+    fake = SimpleNamespace(load_dataset=lambda name, subset, *, split, revision: rows, config=datasets.config)
     monkeypatch.setitem(sys.modules, "datasets", fake)
     with pytest.raises(ValueError, match="math-ai/amc23: 83 problems, amc23 has 40"):
         load_benchmark("amc23")

@@ -458,7 +458,7 @@ def test_a_broken_row_is_named(server, problems, tmp_path):
     with (out / "eval" / "sums-step-000000.jsonl").open("a") as file:
         file.write('{"problem_id": "q0"}\n')
     result = served(server, problems, "--out", out)
-    assert "sums-step-000000.jsonl, row 25: no completion of an evaluation" in result.stderr
+    assert "sums-step-000000.jsonl, row 25: no completion of an evaluation (no 'completion'); delete" in result.stderr
 
 
 def test_two_evaluations_can_be_compared_and_reported(server, problems, tmp_path):

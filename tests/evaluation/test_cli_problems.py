@@ -117,6 +117,19 @@ def test_what_is_known_of_real_training_sets(shared_data):
     }
 
 
+def test_problems_that_lost_backslashes_are_named(tmp_path, files):
+    _, held_out = files
+    lost = [
+        {"id": "a", "problem": "What is 1 + 1?", "answer": "\boxed{2}"},
+        {"id": "b", "problem": "Simplify \frac{2}{4}.", "answer": "0.5"},
+        {"id": "c", "problem": "Simplify \\frac{3}{4}.", "answer": "0.75", "solution": "It is \text{three quarters}."},
+    ]
+    whole = [{"id": "d", "problem": "A\ttable\r\nof two\rlines", "answer": "\\boxed{2}"}]
+    words = "check", "--train", write(tmp_path / "lost.jsonl", lost + whole), "--against", held_out
+    assert json.loads(run(*words, "--json").stdout)["broken_latex"] == ["a", "b", "c"]
+    assert "lost backslashes, which JSON wants twice (\\\\boxed): 3 problems ('a', 'b', 'c')" in run(*words).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -224,7 +237,7 @@ def test_a_check_that_finds_nothing_shows_no_table(tmp_path):
         ),
         (["gone.parquet"], "gone.parquet: no such problem file"),
         (["broken.parquet"], "broken.parquet: cannot be read as parquet"),
-        (["latin.csv"], "latin.csv: cannot be read as CSV"),
+        (["latin.csv"], "latin.csv, row 2: not UTF-8 text"),
     ],
 )
 def test_mistakes_of_import_leave_nothing(tmp_path, words, message):
@@ -248,16 +261,17 @@ def test_import_leaves_out_bad_and_repeated_rows_counted_and_listed(tmp_path):
         {"problem": "c", "answer": [1, 2]},
     ]
     source, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
-    source.write_text(source.read_text() + "{broken\n" + json.dumps({"problem": "d", "answer": "4"}) + "\n")
+    last = json.dumps({"problem": "d", "answer": "4"})
+    source.write_bytes(source.read_bytes() + b'{broken\n{"problem": "\xff", "answer": "1"}\n' + last.encode())
     assert run("import", source, "--out", out).exit_code == 2
     refused = run("import", source, "--out", out, "--skip-bad")
     assert (refused.exit_code, "row 3: the same problem as in row 1" in refused.stderr) == (2, True)
     assert not out.exists()
     result = run("import", source, "--out", out, "--skip-bad", "--drop-repeated")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"{out}: 2 problems, 3 bad left out, 1 repeated left out\n"
-    assert [line.partition(", row ")[2][:1] for line in result.stderr.splitlines()] == ["2", "4", "5", "3"]
+    assert result.stdout == f"{out}: 2 problems, 4 bad left out, 1 repeated left out\n"
+    assert [line.partition(", row ")[2][:1] for line in result.stderr.splitlines()] == ["2", "4", "5", "6", "3"]
     assert [problem.problem for problem in load_problems(out)] == ["a", "d"]
     out.unlink()
     document = json.loads(run("import", source, "--out", out, "--skip-bad", "--drop-repeated", "--json").stdout)
-    assert (document["problems"], document["bad"], document["repeated"], len(document["left_out"])) == (2, 3, 1, 4)
+    assert (document["problems"], document["bad"], document["repeated"], len(document["left_out"])) == (2, 4, 1, 5)

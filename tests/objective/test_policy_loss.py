@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sgpo.objective import importance_weights, policy_loss, shaped_policy_loss
+from sgpo.objective import importance_ratio, importance_weights, policy_loss, reference_kl, shaped_policy_loss
 
 
 def test_worked_by_hand():
@@ -148,3 +148,52 @@ def test_shaped_loss_worked_by_hand():
 def test_shaped_loss_without_a_token_is_zero():
     logprobs = torch.zeros(1, 2, requires_grad=True)
     assert shaped_policy_loss(logprobs, torch.ones(1), torch.zeros(1, 2)).item() == 0.0
+
+
+# -- the ratio of a sequence (GSPO), and the KL to the reference
+
+
+def test_the_ratio_of_a_sequence_worked_by_hand():
+    # Ratios 2 and 8 of one completion: their geometric mean, 4, counts for both tokens. The other has one token.
+    logprobs = torch.log(torch.tensor([[2.0, 8.0], [0.5, 7.0]]))
+    mask = torch.tensor([[1, 1], [1, 0]])
+    ratio = importance_ratio(logprobs, torch.zeros(2, 2), mask, level="sequence")
+    assert ratio.flatten().tolist() == pytest.approx([4.0, 4.0, 0.5, 1.0])
+    # With advantages 1 and -1 and a clip of 0.2, 0.28: -(1.28 + 1.28)/2 and +max(0.5, 0.8), their mean -0.24.
+    options = {"ratio_level": "sequence", "loss_mean": "sequence"}
+    loss = policy_loss(logprobs, torch.zeros(2, 2), torch.tensor([1.0, -1.0]), mask, **options)
+    assert loss.item() == pytest.approx(-0.24)
+
+
+def test_a_sequence_clipped_has_no_gradient_at_any_token():
+    logprobs = torch.log(torch.tensor([[4.0, 0.9], [1.1, 0.9]])).requires_grad_()
+    options = {"ratio_level": "sequence", "loss_mean": "sequence"}
+    policy_loss(logprobs, torch.zeros(2, 2), torch.ones(2), torch.ones(2, 2), **options).backward()
+    assert logprobs.grad[0].tolist() == [0.0, 0.0]
+    # d/dlogprob of -(1/2) (s + s)/2 is -s/4, half of it through each token: s is the root of 0.99.
+    assert logprobs.grad[1].tolist() == pytest.approx([-(0.99**0.5) / 4] * 2)
+
+
+def test_the_kl_worked_by_hand():
+    # The reference finds the token twice as likely: 2 - ln 2 - 1; half as likely: 0.5 + ln 2 - 1; as likely: 0.
+    policy = torch.log(torch.tensor([[0.2, 0.4, 0.5]]))
+    reference = torch.log(torch.tensor([[0.4, 0.2, 0.5]]))
+    kl = reference_kl(policy, reference, torch.ones(1, 3))
+    assert kl[0].tolist() == pytest.approx([0.3068528, 0.1931472, 0.0], abs=1e-6)
+    assert reference_kl(policy, reference, torch.full((1, 3), 2.0))[0, 0].item() == pytest.approx(0.6137056)
+
+
+def test_on_average_over_tokens_the_kl_and_its_gradient_are_those_of_the_distributions():
+    """The expectation over all tokens of the vocabulary, in place of a sample."""
+    generator = torch.Generator().manual_seed(3)
+    logits, other = (torch.randn(6, generator=generator, dtype=torch.float64) for _ in range(2))
+    logits.requires_grad_()
+    logprobs, reference = logits.log_softmax(-1), other.log_softmax(-1)
+    exact = (logprobs.exp() * (logprobs - reference)).sum()
+    (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    ratio = (logprobs - logprobs.detach()).exp()
+    estimate = (logprobs.exp().detach() * reference_kl(logprobs, reference, ratio)).sum()
+    (gradient,) = torch.autograd.grad(estimate, logits)
+    assert estimate.item() == pytest.approx(exact.item(), rel=1e-12)
+    assert torch.allclose(gradient, expected, rtol=1e-10)
+    assert expected.abs().max() > 0.1

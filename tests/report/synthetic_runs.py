@@ -66,7 +66,7 @@ def make_run(
                 path / "targets" / f"step-{step:06d}.jsonl",
                 [_target(rng, step, id_, level) for id_ in chosen[: batch // 2]],
             )
-        metrics.append(_metrics(rng, step, steps, level, guided))
+        metrics.append(_metrics(rng, step, steps, level, guided) | {"completions": step * batch * 12})
         if step % 10 == 0:
             for name in evaluations:
                 metrics.append(

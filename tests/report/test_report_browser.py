@@ -100,9 +100,9 @@ def test_filters(report: Path, open_page: Any) -> None:
     page.select_option("select[name=family]", "")
     page.select_option("select[name=group]", "g")
     assert found(page)[2] < completions
-    assert {text.split(",")[0] for text in page.locator(".side > p strong").all_inner_texts()} == {"guided"}
+    assert {text.split(",")[0] for text in page.locator("#cards .side > p strong").all_inner_texts()} == {"guided"}
     page.select_option("select[name=verdict]", "wrong")
-    assert page.locator(".completion").count() == page.locator(".completion.v-wrong").count() > 0
+    assert page.locator("#cards .completion").count() == page.locator("#cards .completion.v-wrong").count() > 0
     page.select_option("select[name=group]", "")
     page.select_option("select[name=verdict]", "timeout")
     shown = found(page)[0]
@@ -128,7 +128,7 @@ def test_runs_and_evaluations_can_be_chosen(report: Path, open_page: Any) -> Non
     assert not page.locator("label:has(select[name=family])").is_visible()  # an evaluation names no family
     page.select_option("select[name=run]", "0")
     page.select_option("select[name=source]", "training")
-    assert set(page.locator(".side > p strong").all_inner_texts()) == {"autonomous"}
+    assert set(page.locator("#cards .side > p strong").all_inner_texts()) == {"autonomous"}
 
 
 def test_the_order_is_by_what_was_gained_or_lost_alone(report: Path, open_page: Any) -> None:
@@ -155,7 +155,7 @@ def test_more_can_be_shown(report: Path, open_page: Any) -> None:
     page = open_page(report)
     page.locator("#show-more").press("Enter")
     assert page.locator(".card").count() == 16
-    side = page.locator(".side", has=page.locator("> button.more")).first
+    side = page.locator("#cards .side", has=page.locator("> button.more")).first
     before = side.locator(".completion").count()
     side.locator("> button.more").click()
     assert page.locator(".card").first.locator(".completion").count() > before
@@ -196,6 +196,23 @@ def test_strategies_can_be_sorted(report: Path, open_page: Any) -> None:
     table.locator("thead button", has_text="Autonomous").click()
     assert column(3) == sorted(column(3))
     assert table.locator("th[aria-sort=ascending]").inner_text() == "Autonomous"
+
+
+def test_a_plot_shows_its_values_under_the_pointer_and_by_keyboard(report: Path, open_page: Any) -> None:
+    page = open_page(report, viewport={"width": 1280, "height": 800})
+    readout, plot = page.locator(".readout"), page.locator("svg[data-values]:visible").first
+    assert not readout.is_visible()
+    plot.hover()
+    assert re.search(r"completions sampled [\d,]+\s*grpo \d+\.\d %.*\s*sgpo \d+\.\d %", readout.inner_text())
+    assert plot.locator(".marks circle").count() == 2
+    page.mouse.move(0, 0)
+    assert not readout.is_visible()
+    plot.focus()
+    page.keyboard.press("Home")
+    first = readout.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert first.startswith("completions sampled 0")
+    assert readout.inner_text() != first
 
 
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path, open_page: Any) -> None:

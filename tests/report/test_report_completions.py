@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import random
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from synthetic_runs import make_run, write_lines
 
+from sgpo.report import write_report
 from sgpo.report.completions import (
     HEAD,
     TAIL,
@@ -150,3 +152,20 @@ def test_rows_without_anything_do_not_stop_the_pass(tmp_path: Path) -> None:
     rng.shuffle(odd)
     found = read_completions(run_of(tmp_path, {1: odd}))
     assert found.rows == 3
+
+
+def test_the_prompts_of_one_problem_are_kept_to_the_character(tmp_path: Path) -> None:
+    prompt, guided = "\n <|user|>What is 2+2?\n<|assistant|>\n", "<|user|>Add.  \n\nWhat is 2+2?"
+    alone = {1: [row("a", prompt="first")], 2: [row("b", prompt="second")]}
+    found = read_completions(run_of(tmp_path / "alone", alone)).shown_prompts
+    assert found is not None
+    assert (found.problem_id, found.autonomous, found.guided) == ("a", "first", "")
+    with_strategy = {**alone, 3: [row("c", group="guided", prompt=guided), row("c", prompt=prompt)], 4: [row("d")]}
+    run = run_of(tmp_path / "both", with_strategy)
+    found = read_completions(run).shown_prompts
+    assert found is not None
+    assert (found.problem_id, found.autonomous, found.guided) == ("c", prompt, guided)
+    # A line feed at the beginning of a `pre` is not shown by a browser: it stands twice.
+    page = write_report([run.path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f">\n{html.escape(prompt)}</pre>" in page
+    assert f">{html.escape(guided)}</pre>" in page

@@ -101,11 +101,20 @@ def test_nothing_comes_from_outside(report: Path) -> None:
 
 def test_the_comparison_leads_with_its_interval(report: Path) -> None:
     text = words(read(report))
-    lede = re.search(r"sgpo minus grpo: \+(\S+) \[\+(\S+), \+(\S+)\] points of avg@4 on fresh", text)
+    lede = re.search(r"sgpo against grpo: ahead on fresh \(\+(\S+) \[\+(\S+), \+(\S+)\]\)\. Points of avg@4, ", text)
     assert lede
     mean, low, high = map(float, lede.groups())
     assert low < mean < high
-    assert "averaged over the learning curve up to 5,760 completions; sgpo is ahead." in text
+    assert "averaged over the learning curve up to 5,760 completions; for equal completions it took " in text
+
+
+def test_every_curve_has_its_values_for_the_pointer(report: Path) -> None:
+    plots = [json.loads(values) for values in read(report).having("data-values")]
+    assert len(plots) > 15
+    learning = next(plot for plot in plots if plot["axis"] == "completions sampled")
+    assert [(curve["label"], len(curve["points"])) for curve in learning["curves"]] == [("grpo", 7), ("sgpo", 7)]
+    labels = {curve["label"] for plot in plots for curve in plot["curves"]}
+    assert {"grpo, autonomous", "sgpo, autonomous", "sgpo, guided"} <= labels
 
 
 def test_what_equals_the_mean_has_no_column(report: Path) -> None:
@@ -117,8 +126,9 @@ def test_what_equals_the_mean_has_no_column(report: Path) -> None:
 def test_a_tie_is_called_a_tie(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, seed=seed, steps=20, gain=0.3) for seed, name in enumerate(("one", "other"))]
     text = words(read(write_report(runs, tmp_path / "report.html")))
+    assert "other against one: level on fresh (" in text
     assert "the interval includes zero: a tie" in text
-    assert "is ahead" not in text
+    assert "ahead" not in text
 
 
 def test_every_problem_set_is_compared_and_the_fuller_one_leads(tmp_path: Path) -> None:
@@ -128,10 +138,10 @@ def test_every_problem_set_is_compared_and_the_fuller_one_leads(tmp_path: Path) 
     ]
     (runs[0] / "eval" / "a-retention-step-000010.json").unlink()
     text = words(read(write_report(runs, tmp_path / "report.html")))
-    assert "points of avg@4 on fresh" in text
+    assert "other against one: ahead on fresh (" in text
     assert "Compared on a-retention" in text
     assert "Compared on fresh" not in text  # it leads: its heading is the overview's
-    assert text.count("other minus one") == 3  # the sentence and a row for each set
+    assert text.count("other minus one") == 2  # a row for each set
 
 
 def test_what_was_run_and_how_to_do_it_again(report: Path) -> None:
@@ -223,10 +233,11 @@ def test_many_runs_of_all_kinds_make_one_page(runs: list[Path], tmp_path: Path) 
     page = read(write_report([unevaluated, *runs, short, warmup_alone(tmp_path / "warm")], tmp_path / "report.html"))
     text = words(page)
     assert page.errors == []
-    assert "sgpo minus grpo: " in text  # the first that was evaluated is the baseline
-    assert "short minus grpo: " in text
+    assert "sgpo against grpo: " in text  # the first that was evaluated is the baseline
+    assert "short against grpo: " in text
     assert "curves up to 2,880 completions" in text  # what the shortest reached
     assert "unevaluated minus" not in text
+    assert "against unevaluated" not in text
     assert "Last scores on retention" in text
     assert "the runs are not compared" not in text
 
@@ -315,12 +326,15 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert not set("<>&") & set(page.scripts[0])  # data that holds no markup cannot end its element
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
     assert "approach </script >" in page.text
+    assert len(re.findall(r"fresh-\d+</script >", page.text)) > 1  # among the flipped problems
     assert "{{ 7*7 }}" in page.text  # no template ran over it
     assert json.loads(page.scripts[0])[0]["cards"][0]["p"].count("␀") == 1
 
 
 def poisoned(value: object, key: str = "") -> object:
     """The value with hostile text behind every string but those by which rows are counted or found."""
+    if key == "samples" and isinstance(value, dict):  # by problem id
+        return {name + HOSTILE: kinds for name, kinds in value.items()}
     if isinstance(value, dict):
         return {name: poisoned(item, name) for name, item in value.items()}
     if isinstance(value, list):

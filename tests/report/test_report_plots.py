@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 from xml.etree import ElementTree
@@ -42,6 +43,26 @@ def test_colours_come_from_the_page_and_nothing_from_outside() -> None:
     assert "<style" not in svg
     root = ElementTree.fromstring(svg)
     assert root.attrib == {"viewBox": "0 0 340 200", "role": "img", "aria-label": 'a "label" & <more>'}
+
+
+def test_the_values_under_the_pointer_lie_where_the_curve_was_drawn() -> None:
+    nothing = math.nan
+    curves = [
+        Curve(run=0, points=POINTS, markers=True, label='a "run" & <more>'),
+        Curve(run=11, points=[(123456.0, Measurement(0.123456789, nothing, nothing))], markers=True, label="b"),
+    ]
+    figure = curves_figure(curves, palette=PAGE, size=(340, 200), x_label="completions", percent=True)
+    root = ElementTree.fromstring(to_svg(figure, name="values", label="values", curves=curves, percent=True))
+    values = json.loads(root.attrib["data-values"])
+    assert (values["axis"], values["percent"]) == ("completions", True)
+    assert [(curve["run"], curve["label"]) for curve in values["curves"]] == [(1, 'a "run" & <more>'), (2, "b")]
+    assert values["curves"][0]["points"] == [[0, 0.2, 0.1, 0.3], [960, 0.5, 0.4, 0.6]]
+    assert values["curves"][1]["points"] == [[123456, 0.12346]]
+    # The markers that matplotlib drew.
+    drawn = [(float(use.attrib["x"]), float(use.attrib["y"])) for use in root.iter("use") if "x" in use.attrib]
+    for x, value in ((0, 0.2), (960, 0.5), (123456, 0.12346)):
+        at = [offset + scale * number for (offset, scale), number in ((values["x"], x), (values["y"], value))]
+        assert min(math.dist(at, marker) for marker in drawn) < 0.01
 
 
 def test_text_stays_text_and_dollars_are_no_formula() -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sgpo.evaluation.evaluate import EngineSource, build_requests
 from sgpo.problems import Problem
-from sgpo.rollouts.engine import Completion, Sampling, encode_prompt
+from sgpo.rollouts.engine import Completion, Sampling, decode_completions, encode_prompt
 from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, sample_groups
 from sgpo.verifier import Verifier
 
@@ -69,3 +69,17 @@ def test_a_loaded_model(tokenizer: PreTrainedTokenizerFast) -> None:
     requests = build_requests([PROBLEM], samples=3, style="math", seed=0)
     assert model.sample(requests, Sampling(max_tokens=9), lambda answers: texts.extend(a.text for a in answers)) == []
     assert texts == ["<think>\n" + CUT_OFF] * 3
+
+
+def test_reasoning_tags_that_are_special_tokens_stay(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Other special tokens go; without its tags the thinking would be judged as the answer."""
+    special = ["<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    for text, kept in (
+        ("<think>it is 5</think>\\boxed{4}<|im_end|>", "<think>it is 5</think>\\boxed{4}"),
+        ("[THINK]it is 4", "[THINK]it is 4"),
+        ("<|channel|>analysis<|message|>it is 5<|channel|>final<|message|>4<|im_end|>",
+         "<|channel|>analysis<|message|>it is 5<|channel|>final<|message|>4"),
+    ):  # fmt: skip
+        completion = Completion(token_ids=tokenizer(text)["input_ids"], finished=True)
+        assert decode_completions(tokenizer, [[0]], [completion]) == [kept]

@@ -255,7 +255,17 @@ def test_steps_may_be_a_text_with_a_step_per_line(tmp_path: Path) -> None:
             "a second active strategy for problem 'p0', the first is in row 1",
         ),
         ({**ROW, "problem_id": "p0", "active": False}, "a second strategy id .*, the first is in row 1"),
-        ([ROW], "not a JSON object"),
+        ([ROW], "a JSON list, expected an object"),
+        ({**ROW, "problem_id": ["p1"]}, "'problem_id' must be text, got a list"),
+        ({**ROW, "problem_id": 1.5}, "'problem_id' must be text, got a number"),
+        # What a bank cannot store, wherever it stands.
+        ({**ROW, "strong_model": "\ud800"}, "half a surrogate pair"),
+        ({**ROW, "sampling": {"stop": "\ud800"}}, "half a surrogate pair"),
+        ({**ROW, "leaks": [{"kind": "\ud800", "text": "a", "where": "b"}]}, "half a surrogate pair"),
+        ({**ROW, "prompt_tokens": 2**63}, "'prompt_tokens' is no count"),
+        ({**ROW, "completion_tokens": -1}, "'completion_tokens' is no count"),
+        ({**ROW, "effect": dict.fromkeys(Effect.__slots__, 2**63)}, "'effect' has a value that is no count"),
+        ({**ROW, "effect": dict.fromkeys(Effect.__slots__, True)}, "'effect' has a value that is no count"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_imported(tmp_path: Path, bad: object, message: str) -> None:
@@ -271,12 +281,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"problem_id": "p"\n')
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "latin.jsonl").write_bytes("é".encode("latin-1"))
+    (tmp_path / "digits.jsonl").write_text('{"prompt_tokens": ' + "1" * 5000 + "}")
+    (tmp_path / "deep.jsonl").write_text('{"steps": ' * 50_000)
+    (tmp_path / "packed.jsonl").write_bytes(b"\x1f\x8b\x08 and so on")
     with StrategyBank(tmp_path / "bank.db") as bank:
         for name, message in [
             ("broken.jsonl", "broken.jsonl, row 1: not JSON"),
             ("empty.jsonl", "empty.jsonl: no strategies in it"),
-            ("latin.jsonl", "latin.jsonl: not UTF-8"),
-            ("missing.jsonl", "missing.jsonl: cannot be read"),
+            ("latin.jsonl", "latin.jsonl, row 1: not UTF-8"),
+            ("missing.jsonl", "missing.jsonl: no such file"),
+            ("digits.jsonl", "digits.jsonl, row 1: not JSON .a number of too many digits"),
+            ("deep.jsonl", "deep.jsonl, row 1: not JSON .nested too deeply"),
+            ("packed.jsonl", "packed.jsonl: compressed with gzip"),
         ]:
             with pytest.raises(ValueError, match=message):
                 bank.import_(tmp_path / name)
@@ -375,6 +391,18 @@ def test_reading_leaves_no_trace_and_writes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="no such strategy bank"):
         StrategyBank(tmp_path / "none.db", read_only=True)
+
+
+def test_a_copy_of_the_file_alone_is_whole_once_the_writer_has_closed(tmp_path: Path) -> None:
+    path, copy = tmp_path / "bank.db", tmp_path / "copy.db"
+    writer = StrategyBank(path)
+    with StrategyBank(path, read_only=True) as reader:  # which keeps the -wal file there
+        writer.add(make_strategy())
+        writer.close()
+        assert list(reader) == [make_strategy()]
+        shutil.copy(path, copy)
+    with StrategyBank(copy, read_only=True) as bank:
+        assert list(bank) == [make_strategy()]
 
 
 def test_reading_sees_what_another_process_has_written(tmp_path: Path) -> None:
@@ -502,3 +530,9 @@ def test_a_reader_sees_what_a_writer_commits_while_it_reads(tmp_path: Path) -> N
         assert reader.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         writer.add(make_strategy("p2"))  # not blocked by the reader
         assert reader.get("p2") == make_strategy("p2")
+
+
+def test_a_bank_in_memory_is_refused() -> None:
+    """SQLite would keep it in no file, which no other part could open; it has no WAL to wait for either."""
+    with pytest.raises(BankError, match=":memory:: a bank is a file"):
+        StrategyBank(":memory:")

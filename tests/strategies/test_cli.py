@@ -121,7 +121,7 @@ def test_drop(bank: Path) -> None:
         (["show", "p9", "--bank", "BANK"], "no strategy and no problem with id 'p9'"),
         (["drop", "p9", "--bank", "BANK"], "no strategy and no problem with id 'p9'"),
         (["list", "--bank", "none.db"], "none.db: no such strategy bank"),
-        (["import", "none.jsonl", "--bank", "new.db"], "none.jsonl: cannot be read"),
+        (["import", "none.jsonl", "--bank", "new.db"], "none.jsonl: no such file"),
     ],
 )
 def test_errors_are_one_line_on_standard_error(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ def test_the_policys_own_completions_serve_as_solutions(server: ChatServer, tmp_
 
     rows(tmp_path / "run" / "rollouts" / "step-000003.jsonl", {"problem_id": "a"})
     assert "step-000003.jsonl, row 1: not a rollout (no 'group')" in sgpo(*how).stderr
+    rows(tmp_path / "run" / "rollouts" / "step-000003.jsonl", {**row, "completion": "the answer is \ud800 72"})
+    assert "step-000003.jsonl, row 1: 'completion' holds half a surrogate pair" in sgpo(*how).stderr
     bare = sgpo(*arguments(server, tmp_path, "--from-run", tmp_path / "nowhere"))
     assert (bare.exit_code, "no rollouts in it" in bare.stderr) == (2, True)
 
@@ -152,7 +155,7 @@ def test_what_goes_wrong_is_one_line(
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.strip().count("\n") == 0  # rich below 15 ends its progress with an empty line
     assert "sk-secret-123" not in result.stderr
 
 
@@ -171,24 +174,30 @@ def start(server: ChatServer, tmp_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-INTERRUPTED = "interrupted: what is under way is finished first; Ctrl-C again drops it\n"
+def interrupt(process: subprocess.Popen[str], asked: threading.Event) -> None:
+    """Ctrl-C once the server was asked what it does not answer yet. Nobody else reads what the process says."""
+    assert asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    assert process.stderr.readline() == ("interrupted: what is under way is finished first; Ctrl-C again drops it\n")
 
 
 def test_ctrl_c_waits_for_what_is_under_way(server: ChatServer, tmp_path: Path) -> None:
-    process = start(server, tmp_path)
-    said: list[str] = []
+    asked, answer = threading.Event(), threading.Event()
 
     def script(request: dict[str, Any], number: int) -> Reply:
         if number == 2:
-            process.send_signal(signal.SIGINT)
-            assert process.stderr
-            said.append(process.stderr.readline())  # not before the signal has come
+            asked.set()
+            answer.wait(60)
         return good(request)
 
     server.script = script
+    process = start(server, tmp_path)
+    interrupt(process, asked)  # it says so before its answer comes
+    answer.set()
     stdout, stderr = process.communicate()
     assert process.returncode == 130
-    assert (said, stderr) == ([INTERRUPTED], "interrupted; what was finished is kept\n")
+    assert stderr == "interrupted; what was finished is kept\n"
     assert "2 problems: 1 active, 1 unfinished" in stdout
     assert "stopped: interrupted; the same command resumes from here" in stdout
     assert len(server.requests) == 3
@@ -197,18 +206,18 @@ def test_ctrl_c_waits_for_what_is_under_way(server: ChatServer, tmp_path: Path) 
 
 
 def test_a_second_ctrl_c_drops_what_is_under_way(server: ChatServer, tmp_path: Path) -> None:
-    process = start(server, tmp_path)
+    asked = threading.Event()
 
     def script(request: dict[str, Any], number: int) -> Reply:
         if number < 2:
             return good(request)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr
-        assert process.stderr.readline() == INTERRUPTED
-        process.send_signal(signal.SIGINT)
+        asked.set()
         return Reply(act="hang")
 
     server.script = script
+    process = start(server, tmp_path)
+    interrupt(process, asked)
+    process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr == "interrupted; what was finished is kept\n"
@@ -225,8 +234,21 @@ def test_what_is_not_done_says_why_and_what_to_do(server: ChatServer, tmp_path: 
     assert "4 problems: 1 failed, 3 unsolved" in result.stdout
     assert "failed, the last one: problem 'a': status 400: flagged\ufffd[2J" in result.stdout
     assert "unsolved, the last one: problem '2': it has no solution" in result.stdout
-    assert "3 problems without a solution: --solve asks the strong model for one" in result.stdout
+    assert "3 problems unsolved (no_solution=3): --solve asks the strong model for solutions" in result.stdout
     assert "1 problem failed: --retry-failed asks again" in result.stdout
+    again = sgpo(*arguments(server, tmp_path), "--problems", file)
+    assert "4 problems: 4 earlier" in again.stdout
+    assert "3 problems unsolved: --solve asks" in again.stdout  # the same command does not hide it
+
+
+def test_what_stays_unsolved_though_it_was_asked_for_is_not_sent_to_ask(server: ChatServer, tmp_path: Path) -> None:
+    wrong = [{**PROBLEMS[0], "solution": "The answer is 71"}]
+    result = sgpo(*arguments(server, tmp_path, problems=wrong))
+    assert "1 problem unsolved (wrong_solutions=1): --solve asks the strong model for solutions" in result.stdout
+    server.script = lambda request, number: chat("I think that it is 70")
+    result = sgpo(*arguments(server, tmp_path, "--solve", "--candidates", 2, problems=wrong))
+    assert "and no solution of 2 that were asked for has the gold answer" in result.stdout
+    assert "1 problem unsolved: more --candidates are more attempts" in result.stdout
 
 
 # ---------------------------------------------------------------------------------------------------- edit and review

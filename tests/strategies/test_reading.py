@@ -47,6 +47,58 @@ def test_a_strategy_is_found_in_what_models_write(text: str) -> None:
     assert read_object(text, WrittenStrategy).model_dump() == STRATEGY
 
 
+DRAFT = json.dumps({**STRATEGY, "approach": "A first idea"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Draft: {DRAFT}\nBetter: {PLAIN}",
+        f"[{DRAFT}, {PLAIN}]",
+        json.dumps({"strategies": [json.loads(DRAFT), STRATEGY]}),
+        json.dumps({"draft": json.loads(DRAFT), "final": STRATEGY}),
+        f'{DRAFT}\n{PLAIN}\n{{"note": "done"}}',  # the last one is no strategy
+        f"{DRAFT}\n{PLAIN}\nFor sets such as {{1, 2}} it is the same.",
+        json.dumps({**STRATEGY, "steps": {"1": "Name the parts", "2": "Add them"}}),
+        json.dumps({**STRATEGY, "steps": {"1": {"do": "Name the parts"}, "2": {"do": "Add them"}}}),
+    ],
+)
+def test_of_several_objects_the_last_strategy_is_the_answer(text: str) -> None:
+    assert read_object(text, WrittenStrategy).model_dump() == STRATEGY
+
+
+def test_where_the_answer_was_cut_off_a_draft_is_none() -> None:
+    for end in (12, 60, len(PLAIN) - 1):
+        with pytest.raises(UnusableReplyError, match="broken or cut off"):
+            read_object(f"Draft: {DRAFT}\nBetter: {PLAIN[:end]}", WrittenStrategy)
+
+
+ANALYSIS = "<|channel|>analysis<|message|>"
+FINAL = "<|end|><|start|>assistant<|channel|>final"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "end"),
+    [
+        ("<think>", "</think>"),
+        ("[THINK]", "[/THINK]"),
+        (ANALYSIS, f"{FINAL}<|message|>"),
+        (ANALYSIS, f"{FINAL} <|constrain|>json<|message|>"),  # what is sampled under a JSON schema
+    ],
+)
+def test_a_draft_inside_thinking_is_no_answer(thinking: str, end: str) -> None:
+    with pytest.raises(UnusableReplyError, match="it was empty"):
+        read_object(f"{thinking}Perhaps {DRAFT}, or", WrittenStrategy)
+    with pytest.raises(UnusableReplyError, match="no JSON object"):
+        read_object(f"{thinking}Perhaps {DRAFT}.{end}I cannot say.", WrittenStrategy)
+    assert read_object(f"{thinking}Perhaps {DRAFT}.{end}{PLAIN}", WrittenStrategy).model_dump() == STRATEGY
+
+
+def test_braces_inside_a_text_with_latex_are_no_other_object() -> None:
+    text = r'{"problem_type": "t", "approach": "Join \( {\"a\", \"b\"} \)", "steps": ["s"]}'
+    assert read_object(text, WrittenStrategy).approach == r'Join \( {"a", "b"} \)'
+
+
 def test_a_strategy_may_lack_when_to_use() -> None:
     text = json.dumps({name: value for name, value in STRATEGY.items() if name != "when_to_use"})
     assert read_object(text, WrittenStrategy).when_to_use == ""
@@ -76,6 +128,7 @@ def test_latex_survives(written: str, meant: str) -> None:
         (PLAIN[:-20], "broken or cut off"),
         ("{" * 100_000, "broken or cut off"),
         ('{"a":' * 20_000, "broken or cut off"),
+        ('{"a":' * 600 + "1" + "}" * 600, "broken or cut off"),  # JSON reads it, but it is no strategy
         ("<html><body>{}</body></html>", "problem_type: Field required"),
         (json.dumps({**STRATEGY, "steps": []}), "steps: Value should have at least 1 item"),
         (json.dumps({**STRATEGY, "approach": " "}), "approach: Value error, '' says nothing"),

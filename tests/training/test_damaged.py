@@ -92,7 +92,7 @@ def test_a_damaged_split(run, text):
     put(run.path / "split.json", text)
     recipe = SimpleNamespace(warmup=SimpleNamespace(fraction=0.5))
     with pytest.raises(SGPOError, match=r"split.json: [^\n]*$"):
-        launch._split(run, some_problems(1), recipe, seed=0)
+        launch._split(run, some_problems(1), recipe, None, seed=0)
 
 
 @pytest.mark.parametrize("text", [*NO_OBJECT, "a: [", "\t- a: b: c"])

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from sgpo.objective import token_divergence
 from sgpo.rollouts.forward import Predictor, predicted_divergence
-from sgpo.training.loss import frozen_guided_branch
+from sgpo.training.frozen import frozen_branch
 from tests.training.building import build_trainer, policy, some_problems
 
 ROWS = [[5, 6, 7], [9]], [[20, 21], [30, 31, 32]]
@@ -33,7 +33,7 @@ def train_adapters(model):
 def test_adapters_that_add_nothing_are_taken_off_and_nothing_is_copied():
     model = with_adapters()
     predictor = Predictor(model, pad_id=0)
-    frozen_guided = frozen_guided_branch(model, predictor, FULL_PRECISION)
+    frozen_guided = frozen_branch(model, predictor, FULL_PRECISION)
     with torch.no_grad():
         before = predictor(model, *ROWS).states
         train_adapters(model)
@@ -46,7 +46,7 @@ def test_adapters_that_add_nothing_are_taken_off_and_nothing_is_copied():
 def test_adapters_get_their_gradient_though_they_were_off_between_forward_and_backward():
     model = with_adapters()
     predictor = Predictor(model, pad_id=0)
-    frozen_guided = frozen_guided_branch(model, predictor, FULL_PRECISION)
+    frozen_guided = frozen_branch(model, predictor, FULL_PRECISION)
     train_adapters(model)
     gradients = []
     for frozen_first in (True, False):
@@ -68,7 +68,7 @@ def test_adapters_that_are_part_of_the_initial_policy_are_kept_with_it(init):
     """Drawn at random as if trained before; and PiSSA's, which are taken out of the weights below them."""
     model = with_adapters(init_lora_weights=init)
     predictor = Predictor(model, pad_id=0)
-    frozen_guided = frozen_guided_branch(model, predictor, FULL_PRECISION)
+    frozen_guided = frozen_branch(model, predictor, FULL_PRECISION)
     with torch.no_grad():
         before = predictor(model, *ROWS).states
         train_adapters(model)
@@ -93,7 +93,7 @@ def test_a_frozen_copy_makes_no_full_logits(monkeypatch):
     """Two heads, tile by tile: at a vocabulary of 152,000, full logits of both take megabytes a token."""
     model = policy()
     predictor = Predictor(model, pad_id=0)
-    guided = frozen_guided_branch(model, predictor, FULL_PRECISION)(*ROWS)
+    guided = frozen_branch(model, predictor, FULL_PRECISION)(*ROWS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)

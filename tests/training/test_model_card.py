@@ -81,6 +81,33 @@ def test_a_card_without_evaluations_says_so(run):
     assert "The run made no evaluation." in model_card(run)
 
 
+def evaluate(run, name, step, right):
+    """An evaluation of 20 problems, the first `right` of which were solved."""
+    samples = {f"p{number}": ["correct" if number < right else "wrong"] for number in range(20)}
+    content = {"name": name, "step": step, "problems": 20, "k": 1, "avg@1": score(right / 20), "samples": samples}
+    (run.path / "eval" / f"{name[0]}-step-{step:06d}.json").write_text(json.dumps(content))
+
+
+def test_what_was_lost_stands_beside_what_was_won_above_the_tables(run):
+    for name, before, after in (("algebra", 4, 14), ("kept", 18, 8), ("even", 10, 10), (f"x {EVIL}", 20, 0)):
+        evaluate(run, name, 0, before)
+        evaluate(run, name, 50, after)
+    head = model_card(run).split("## Metrics")[0].replace("\\", "")
+    assert "From the first to the last evaluation: better on algebra (avg@1 +0.500 [+0." in head
+    assert "]); worse on kept (avg@1 -0.500 [-0." in head
+    assert "; no clear change on even (avg@1 +0.000 [-" in head
+    assert "<script" not in head
+    assert "](http://evil)" not in model_card(run).replace("\\](http", "")
+
+
+def test_a_card_says_why_training_failed(run):
+    sampled = {"completions": 1, "verdicts/correct": 0, "verdicts/wrong": 5, "verdicts/unparsed": 163}
+    run.append_metrics({"step": 1, "loss": 0.0, "truncated/autonomous": 0.97, **sampled})
+    card = model_card(run)
+    assert "Of the completions that training sampled, 0 of 168 right, 97 % truncated, 97 % unparsed." in card
+    assert card.index("0 of 168 right") < card.index("## Metrics")
+
+
 def test_the_base_of_a_warmed_up_run_is_the_model_before_it(run):
     edit(run, model="runs/x/checkpoints/warmup")
     assert "base_model" not in model_card(run)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.errors import InputError
-from sgpo.rollouts.models import load_policy
+from sgpo.rollouts.models import load_policy, load_tokenizer
 from sgpo.training.options import installed_name
 from tests.training import naive
 from tests.training.building import (
@@ -135,6 +135,29 @@ def test_prompt_tuning_is_refused(tmp_path, tokenizer):
 
 
 # -- how a model is loaded
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_comes_with_a_model_runs_only_where_that_is_set(tmp_path, monkeypatch, trusted):
+    code = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model", "AutoTokenizer": ["code.Words", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": code}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Words", "auto_map": code}))
+    loaded = set()
+
+    def load(reference, source, **_):
+        loaded.add(reference)
+        raise OSError("no code is run in this test")
+
+    for module in ("configuration_auto", "tokenization_auto"):
+        monkeypatch.setattr(f"transformers.models.auto.{module}.get_class_from_dynamic_module", load)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # nobody is asked
+    options = {"trust_remote_code": True} if trusted else {}
+    message = "no code is run" if trusted else "comes with code; model_init_kwargs={trust_remote_code: true} would"
+    with pytest.raises(InputError, match=message):
+        load_policy(tmp_path, **options)
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(tmp_path, init_kwargs=options)
+    assert loaded == ({"code.Config", "code.Words"} if trusted else set())
 
 
 def test_a_model_is_loaded_as_its_options_say(tmp_path, tokenizer):

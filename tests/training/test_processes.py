@@ -29,6 +29,7 @@ def options(device, *, engine="hf", fsdp=None, algorithm="sgpo"):
         fsdp=fsdp,
         fsdp_plugin_args={"fsdp_version": fsdp},
         deepspeed=None,
+        beta=0.0,
     )
 
 

@@ -143,6 +143,8 @@ def test_metrics_have_documented_keys(finished):
         "loss/off_policy",
         "importance_weight",
         "groups/extra",
+        "kl",
+        "overlong_punishment",
     }
 
 

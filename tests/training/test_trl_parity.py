@@ -16,7 +16,7 @@ from sgpo.algorithms import TrainingRow
 from sgpo.algorithms.base import policy_gradient_rows
 from sgpo.objective import group_advantages, policy_loss
 from sgpo.rollouts.engine import Sampling
-from sgpo.rollouts.forward import Predictor
+from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup
 from sgpo.rollouts.hf import HFEngine
 from sgpo.training.config import SGPOConfig
@@ -40,6 +40,16 @@ def rollouts(tokenizer):
     return prompts, [completion.token_ids for completion in completions]
 
 
+def reference():
+    """Other weights than the policy's, by about half a nat per token."""
+    generator = torch.Generator().manual_seed(7)
+    model = policy().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def reward(completion_ids):
     return float(number_of("reward", list(completion_ids)) < 0.5) + 0.25 * (len(completion_ids) % 2)
 
@@ -50,7 +60,11 @@ def trl_trainer(tmp_path, tokenizer, rollouts, monkeypatch):
     monkeypatch.setitem(os.environ, "TRL_EXPERIMENTAL_SILENCE", "1")
     from trl import GRPOConfig, GRPOTrainer
 
-    def build(loss_type="dapo", **options):
+    def build(loss_type="dapo", *, epsilon=0.2, epsilon_high=0.28, **options):
+        model = policy()
+        if options.get("beta"):  # the reference is loaded by the policy's name
+            reference().save_pretrained(tmp_path / "reference")
+            model.config._name_or_path = str(tmp_path / "reference")
         prompts, completions = rollouts
         config = GRPOConfig(
             output_dir=str(tmp_path / "trl"),
@@ -58,9 +72,8 @@ def trl_trainer(tmp_path, tokenizer, rollouts, monkeypatch):
             num_generations=GROUP,
             max_completion_length=LIMIT,
             loss_type=loss_type,
-            epsilon=0.2,
-            epsilon_high=0.28,
-            beta=0.0,
+            epsilon=epsilon,
+            epsilon_high=epsilon_high,
             use_cpu=True,
             bf16=False,
             **{installed_name(GRPOConfig, "activation_checkpointing"): False},
@@ -69,7 +82,7 @@ def trl_trainer(tmp_path, tokenizer, rollouts, monkeypatch):
             **options,
         )
         trainer = GRPOTrainer(
-            policy(),
+            model,
             reward_funcs=lambda completion_ids, **kwargs: [reward(ids) for ids in completion_ids],
             args=config,
             train_dataset=Dataset.from_list([{"prompt": f" {problem.problem}"} for problem in PROBLEMS]),
@@ -116,6 +129,12 @@ def groups_of(tokenizer, rollouts):
     return groups
 
 
+@torch.no_grad()
+def logprobs_of(row, model, args):
+    predictions = Predictor(model, pad_id=0)(model, [row.prompt.ids], [row.completion_ids])
+    return token_logprobs(predictions, torch.tensor(row.completion_ids), temperature=args.temperature)
+
+
 def our_loss_and_gradient(tmp_path, tokenizer, rollouts, weights=None, **options):
     args = SGPOConfig(output_dir=str(tmp_path / "ours"), use_cpu=True, **options)
     model = policy().train()
@@ -125,14 +144,12 @@ def our_loss_and_gradient(tmp_path, tokenizer, rollouts, weights=None, **options
         scale_advantages=args.scale_advantages,
         mask_truncated_completions=args.mask_truncated_completions,
     )
+    if args.beta:
+        for row in rows:
+            row.reference_logprobs = logprobs_of(row, reference(), args)
     if weights is not None:
-        from sgpo.rollouts.forward import token_logprobs
-
-        with torch.no_grad():
-            for row in rows:
-                predictions = predictor(model, [row.prompt.ids], [row.completion_ids])
-                ids = torch.tensor(row.completion_ids)
-                row.old_logprobs = token_logprobs(predictions, ids, temperature=args.temperature)
+        for row in rows:
+            row.old_logprobs = logprobs_of(row, model, args)
         model.load_state_dict(weights)
     loss = batch_loss(model, predictor, rows, Totals.of(rows, problems=len(PROBLEMS)), args, Averages())
     loss.backward()
@@ -154,8 +171,27 @@ def moved():
         ({"temperature": 0.7}, {"temperature": 0.7}),
         ({"scale_rewards": "none"}, {"scale_advantages": False}),
         ({"loss_type": "grpo"}, {"loss_mean": "sequence"}),
+        ({"beta": 0.3, "temperature": 0.7}, {"beta": 0.3, "temperature": 0.7}),
+        ({"beta": 0.3, "loss_type": "grpo"}, {"beta": 0.3, "loss_mean": "sequence"}),
+        (
+            {"importance_sampling_level": "sequence", "loss_type": "grpo", "epsilon": 0.01, "epsilon_high": 0.02},
+            {"importance_sampling_level": "sequence", "loss_mean": "sequence", "clip_low": 0.01, "clip_high": 0.02},
+        ),
+        (
+            {"importance_sampling_level": "sequence", "beta": 0.3},
+            {"importance_sampling_level": "sequence", "beta": 0.3},
+        ),
     ],
-    ids=["default", "temperature", "unscaled", "by sequence"],
+    ids=[
+        "default",
+        "temperature",
+        "unscaled",
+        "by sequence",
+        "beta",
+        "beta by sequence",
+        "gspo",
+        "gspo by token, beta",
+    ],
 )
 @pytest.mark.parametrize("on_policy", [True, False], ids=["on-policy", "off-policy"])
 def test_loss_and_gradient_are_those_of_trl(tmp_path, tokenizer, rollouts, trl_trainer, moved, theirs, ours, on_policy):

@@ -19,6 +19,7 @@ CASES = {
     "one process has a target": {"guided": 1},
     "none has a target": {"guided": 0},
     "two updates": {"guided": 2, "num_iterations": 2, "save_strategy": "steps", "save_steps": 1},
+    "kl to the reference": {"guided": 2, "num_iterations": 2, "beta": 0.3, "soft_punish_cache": 5},
     "grpo": {"guided": 6, "algorithm": "grpo"},
     "dynamic sampling": {
         "guided": 2,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sgpo.problems import Problem
-from sgpo.verifier import Verifier
+from sgpo.verifier import Verifier, kinds, pool
 from sgpo.verifier.kinds import UsageError, judge_completion
 
 CHOICES = [
@@ -50,7 +50,9 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "import time\nfrom sgpo.verifier import Verdict\n"
         "def even(completion, answer):\n    print('noise')\n    return int(completion) % 2 == 0\n"
         "def verdict(completion, answer):\n    return Verdict('unparsed', answer)\n"
-        "def slow(completion, answer):\n    time.sleep(60)\n"
+        "def asleep(completion, answer):\n    time.sleep(60)\n"
+        "def waits(completion, answer):\n    time.sleep(0.4)\n    return True\n"
+        "def busy(completion, answer):\n    while True:\n        pass\n"
         "def number(completion, answer):\n    return 1\n"
         "def other(text, gold):\n    return True\n"
         "def permutation(completion, answer):\n"
@@ -67,9 +69,25 @@ def test_a_function_of_ones_own(judges: str) -> None:
         assert verifier.verify("x", "", kind=f"{judges}:even").kind == "timeout"  # it raised: counted, and warned of
         assert verifier.verify("x", "y", kind=f"{judges}:verdict").kind == "unparsed"
         assert verifier.verify("x", "y", kind=f"{judges}:verdict").extracted == "y"
-        assert verifier.verify("x", "y", kind=f"{judges}:slow").kind == "timeout"
+        assert verifier.verify("x", "y", kind=f"{judges}:busy").kind == "timeout"
         assert verifier.verify("4", "", kind=f"{judges}:even").correct
     assert judges not in sys.modules  # it ran in a worker
+
+
+def test_the_limit_is_processor_time(judges: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that waits, as all do on a busy machine, is left alone; one that never wakes up is not."""
+    with Verifier(workers=1, timeout=0.2) as verifier:
+        assert verifier.verify("x", "y", kind=f"{judges}:waits").correct
+        assert verifier.verify("x", "y", kind=f"{judges}:busy").kind == "timeout"
+        monkeypatch.setattr(pool, "PATIENCE", 2)
+        assert verifier.verify("x", "y", kind=f"{judges}:asleep").kind == "timeout"
+
+
+@pytest.mark.parametrize("kind", ["choice", "exact"])
+def test_every_kind_is_judged_in_a_worker(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "judge_completion", None)  # in this process
+    with Verifier(workers=1) as verifier:
+        assert verifier.verify("The answer is A", "A", kind=kind).correct
 
 
 def test_a_puzzle_may_name_its_rule(judges: str) -> None:

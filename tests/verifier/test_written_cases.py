@@ -16,7 +16,6 @@ from sgpo.verifier.kinds import judge_math
 MISSED = {
     ("12_{8}", "So the answer is \\boxed{12_{\\text{eight}}}."),
     ("3", "So the answer is \\boxed{3 + x - x}."),
-    ("\\text{Monday}", "It is Monday."),
     ("A, B", "So the answer is \\boxed{AB}."),
     ("1", "There is only one solution."),
 }

@@ -74,6 +74,82 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// Plots: the values under the pointer; by keyboard, the arrow keys move along the axis.
+{
+  const readout = make("div", { class: "readout", role: "status", hidden: true });
+  document.body.append(readout);
+  const draw = (tag, attributes) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  };
+  const inWords = (value, percent) => (percent ? `${(100 * value).toFixed(1)} %` : String(+value.toPrecision(4)));
+
+  for (const plot of document.querySelectorAll("svg[data-values]")) {
+    const { x, y, axis, percent, curves } = JSON.parse(plot.dataset.values);
+    const at = [...new Set(curves.flatMap((curve) => curve.points.map((point) => point[0])))].sort((a, b) => a - b);
+    const nearest = (wanted) => at.reduce((best, one, index) => (Math.abs(one - wanted) < Math.abs(at[best] - wanted) ? index : best), 0);
+    const place = ([offset, scale], value) => offset + scale * value;
+    const [width, height] = plot.getAttribute("viewBox").split(" ").slice(2).map(Number);
+    const marks = draw("g", { class: "marks", "aria-hidden": "true" });
+    plot.append(marks);
+    plot.setAttribute("tabindex", "0");
+    let current = at.length - 1;
+
+    const hide = () => {
+      marks.replaceChildren();
+      readout.hidden = true;
+    };
+    const show = (index) => {
+      current = index;
+      const wanted = at[index];
+      // A run logged elsewhere may have no point just here: its nearest within a fiftieth of the axis stands for it.
+      const reach = (at.at(-1) - at[0]) / 50;
+      const points = curves.map((curve) => {
+        const [first, ...others] = curve.points;
+        const point = others.reduce((best, one) => (Math.abs(one[0] - wanted) < Math.abs(best[0] - wanted) ? one : best), first);
+        return { curve, point };
+      });
+      const near = points.filter(({ point }) => point && Math.abs(point[0] - wanted) <= reach);
+      const line = place(x, wanted);
+      marks.replaceChildren(draw("line", { x1: line, x2: line, y1: 0, y2: height }));
+      for (const { curve, point } of near) {
+        marks.append(draw("circle", { class: `run-${curve.run}`, cx: place(x, point[0]), cy: place(y, point[1]), r: 4 }));
+      }
+      const rows = near.map(({ curve, point }) => {
+        const interval = point.length > 3 ? ` [${inWords(point[2], percent)}, ${inWords(point[3], percent)}]` : "";
+        return make("li", { class: `chip run-${curve.run}` }, `${curve.label} ${inWords(point[1], percent)}${interval}`);
+      });
+      readout.replaceChildren(make("strong", {}, `${axis} ${wanted.toLocaleString("en")}`), make("ul", {}, ...rows));
+      readout.hidden = false;
+      // Beside the line, on the side where there is room.
+      const box = plot.getBoundingClientRect();
+      const middle = box.left + (line / width) * box.width;
+      const left = middle + 12 + readout.offsetWidth > innerWidth ? middle - 12 - readout.offsetWidth : middle + 12;
+      readout.style.left = `${Math.max(4, left) + scrollX}px`;
+      readout.style.top = `${box.top + scrollY}px`;
+    };
+
+    const follow = (event) => {
+      const box = plot.getBoundingClientRect();
+      const units = ((event.clientX - box.left) / box.width) * width;
+      if (at.length) show(nearest((units - x[0]) / x[1]));
+    };
+    plot.addEventListener("pointermove", follow);
+    plot.addEventListener("pointerdown", follow);
+    plot.addEventListener("pointerleave", hide);
+    plot.addEventListener("focus", () => at.length && show(current));
+    plot.addEventListener("blur", hide);
+    plot.addEventListener("keydown", (event) => {
+      const to = { ArrowRight: current + 1, ArrowLeft: current - 1, Home: 0, End: at.length - 1 }[event.key];
+      if (event.key === "Escape") hide();
+      if (to === undefined || !(to in at)) return;
+      event.preventDefault();
+      show(to);
+    });
+  }
+}
+
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
     const text = button.previousElementSibling;

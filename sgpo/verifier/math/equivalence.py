@@ -16,6 +16,7 @@ from sgpo.verifier.math.forms import (
     Form,
     by_name,
     defines,
+    elements_of,
     entries_of,
     exact_part,
     final_value,
@@ -27,14 +28,24 @@ from sgpo.verifier.math.forms import (
     names_of,
     read_form,
     right_sides,
+    rising,
     same_role,
     tuple_of,
     union_of,
     variable_of,
 )  # fmt: skip
-from sgpo.verifier.math.latex import clean, compact, depth, uses_both_cases, without_text
-from sgpo.verifier.math.numbers import MULTIPLES, Number, in_full, read_based, read_measured_value, read_number
+from sgpo.verifier.math.latex import clean, compact, depth, uses_both_cases, without_qualifier, without_text
+from sgpo.verifier.math.numbers import (
+    MULTIPLES,
+    Number,
+    in_full,
+    read_based,
+    read_measured_value,
+    read_number,
+    read_thousands,
+)  # fmt: skip
 from sgpo.verifier.math.values import (
+    computes,
     count_operations,
     has_several_values,
     has_value,
@@ -44,6 +55,7 @@ from sgpo.verifier.math.values import (
     read_clock,
     same_based,
     same_choice,
+    same_clock,
     same_letters,
     tolerance_for,
     words_of,
@@ -79,7 +91,7 @@ _SIDES = {
     for side, words in enumerate(sides.split("|"))
     for word in words.split()
 }
-_DEGREES = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|\bdegrees?\b")
+_DEGREES = re.compile(r"(?:\^\s*+)?(?:\{\s*+)?\\circ\s*+\}?|\bdegrees?\b")
 _WORD = re.compile(
     r"°\s*[cfk](?![a-z])|[ap]\.?m(?![a-z])|(?:counter|anti)[- ]?clockwise|(?:north|south)[- ]?(?:east|west)"
     r"|[a-z]+|\\\$|[€£¥]"
@@ -106,8 +118,16 @@ def is_same(gold: str, found: str, *, strict: bool = False) -> bool:
         return False
     if compact(gold) == compact(found):
         return True
+    gold, found = _without_qualifiers(gold, found)
     fold_case = not (uses_both_cases(gold) or uses_both_cases(found))
     return AnswerComparison(strict=strict, fold_case=fold_case).same(read_form(gold), read_form(found))
+
+
+def _without_qualifiers(gold: str, found: str) -> tuple[str, str]:
+    """Both answers without the conditions behind them, unless these name different numbers."""
+    bare = without_qualifier(gold), without_qualifier(found)
+    numbers = [set(re.findall(r"\d+", text[len(short) :])) for text, short in zip((gold, found), bare, strict=True)]
+    return bare if not all(numbers) or numbers[0] == numbers[1] else (gold, found)
 
 
 class AnswerComparison:
@@ -136,6 +156,8 @@ class AnswerComparison:
         return verdict
 
     def _by_form(self, gold: Form, found: Form) -> bool | None:
+        if gold.kind != found.kind:
+            gold, found = elements_of(gold), elements_of(found)
         pair = (gold.kind, found.kind)
         # Unions first: "x < 1 or x > 2" is a list of relations, and a union too.
         if "union" in pair and set(pair) & {"list", "relation"}:
@@ -167,6 +189,8 @@ class AnswerComparison:
     def _lists(self, gold: Form, found: Form) -> bool | None:
         gold, found = tuple_of(gold), tuple_of(found)
         golds, founds = items_of(gold), items_of(found)
+        if len(golds) != len(founds) and len(gold.parts) == len(found.parts):
+            golds, founds = list(gold.parts), list(found.parts)  # `a = 2, b = 2` and `2, 2`: each once would be one
         if len(golds) > LIST_LIMIT or len(founds) > LIST_LIMIT:
             return False
         # Values with names: by their names where both sides have them, else in the order of the names.
@@ -229,6 +253,9 @@ class AnswerComparison:
         if is_chain(gold) and found.kind != "relation":
             return self.same(read_form(gold.parts[-1].text), found) if is_name(gold.parts[0].text) else False
         # Inequalities: by the sets that they say.
+        gold, found = rising(gold), rising(found)
+        if gold.kind == found.kind and gold.operators == found.operators and self._in_order(gold.parts, found.parts):
+            return True
         gold_set, found_set = interval_of(gold), interval_of(found)
         if gold_set and found_set:
             if gold.kind == found.kind == "relation" and variable_of(gold) != variable_of(found):
@@ -264,6 +291,8 @@ class AnswerComparison:
             return choice
         if _are_contrary(gold, found):
             return False
+        if computes(gold) or computes(found):
+            return words_of(gold, fold_case=self.fold_case) == words_of(found, fold_case=self.fold_case)
         # Units: one that is left out is no difference, another one is.
         g, f = read_measured_value(gold), read_measured_value(found)
         if g.unit != f.unit and not MULTIPLES.keys().isdisjoint((g.unit, f.unit)):
@@ -280,8 +309,15 @@ class AnswerComparison:
         if any(based):
             return same_based(based[0] or (g.value, ""), based[1] or (f.value, ""), self.strict)
         if (g_clock := read_clock(gold)) and (f_clock := read_clock(found)):
-            return g_clock[:2] == f_clock[:2] and (g_clock[2] == f_clock[2] or "" in (g_clock[2], f_clock[2]))
-        g_number, f_number = read_number(g.value), read_number(f.value)
+            return same_clock(g_clock, f_clock)
+        if "°" in (g.unit, f.unit) and r"\pi" in gold + found:  # 60° and pi/3
+            g_angle, f_angle = (re.sub(r"\s*\\text\s*\{\s*rad\w*\s*\}", "", text) for text in (gold, found))
+            return self._expressions(g_angle, f_angle, False, False)
+        g_number, f_number = read_thousands(gold), read_thousands(found)
+        if bool(g_number) == bool(f_number):
+            g_number, f_number = read_number(g.value), read_number(f.value)
+        else:
+            g_number, f_number = g_number or read_number(g.value), f_number or read_number(f.value)
         if g_number and f_number:
             return self._numbers(g_number, f_number, g.percent, f.percent)
         if any(re.search(r"(?<![_^\d.])\d[\d.]*\s+\d", text) for text in (g.value, f.value)):

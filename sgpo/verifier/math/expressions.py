@@ -34,7 +34,7 @@ _NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=Fal
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 # What the parser would misread: degrees as numbers, gamma as Euler's constant, `y'` as `y`, `dx/dt` as 0.
 _RESPELLED = (
-    (re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?"), r"(\1\\pi/180)"),
+    (re.compile(r"(?<!\d)(\d++(?:\.\d++)?)\s*+\^\s*+\{?\s*+\\circ\s*+\}?"), r"(\1\\pi/180)"),
     (re.compile(r"\\([gG])amma(?![A-Za-z])"), r"\1_{gamma}"),
     (re.compile(r"([A-Za-z])('+)"), lambda match: f"{match[1]}_{{{'prime' * len(match[2])}}}"),
     (re.compile(r"\\frac\s*\{\s*d\s*([A-Za-z])\s*\}\s*\{\s*d\s*([A-Za-z])\s*\}"), r"d_{\1\2}"),
@@ -240,10 +240,7 @@ def _close(a: Any, b: Any, tolerance: tuple[float, float] = (0.0, 0.0)) -> bool:
     if not mpmath.isfinite(difference):
         return False
     absolute, relative = tolerance
-    if difference <= max(TOLERANCE * size, mpmath.mpf(absolute), relative * size):
-        return True
-    # What is left of a sum that cancels is its rounding error; 0 against that is equal, two tiny numbers are not.
-    return bool(min(abs(a), abs(b)) == 0 and size < mpmath.mpf(10) ** -40)
+    return bool(difference <= max(TOLERANCE * size, mpmath.mpf(absolute), relative * size))
 
 
 def _evaluate(node: Any, point: dict[str, mpmath.mpf]) -> Any:
@@ -277,7 +274,7 @@ def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
     # Inner nodes: their arguments first.
     arguments = [_evaluate(argument, point) for argument in node.args]
     if isinstance(node, sympy.Add):
-        return mpmath.fsum(arguments)
+        return _without_rounding(mpmath.fsum(arguments), max(map(abs, arguments)))
     if isinstance(node, sympy.Mul):
         return mpmath.fprod(arguments)
     if isinstance(node, sympy.Pow):
@@ -285,7 +282,7 @@ def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
     if name == "factorial":
         return _factorial(arguments[0])
     if name == "log":
-        return mpmath.log(*arguments)
+        return _without_rounding(mpmath.log(*arguments), min(1, abs(arguments[0])))
     if name == "Mod":
         return arguments[0] - arguments[1] * mpmath.floor(arguments[0] / arguments[1])
     if name in _FUNCTIONS:
@@ -293,9 +290,18 @@ def _step(node: Any, point: dict[str, mpmath.mpf]) -> Any:
             raise Unknown  # the value is in digits that are not computed
         if name in ("exp", "sinh", "cosh") and _exponent(arguments[0]) > 40:
             raise TooLarge
-        return _FUNCTIONS[name](*arguments)
+        value = _FUNCTIONS[name](*arguments)
+        return _without_rounding(value, min(1, abs(arguments[0]))) if name != "exp" else value
     # A function of no known rule: a fixed smooth one per name.
     return mpmath.cos(point[f"{name}()"] + mpmath.fsum((place + 1) * value for place, value in enumerate(arguments)))
+
+
+def _without_rounding(value: Any, size: Any) -> Any:
+    """0 for what is left of a sum that cancels, or of sin(pi): the rounding error of numbers of that size.
+
+    So a value is 0 where it is 0, and e^{-100} is not.
+    """
+    return mpmath.mpf(0) if abs(value) < size * mpmath.mpf(10) ** (8 - DIGITS) else value
 
 
 def _is_long(node: Any) -> bool:

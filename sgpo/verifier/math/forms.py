@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from sgpo.verifier.math.latex import closing, compact, split_top, without_text
 
-_COMMA = re.compile(r"\s*(?:,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s*(?<![A-Za-z])(?:and|or)(?![A-Za-z])|,)\s*")
+_COMMA = re.compile(
+    r"(?<!\s)\s*+(?:(?:,\s*+)?(?:\\text\s*+\{\s*+,?\s*+(?:and|or)\s*+\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))|,)\s*+"
+)
 _SEMICOLON = re.compile(r"\s*;\s*")
 _CUP = re.compile(r"\s*\\cup\s*")
 _RELATION = re.compile(r"\s*(\\leq|\\geq|\\neq|\\approx|\\equiv|\\in(?![a-z])|<|>|=)\s*")
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _BUILDER = re.compile(r"[A-Za-z]\s*(?:\\in\s*(?:\\mathbb\s*\{?\s*R\s*\}?|\\R)\s*)?(?:\||:|\\mid)\s*(.*)", re.DOTALL)
-_CASES = re.compile(r"\\begin\{(?:cases|aligned|array)\}(.*)\\end\{(?:cases|aligned|array)\}", re.DOTALL)
+_CASES = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 # `x`, `f(x)`, `(p, q)`, `S_{MBCN}:S`, `|AB|`, `x_1 + x_2` is not: a name that an answer is given to.
 _NAME = re.compile(
     r"[(|]?\s*(?:\\(?:angle|triangle|text|overline|alpha|beta|gamma|theta|phi|lambda|omega|mu|sigma|Delta|max|min)\s*)?"
@@ -27,15 +29,20 @@ _NAME = re.compile(
 
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _SIZE = re.compile(r"\s*(?:\||\\lvert)\s*([A-Za-z])\s*(?:\||\\rvert)\s*")  # the absolute value of a name
-_WORDED_SETS = {
-    **dict.fromkeys(
-        ("all real numbers", "all reals", "any real number", r"\mathbb{r}", r"\mathbb r"), r"(-\infty,\infty)"
-    ),
-    **dict.fromkeys(
-        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", r"\{\}", r"\{ \}"),
-        r"\emptyset",
-    ),
-}
+_REALS = r"\\mathbb\s*\{?\s*r\s*\}?"
+_WORDED_SETS = (
+    (rf"(?:all|any) reals?(?: numbers?)?|{_REALS}", r"(-\infty,\infty)"),
+    (r"(?:(?:there (?:is|are)|(?:the |this |it )?(?:equation |system )?has) )?no (?:real )?solutions?(?: exists?)?"
+     r"|(?:the )?empty set|\\\{\s*\\\}", r"\emptyset"),
+    (rf"{_REALS}\s*(?:\^\s*\{{?\s*\+\s*\}}?|_\s*\{{?\s*(?:\+|>\s*0)\s*\}}?)|(?:all )?positive real numbers",
+     r"(0,\infty)"),
+    (rf"{_REALS}\s*(?:\^\s*\{{?\s*-\s*\}}?|_\s*\{{?\s*(?:-|<\s*0)\s*\}}?)|(?:all )?negative real numbers",
+     r"(-\infty,0)"),
+    (rf"{_REALS}\s*_\s*\{{?\s*\\geq\s*0\s*\}}?|(?:all )?non-?negative real numbers", r"[0,\infty)"),
+)  # fmt: skip
+# "does not exist", as an answer.
+_NO_VALUE = re.compile(r"dne|(?:(?:the |this )?(?:limit|value|maximum|minimum|it) )?does(?: not|n't) exist")
+_EXCEPT = re.compile(r"(?:all|any) reals?(?: numbers?)?,? (?:x )?(?:except|other than|but|besides)(?: for)? (.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +70,8 @@ def read_form(text: str) -> Form:
     text = _strip_braces(text.strip())
     if (words := re.fullmatch(r"\\text\s*\{([^{}]*,[^{}]*)\}", text)) is not None:
         text = words[1].strip()  # \text{A, C}
-    if (whole := _WORDED_SETS.get(" ".join(without_text(text).lower().split()))) is not None:
-        return read_form(whole)
+    if said := _worded(" ".join(without_text(text).lower().split()).rstrip(" .")):
+        return said
     # The order decides: a list is split before anything in it is read. Commas inside of brackets make no list.
     for read in (_environment, _vector, _list, _plus_minus, _relation, _union, _group):
         if form := read(text):
@@ -77,6 +84,21 @@ def is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text.strip())) and not re.match(r"\d", text.strip())
 
 
+def _worded(words: str) -> Form | None:
+    """A set that is written in words, or by a name, and what does not exist."""
+    if words.endswith("}") and words.count("{") < words.count("}"):
+        return None
+    for pattern, meant in _WORDED_SETS:
+        if re.fullmatch(pattern, words):
+            return read_form(meant)
+    if _NO_VALUE.fullmatch(words):
+        return Form("value", r"\text{does not exist}")
+    if (left_out := _EXCEPT.fullmatch(words)) and re.search(r"\d", left_out[1]):
+        points = left_out[1].removeprefix("x = ").removeprefix("x=").replace(" and ", ", ")
+        return Form("value", rf"\mathbb{{R}} \setminus \{{{points}\}}")
+    return None
+
+
 def _strip_braces(text: str) -> str:
     while text.startswith("{") and closing(text, 0) == len(text) - 1:
         text = text[1:-1].strip()
@@ -84,9 +106,11 @@ def _strip_braces(text: str) -> str:
 
 
 def _environment(text: str) -> Form | None:
-    if text.startswith(r"\begin{cases}") and (match := _CASES.fullmatch(text)):
-        rows = [row.replace("&", " ").strip(" ,") for row in match[1].split(r"\\") if row.strip()]
-        return Form("list", text, tuple(map(read_form, rows)))
+    # Equations under each other; an array without any is a matrix.
+    if (match := _CASES.fullmatch(text)) and (match[1] != "array" or "=" in match[2]):
+        rows = [row.replace("&", " ").strip(" ,") for row in match[2].split(r"\\") if row.strip()]
+        forms = tuple(map(read_form, rows))
+        return forms[0] if len(forms) == 1 else Form("list", text, forms)
     inner = text
     if text[:1] + text[-1:] in ("()", "[]") and closing(text, 0) == len(text) - 1:
         inner = text[1:-1].strip()  # \left[\begin{array}...\end{array}\right]
@@ -190,6 +214,13 @@ def items_of(form: Form) -> list[Form]:
     return list(items.values()) if form.kind == "list" else list(form.parts)
 
 
+def elements_of(form: Form) -> Form:
+    r"""Read `\{1, 2, 3\}` out of `k \in \{1, 2, 3\}`; any other form is itself."""
+    if form.kind == "relation" and form.operators == (r"\in",) and form.parts[1].text.startswith(r"\{"):
+        return read_form(form.parts[1].text)
+    return form
+
+
 def names_of(items: Sequence[Form]) -> list[str]:
     """List the names that the items give values to; empty unless all do."""
     names = [compact(item.parts[0].text) for item in items if is_chain(item) and is_name(item.parts[0].text)]
@@ -266,8 +297,21 @@ def exact_part(form: Form) -> Form:
     return Form("relation", form.text, form.parts[: end + 1], operators=form.operators[:end])
 
 
+def rising(form: Form) -> Form:
+    """Turn an inequality to rising order: `c > b > a` is `a < b < c`."""
+    if form.kind != "relation" or not set(form.operators) <= {">", r"\geq"}:
+        return form
+    operators = tuple(_FLIPPED[operator] for operator in reversed(form.operators))
+    text = form.parts[-1].text
+    for operator, part in zip(operators, form.parts[-2::-1], strict=True):
+        text += f" {operator} {part.text}"
+    return Form("relation", text, form.parts[::-1], operators=operators)
+
+
 def variable_of(form: Form) -> str:
     """Find the name that an inequality is about; an empty text where there is none."""
+    if len(form.parts) == 3 and is_name(form.parts[1].text):
+        return compact(form.parts[1].text)
     return next((compact(part.text).strip("|") for part in form.parts if is_name(part.text)), "")
 
 
@@ -286,9 +330,8 @@ def interval_of(form: Form) -> Form | None:
     if not set(form.operators) <= set(_FLIPPED) or len(form.parts) > 3:
         return None
     # Bring the inequality to rising order, with three sides: `3 > x` is `-\infty < x < 3`.
+    form = rising(form)
     sides, operators = [part.text for part in form.parts], list(form.operators)
-    if operators[0] in (">", r"\geq"):
-        sides, operators = sides[::-1], [_FLIPPED[operator] for operator in operators[::-1]]
     if any(operator in (">", r"\geq") for operator in operators):
         return None
     if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])):

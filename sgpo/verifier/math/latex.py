@@ -40,6 +40,8 @@ _COMMANDS = {
     "ne": r"\neq ", "lt": "<", "gt": ">", "infin": r"\infty ", "cdotp": r"\cdot ", "lbrace": r"\{", "rbrace": r"\}",
     "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "degree": r"^{\circ}", "colon": ":",
     "percent": r"\%", "dots": r"\ldots ", "cdots": r"\ldots ", "simeq": r"\approx ", "backslash": " ", "land": ",",
+    **dict.fromkeys(
+        ("underline", "small", "large", "Large", "LARGE", "huge", "Huge", "normalsize"), " "),
     "varnothing": r"\emptyset ", "iff": ",", "implies": r"\Rightarrow ", "space": " ", "gets": "=", "div": "/",
 }  # fmt: skip
 _FUNCTIONS = "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc log ln exp sqrt lcm gcd".split()  # noqa: SIM905
@@ -57,19 +59,56 @@ _CALLS = {
     "factorial": "(%s)!", "exp": "e^{%s}",
 }  # fmt: skip
 
+# What is only for the eye: colours, gaps, the height of a row.
+_COLOUR = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}")
+_NOTE = re.compile(r"(?<=\d)\s*\\text\s*\{\s*\((?!mod|base)[a-z-]{3,}\)\s*\}")  # `7 \text{ (seven)}`
+_ROW_HEIGHT = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|mm|cm|em|ex|in)\s*\]")
+# Words that compute, between numbers or behind one: `20 \text{ divided by } 4`.
+_OPERATORS = {
+    "divided by": "/", "minus": "-", "plus": "+", "times": r"\cdot ", "multiplied by": r"\cdot ",
+    "to the power of": "^", "squared": "^{2}", "cubed": "^{3}", "factorial": "!",
+}  # fmt: skip
+_WORD_BETWEEN = re.compile(
+    r"(?<=[\d)}])\s*(?:\\text\s*\{)?\s*\b(divided by|minus|plus|times|multiplied by|to the power of)\b\s*\}?\s*"
+    r"(?=[\d(\\-])"
+)
+_WORD_BEHIND = re.compile(r"(?<=[\d)])\s*(?:\\text\s*\{)?\s*\b(squared|cubed|factorial)\b\s*\}?")
+_CHOOSE = re.compile(
+    r"\{\s*([^{}]{1,40}?)\s*\\choose\s*([^{}]{1,40}?)\s*\}|(\d+)\s*(?:\\text\s*\{)?\s*\\?choose\b\s*\}?\s*(\d+)"
+)
+_CIS = re.compile(
+    r"(?:\\?(?:text|operatorname)\s*+|\\)?(?:\{\s*+)?\bcis\s*+\}?\s*+(\([^()]*\)|\{[^{}]*\}|\d+(?:\^\{?\\circ\s*+\}?)?)"
+)
+_ARC = re.compile(r"(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d{1,2})\s*'(?:\s*(\d{1,2})\s*(?:''|\"))?")
+# Numbers with points or spaces between thousands.
+_CONTINENTAL = re.compile(
+    r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+),(\d{1,2})(?![\d.,])|(?<![\d.,])(\d{1,3}(?:\.\d{3}){2,})(?![\d.,])"
+)
+# A condition behind an answer: `n = 3k, where k is an integer`, `2^n - 1 \text{ for all } n \geq 1`.
+_QUALIFIER = re.compile(
+    r"(?<![A-Za-z])(?:for (?:all|any|every|each|some|integers?|reals?|positive|non-?negative)\b|where\b|when(?:ever)?\b"
+    r"|if\b|such that\b|provided\b|given that\b|i\.e\.|that is\b)|\\forall(?![A-Za-z])"
+    r"|(?<![A-Za-z])for\s*[}$]?\s*[A-Za-z]\s*(?:[<>=]|\\(?:geq?|leq?|in|neq?)(?![A-Za-z]))"
+    r"|(?<=[,;(\s])[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\\in\s*\\(?:mathbb\s*\{?\s*)?[ZNRQC]"
+)
+_ALTERNATIVE = re.compile(r"\b(?:otherwise|else|or|if|when)\b|;")
+
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])(" + "|".join(sorted(_PLAIN, key=len, reverse=True)) + r")(?![A-Za-z])")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]{4,}|[A-Za-z]")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])")
+_SPACED_THOUSANDS = re.compile(
+    r"((?:[^\d\\.,]|\\\$){0,9})(\d{1,3}(?: \d{3})+(?:\.\d+)?)(\s*(?:[^\d\s\\]|\\\$|\\text\s*\{[^\d{}]*\}){0,9})"
+)
 
 
 def clean(text: str) -> str:
     r"""Bring an answer to one spelling: `½` and `\dfrac12` are `\frac{1}{2}`, `2*pi` is `2\cdot \pi`, and so on."""
-    # Characters, doubled backslashes, and what is only for the eye: sizes, spaces, labels.
+    # Characters, doubled backslashes, and what is only for the eye: colours, sizes, spaces, labels.
     text = _plain_characters(text)
+    text = _COLOUR.sub("", _ROW_HEIGHT.sub(r"\\\\ ", text))
     text = re.sub(r"\\\\(?=[A-Za-z{}%$,!;: ])(?!\s*(?:hline|end))", r"\\", text) if r"\begin" not in text else text
     text = re.sub(r"\\(?:left|right)\s*\.", " ", text)
     text = re.sub(r"\\(?:h|v)space\s*\{[^{}]*\}|\\(?:hline|label\{[^{}]*\}|tag\{[^{}]*\}|!)\s*", "", text)
@@ -80,10 +119,16 @@ def clean(text: str) -> str:
     text = _COMMAND.sub(lambda match: _COMMANDS.get(match[1], match[0]), text)
     text = re.sub(r"\\text\s*\{\s*(" + "|".join(_FUNCTIONS) + r")\s*\}", r" \1 ", text)
     text = re.sub(r"\\text\s*\{\s*\}|\\text\s*(?=[^\s{])", " ", text)
+    text = _NOTE.sub("", text)
     # Delimiters of mathematics.
     text = re.sub(r"(?<!\\)\$|\\\$(?=\s*$)|\\[()]|\\(?=\s*$)", " ", text)
     text = re.sub(r"\\\[|\\\](?!\d)", " ", text) if r"\begin" not in text else text
     text = re.sub(r"\\log\s*_\s*\{?\s*e(?![A-Za-z])\s*\}?", r"\\ln ", text)
+    # Words that compute.
+    text = _CHOOSE.sub(lambda match: rf"\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}", text)
+    text = _WORD_BETWEEN.sub(lambda match: _OPERATORS[match[1]], text)
+    text = _WORD_BEHIND.sub(lambda match: _OPERATORS[match[1]], text)
+    text = _CIS.sub(r"e^{i(\1)}", text)
     # Spellings of programs: `x**2`, `x <= 3`, `sqrt(2)`, `pi`.
     text = text.replace("**", "^").replace("*", r"\cdot ")
     text = text.replace("<=", r"\leq ").replace(">=", r"\geq ").replace("!=", r"\neq ").replace("=>", r"\Rightarrow ")
@@ -92,9 +137,36 @@ def clean(text: str) -> str:
     # Arguments without braces, thousands, indices, leading zeros, white space.
     text = _arguments(text)
     text = _join_thousands(text)
+    text = _ARC.sub(_arc_degrees, text)
     text = re.sub(r"_\s*\{\s*(\w)\s*\}", r"_\1", text)
     text = re.sub(r"(?<![\d.])0+(?=\d)", "", text) if re.fullmatch(r"\s*-?\d+\s*", text) else text
     return re.sub(r"\s+", " ", text).lstrip(' ,;:"').rstrip(' .,;:"')
+
+
+def without_qualifier(text: str) -> str:
+    r"""Drop the condition behind an answer: `n = 3k` of `n = 3k, \text{ where } k \text{ is an integer}`.
+
+    One of several values that each have a condition stays with it: `5 \text{ if } a > 0, 6 \text{ otherwise}`.
+    """
+    match = _QUALIFIER.search(text)
+    if not match or _ALTERNATIVE.search(text, match.end()):
+        return text
+    head, shorter = "", text[: match.start()]
+    while head != shorter:
+        head = shorter
+        shorter = head.rstrip(" \t\n,;:$~(\\")
+        for opening in ("\\text{", "\\text {", "\\mathrm{", "\\textrm{", "\\mbox{", "\\quad", "\\qquad"):
+            shorter = shorter.removesuffix(opening)
+    bare = re.sub(r"\\[A-Za-z]+", "", head)
+    is_value = bool(re.search(r"[\d=\\]|^\s*[A-Za-z]\s*$", head)) and not re.search("[A-Za-z]{4,}", bare)
+    return head if is_value and head.count("(") <= head.count(")") else text
+
+
+def repaired(text: str) -> str:
+    r"""Put back backslashes that JSON has eaten: `\b` of `\boxed`, `\f` of `\frac`, `\t` of `\text`, `\r` of `\rho`."""
+    text = text.replace("\b", "\\b").replace("\f", "\\f")
+    text = re.sub(r"\t(?=ext|frac|imes|heta|an\b|riangle)", r"\\t", text)
+    return re.sub(r"\r(?=ight|ho\b|m\b)", r"\\r", text)
 
 
 def compact(text: str) -> str:
@@ -176,6 +248,17 @@ def _plain_characters(text: str) -> str:
     return "".join(out)
 
 
+def _arc_degrees(match: re.Match[str]) -> str:
+    """`22^\\circ 30'` in degrees alone."""
+    seconds = int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3] or 0)
+    return f"\\frac{{{seconds}}}{{3600}}^{{\\circ}}"
+
+
+def _without_points(match: re.Match[str]) -> str:
+    """`1.234,56` as `1234.56`."""
+    return (match[1] or match[3]).replace(".", "") + (f".{match[2]}" if match[2] else "")
+
+
 def _calls(text: str) -> str:
     """`sqrt(2)`, `\\sqrt(2)`, `exp(16)`, `Abs(x)` and `factorial(n)` in LaTeX."""
     while match := _CALL.search(text):
@@ -213,10 +296,12 @@ def _argument(text: str) -> tuple[str, str]:
 
 def _join_thousands(text: str) -> str:
     """`20,000` inside of a fraction is a number; inside of a tuple or a set it may be two."""
-    if "," not in text and " " not in text:
+    if not re.search(r"\d[,. ]\d{3}", text):
         return text
-    if _SPACED_THOUSANDS.fullmatch(text.strip()):
-        return text.replace(" ", "")
+    if not re.search(r"[(\[]", text):
+        text = _CONTINENTAL.sub(_without_points, text)
+    if spaced := _SPACED_THOUSANDS.fullmatch(text.strip()):
+        return spaced[1] + spaced[2].replace(" ", "") + spaced[3]
     out, start = [], 0
     for match in _THOUSANDS.finditer(text):
         # Inside of an open bracket the comma separates two numbers.

@@ -45,9 +45,11 @@ _UNITS = {
 }  # fmt: skip
 _NOT_UNITS = {"and", "or", "mod", "if", "to", "of", "times", "over", "e", "i", "x", "y", "z", "n", "pi"}
 
-_PERCENT = re.compile(r"\s*(?:\\?%|\bpercent(?:age)?\b|\bpct\b)\s*(?:points?)?\s*$", re.IGNORECASE)
+_PERCENT = re.compile(r"(?<!\s)\s*+(?:\\?%|\bpercent(?:age)?\b|\bpct\b)\s*+(?:points?\s*+)?$", re.IGNORECASE)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]?|\bdegrees?\b)\s*", re.IGNORECASE)
-_CURRENCY = re.compile(r"\\\$|[$€£¥]|\\(?:euro|pounds)\b|\b(?:US)?(?:dollars?|USD|euros?|EUR)\b", re.IGNORECASE)
+_CURRENCY = re.compile(
+    r"\\\$|[$€£¥₹₩₽₱₺₫]|\b(?:Rs\b\.?|INR\b)|\\(?:euro|pounds)\b|\b(?:US)?(?:dollars?|USD|euros?|EUR)\b", re.IGNORECASE
+)
 _PER = re.compile(r"(?<=\d)\s*(?:/|\bper\b)\s*(?:[A-Za-z]{3,}|kg|hr)\s*$")  # 7200/year
 # Units as LaTeX composes them: `\text{kg} \cdot \text{m/s}`, `\text{erg s}^{-1}`.
 _TEXT_UNIT = re.compile(
@@ -113,7 +115,9 @@ def read_measured_value(text: str) -> MeasuredValue:
     # Percent and degrees are units too, with spellings of their own.
     if percent := _PERCENT.search(bare):
         bare = bare[: percent.start()]
-    without_degrees = _DEGREES.sub(" ", bare).strip() if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", bare) else bare
+    without_degrees = (
+        _DEGREES.sub(" ", bare).strip() if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)|\^\s*\{\s*i", bare) else bare
+    )
     value, unit = _split_unit(without_degrees or bare, named=r"\text" in text)
     if percent or (without_degrees and without_degrees != bare):
         unit = "%" if percent else "°"
@@ -187,6 +191,12 @@ def read_number(text: str) -> Number | None:
         value += Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(once))
         return Number(-value if match["sign"] == "-" else value)
     return _words(text)
+
+
+def read_thousands(text: str) -> Number | None:
+    """Read `70k` and `\\$70K` as 70,000; None for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[kK]\s*", without_text(_CURRENCY.sub(" ", text)))
+    return Number(_decimal("", match[1]).value * 1000) if match else None
 
 
 def read_based(text: str) -> tuple[str, str] | None:

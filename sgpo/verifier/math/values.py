@@ -11,6 +11,12 @@ from sgpo.verifier.math.numbers import MULTIPLES, PARTS, SMALL, Number
 RELATIVE = Fraction(1, 10_000)  # the relative difference of rounded numbers, as in Qwen2.5-Math's grader
 _CHOICE = re.compile(r"\(?\s*([A-Za-z])\s*[).:]?")
 _CHOICE_AND_TEXT = re.compile(r"\(\s*([A-Z])\s*\)\s*\S.*|([A-Z])\s*[).:]\s*\S.*", re.DOTALL)
+_COMPUTES = re.compile(
+    r"(?<![\\a-z])(?:divided|minus|plus|multiplied|times(?=\s*[\d\\(])|factorial|choose|remainder|modulo|over(?=\s*\d)"
+    r"|twice|thrice|doubled|tripled|halved|half of|(?:more|less|fewer|greater|larger|smaller|higher|lower|bigger) than"
+    r"|at (?:least|most)"
+    r"|or (?:more|less|fewer|greater)|off(?=\s*\S)|not|to the \d|of\s*[-\d\\])(?![a-z])"
+)
 _COUNTING = (MULTIPLES.keys() | SMALL.keys() | PARTS.keys()) - {"one"}  # "the only one" counts nothing
 
 
@@ -57,11 +63,32 @@ def _are_digits(text: str, *, base: str) -> bool:
     return not base.isdigit() or all(int(digit, 36) < int(base) for digit in text)
 
 
-def read_clock(text: str) -> tuple[str, str, str] | None:
-    """Read a time of day: `05:30 p.m.` is (`5`, `30`, `p`), and `5 pm` is (`5`, `00`, `p`); None for anything else."""
+def read_clock(text: str) -> tuple[int, bool] | None:
+    """Read a time of day: 330 minutes for `5:30`, in an unknown half of the day, 1050 for `5:30 p.m.` and `17:30`.
+
+    Returns:
+        The minutes, and whether the half of the day is known; None for anything else.
+    """
     plain = without_text(text).lower().strip().replace("noon", "pm").replace("midnight", "am")
-    match = re.fullmatch(r"0?(\d+)\s*(?::\s*(\d\d)\s*)?(?:([ap])\.?\s*m\.?)?", plain)
-    return (match[1], match[2] or "00", match[3] or "") if match and (match[2] or match[3]) else None
+    match = re.fullmatch(r"0?(\d{1,2})\s*(?::\s*(\d\d)\s*)?(?:([ap])\.?\s*m\.?)?", plain)
+    if not match or not (match[2] or match[3]):
+        return None
+    hours, minutes = int(match[1]), int(match[2] or 0)
+    if match[3] and hours <= 12:
+        return (hours % 12 + (12 if match[3] == "p" else 0)) * 60 + minutes, True
+    return hours * 60 + minutes, bool(match[3]) or not 1 <= hours <= 12
+
+
+def same_clock(gold: tuple[int, bool], found: tuple[int, bool]) -> bool:
+    """Compare two times of day; one without its half of the day may be in either."""
+    if gold[1] and found[1]:
+        return gold[0] == found[0]
+    return gold[0] % 720 == found[0] % 720 if gold[1] or found[1] else gold[0] == found[0]
+
+
+def computes(text: str) -> bool:
+    """Whether words in an answer compute or bound: its number is not its value in `5 more than 10` and `half of 8`."""
+    return bool(_COMPUTES.search(without_text(text).lower()))
 
 
 def is_rounded(gold: Number, found: Number) -> bool:

@@ -1,0 +1,262 @@
+"""`sgpo strategies measure`: what strategies do for a model, before it is trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json, work_on_stderr
+from sgpo.cli.evaluate import SHOWN_FAILURES, EngineName, ShownSource, completion_source
+from sgpo.errors import InputError
+from sgpo.io import counted, holding, write_jsonl
+
+if TYPE_CHECKING:
+    from sgpo.problems import Problem
+    from sgpo.prompts import PromptStyle
+    from sgpo.training.measure import Selection
+    from sgpo.training.recipe import Recipe
+
+
+class Candidates(StrEnum):
+    active = "active"
+    all = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    """Under what is measured: what training will use, unless an option says otherwise."""
+
+    model: str
+    style: PromptStyle
+    temperature: float
+    max_tokens: int
+    policy: Literal["lenient", "strict"]
+    system_prompt: str | None
+    template_kwargs: Mapping[str, Any] | None
+
+
+@one_line_errors
+def measure(
+    bank: Annotated[Path | None, typer.Option("--bank", metavar="BANK.db", help="The bank.")] = None,
+    problems: Annotated[
+        Path | None, typer.Option("--problems", metavar="FILE", help="The problems that its strategies are for.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The model: a path, hub id or run directory; with openai, its served name."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="Take from a recipe what no option says: bank, problems, model, prompts."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem, without and with a strategy.")] = 4,
+    candidates: Annotated[
+        Candidates, typer.Option(help="Try active strategies, or all candidates as well.")
+    ] = Candidates.active,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N problems.")] = None,
+    select: Annotated[
+        bool, typer.Option("--select", help="Make better candidates active, and set aside what harms.")
+    ] = False,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the problems whose autonomous pass rate is --between.")
+    ] = None,
+    between: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="The lowest and highest pass rate of --keep.")
+    ] = (0.0, 0.9),
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 1 if nothing says else.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut completions off at this many tokens.")] = None,
+    prompt_style: Annotated[str | None, typer.Option(help="Prompt style, from sgpo/prompts.py.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of sampling and of the intervals.")] = 0,
+    engine: Annotated[
+        EngineName, typer.Option(help="hf and vllm load the model here; openai asks an endpoint.")
+    ] = EngineName.hf,
+    base_url: Annotated[str | None, typer.Option(help="The endpoint's address for openai.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Completions that are sampled at once.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to openai under way at once.")] = 32,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep every completion in this directory, and resume what is there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """See whether strategies help a model before training it: sample each problem without and with its strategy.
+
+    SGPO learns from problems that the model fails without its strategy and solves with it. What is measured is stored
+    in the bank, for this model, these prompts and this reward.
+
+    \b
+    Examples:
+    sgpo strategies measure --bank runs/quickstart/bank.db --problems runs/quickstart/problems.jsonl \\
+      --model runs/quickstart/checkpoints/warmup --prompt-style compact --max-tokens 48 --limit 100
+    sgpo strategies measure --recipe recipe.yaml --candidates all --select --out runs/measure
+    """
+    with work_on_stderr() as output:
+        from sgpo.endpoint import address_of
+        from sgpo.evaluation.evaluate import EngineSource
+        from sgpo.evaluation.store import digest_of
+        from sgpo.rollouts.engine import Sampling
+        from sgpo.rollouts.models import model_revision, shape_chat_template
+        from sgpo.strategies.bank import StrategyBank
+        from sgpo.strategies.strategy import Condition
+        from sgpo.training import measure as measuring
+        from sgpo.verifier import Verifier
+
+        check_new(keep, "--keep")
+        if not 0 <= between[0] <= between[1] <= 1:
+            raise InputError(f"--between {between[0]} {between[1]}: two pass rates in order, from 0 to 1")
+        given = _recipe(recipe, bank=bank, problems=problems, model=model)
+        loaded = _problems(given, problems)[:limit]
+        path = bank or (Path(given.bank) if given and given.bank else None)
+        if path is None:
+            raise InputError("no bank: give --bank BANK.db, or a recipe that names one")
+        setting = _setting(given, model, engine, temperature, max_tokens, prompt_style)
+        if engine is EngineName.openai and (setting.system_prompt or setting.template_kwargs):
+            print("warning: the server's own chat template is used, not the recipe's", file=sys.stderr)
+        style = setting.style
+        sampling = Sampling(max_tokens=setting.max_tokens, temperature=setting.temperature)
+        build_source = completion_source(engine, setting.model, base_url, batch_size, concurrency, {})
+        revision = setting.model if engine is EngineName.openai else model_revision(setting.model)
+        condition = Condition(
+            model=revision, prompts=f"{style.name} {style.version}", reward=f"verifier {setting.policy}"
+        )
+        told = {
+            **asdict(condition), "engine": engine.value, "base_url": base_url and address_of(base_url), "seed": seed,
+            "temperature": setting.temperature, "max_tokens": setting.max_tokens, "problems": digest_of(loaded),
+        }  # fmt: skip
+        with StrategyBank(path, create=False) as opened, holding(out) if out else nullcontext():
+            strategies = measuring.strategies_to_measure(opened, loaded, candidates=candidates is Candidates.all)
+            kept = measuring.open_measurement(out, told) if out else None
+            source = build_source()
+            if isinstance(source, EngineSource):
+                shape_chat_template(
+                    source.tokenizer, template_kwargs=setting.template_kwargs, system_prompt=setting.system_prompt
+                )
+            with Verifier(policy=setting.policy) as verifier:
+                measured = measuring.measure_strategies(
+                    strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
+                    samples=samples, style=style, seed=seed, kept=kept,
+                )  # fmt: skip
+            measuring.store_effects(opened, measured, condition)
+            chosen = measuring.select(measured) if select else None
+            for strategy in chosen.activate if chosen else ():
+                opened.add(strategy)
+            for strategy in chosen.set_aside if chosen else ():
+                opened.set_aside(strategy.id)
+        low, high = between
+        rates = measured.rates()
+        between_them = [p for p in loaded if p.id in rates and low <= rates[p.id][0] <= high]
+        if keep is not None:
+            write_jsonl(keep, (problem.to_json() for problem in between_them))
+    summary = measured.summary()
+    if chosen is not None:
+        summary["selected"] = {name: len(getattr(chosen, name)) for name in ("activate", "set_aside", "kept")}
+    if keep is not None:
+        summary["keep"] = {"problems": len(between_them), "out": str(keep)}
+    for failure in measured.failures[:SHOWN_FAILURES]:
+        print(f"failed: {failure}", file=sys.stderr)
+    print_json(summary, output) if as_json else _show(summary, chosen, title=f"{path} for {setting.model}")
+    if measured.missing:
+        again = f"; the same command with --out {out} asks for them again" if out else ""
+        print(
+            f"error: incomplete, missing answers: {counted(len(measured.missing), 'problem')}{again}", file=sys.stderr
+        )
+        raise typer.Exit(1)
+
+
+def _recipe(file: Path | None, *, bank: Path | None, problems: Path | None, model: str | None) -> Recipe | None:
+    if file is None:
+        lacking = {"--bank": bank, "--problems": problems, "--model": model}
+        missing = [name for name, value in lacking.items() if value is None]
+        if missing:
+            raise InputError(f"give {', '.join(missing)}, or a recipe that names them (--recipe)")
+        return None
+    from sgpo.training.recipe import load_recipe
+
+    return load_recipe(file, problems=problems)
+
+
+def _problems(given: Recipe | None, file: Path | None) -> list[Problem]:
+    from sgpo.problems import load_problems
+
+    if given is not None:
+        return given.problems.load()
+    assert file is not None
+    return load_problems(file)
+
+
+def _setting(
+    given: Recipe | None,
+    model: str | None,
+    engine: EngineName,
+    temperature: float | None,
+    max_tokens: int | None,
+    prompt_style: str | None,
+) -> _Setting:
+    from sgpo.prompts import prompt_style as style_named
+    from sgpo.training.checkpoints import prompts_of
+    from sgpo.training.config import SGPOConfig
+    from sgpo.training.run_directory import RunDirectory
+
+    args = SGPOConfig(output_dir="", **(given.train if given else {}))
+    if model is None:
+        assert given is not None
+        warm = RunDirectory(given.out).warm_model  # what training begins with, where it is there already
+        model = str(warm) if given.warmup is not None and warm.exists() else given.model
+    saved = prompts_of(model) if given is None and engine is not EngineName.openai else None
+    named = style_named(prompt_style) if prompt_style else None
+    return _Setting(
+        model=model,
+        style=named or (saved.style if saved else args.style),
+        temperature=temperature if temperature is not None else (saved or args).temperature,
+        max_tokens=max_tokens or (saved.max_completion_length if saved else args.max_completion_length),
+        policy=args.verifier_policy,
+        system_prompt=args.system_prompt,
+        template_kwargs=args.chat_template_kwargs,
+    )
+
+
+def _show(summary: Mapping[str, Any], chosen: Selection | None, *, title: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("", "without", "with its strategy", title=f"{escape(title)}; 95 % over problems")
+    rows = {
+        "pass rate": [_estimate(summary[group]) for group in ("autonomous", "guided")],
+        "tokens": [_number(summary["tokens"][group], "{:,.0f}") for group in ("autonomous", "guided")],
+        "cut off": [_number(summary["truncated"][group], "{:.1%}") for group in ("autonomous", "guided")],
+        "mention the strategy": ["", f"{summary['mentions']:.1%}"],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console = Console()
+    console.print(table)
+    uplift = summary["uplift"]
+    console.print(
+        f"{counted(summary['problems'], 'problem')}, {counted(summary['samples'], 'sample')} each; uplift "
+        f"{uplift['mean']:+.3f} ({uplift['low']:+.3f} to {uplift['high']:+.3f})"
+    )
+    rescued = f"; strategies rescue {_estimate(summary['rescued'])} of these" if summary["rescued"] else ""
+    console.print(f"{summary['all_fail']:.1%} of the problems fail every time without a strategy{rescued}")
+    if chosen is not None:
+        console.print(
+            f"{counted(len(chosen.activate), 'candidate')} made active, {len(chosen.set_aside)} set aside, "
+            f"{len(chosen.kept)} kept that a person accepted"
+        )
+    if "keep" in summary:
+        console.print(f"{escape(summary['keep']['out'])}: {counted(summary['keep']['problems'], 'problem')}")
+    console.print(f"[bold]{escape(summary['advice'])}[/bold]")
+
+
+def _estimate(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
