@@ -144,8 +144,8 @@ class ChatEndpoint:
             raise InputError(f"--base-url {self.address}: not an address; {wanted}")
         if not self.key.isascii() or not self.key.strip().isprintable():
             raise InputError("the key in OPENAI_API_KEY holds characters that no key has")
-        secrets = (self.key.strip(), url.password)
-        self._secrets = [secret for secret in secrets if len(secret) >= SHORTEST_KEY]
+        secrets = (self.key.strip(), url.password, url.userinfo.decode().partition(":")[2])
+        self._secrets = [_as_written(secret) for secret in secrets if len(secret) >= SHORTEST_KEY]
         self._stop: Exception | None = None  # why nothing more is sent
         self._replaced: dict[str, Refusal] = {}
         self._answered = False
@@ -337,7 +337,7 @@ class ChatEndpoint:
     def _scrub(self, text: str) -> str:
         """Without secrets. Give it whole texts: what is cut first may keep half a key that is not found any more."""
         for secret in self._secrets:
-            text = text.replace(secret, "[key]")
+            text = secret.sub("[key]", text)
         return text
 
 
@@ -354,6 +354,11 @@ class Refusal:
 def address_of(base_url: str) -> str:
     """An address as it may be printed and stored: without a user, a password or a query in it."""
     return re.sub(r"^(\w+://)?.*@", r"\1", base_url, flags=re.DOTALL).partition("?")[0]
+
+
+def _as_written(secret: str) -> re.Pattern[str]:
+    """A secret as a text may hold it: each character itself or escaped, as in JSON within an answer."""
+    return re.compile("".join(rf"\\?(?:{re.escape(c)}|(?i:u{ord(c):04x}))" for c in secret))
 
 
 def _adapted(body: Mapping[str, Any], refusals: Mapping[str, Refusal]) -> dict[str, Any]:

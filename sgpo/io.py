@@ -99,8 +99,8 @@ def read_json(path: Path, *, errors: str = "strict") -> Any:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
 
 
-def read_text(path: Path) -> str:
-    """The text of a file that a user gives, without a byte order mark.
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a file that a user gives, without a byte order mark; `errors` as for `open`.
 
     Raises:
         InputError: there is no such file, it is compressed, or no UTF-8; the message names file and row.
@@ -112,7 +112,7 @@ def read_text(path: Path) -> str:
     if content.startswith(GZIP):
         raise InputError(f"{path}: compressed with gzip; unpack it first (gunzip)")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, row {row}: not UTF-8 text ({error.reason} at byte {error.start})") from None
@@ -125,9 +125,9 @@ def read_rows(path: Path, *, on_bad: Callable[[str], None] | None = None) -> Ite
     Raises:
         InputError: there is no such file, or a row is no JSON object; the message names file and row.
     """
-    text = read_text(path)
+    text = read_text(path, errors="surrogateescape")  # so that one row that is no UTF-8 is one bad row
     is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    for number, found in _array_rows(path, text) if is_array else _line_rows(text):
+    for number, found in _array_rows(path, read_text(path)) if is_array else _line_rows(text):
         if isinstance(found, dict):
             yield number, found
             continue
@@ -257,7 +257,9 @@ class _NoRow(str):
 def _line_rows(text: str) -> Iterator[tuple[int, Any]]:
     # Split at \n alone: U+2028 and its like are legal inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+        if _SURROGATE.search(line):
+            yield number, _NoRow("not UTF-8 text")
+        elif line.strip():
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:

@@ -177,6 +177,6 @@ def test_files_that_are_no_text_are_named(tmp_path):
         (tmp_path / name).write_bytes(b"\x1f\x8b\x08 and so on")
         with pytest.raises(ValueError, match=rf"{name}: compressed with gzip; unpack it first"):
             load_problems(tmp_path / name)
-        (tmp_path / name).write_bytes(b'{}\n{"problem": "\xff"}')
+        (tmp_path / name).write_bytes(b'{"problem": "q", "answer": "1"}\n{"problem": "\xff"}')
         with pytest.raises(ValueError, match=rf"{name}, row 2: not UTF-8 text"):
             load_problems(tmp_path / name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sgpo import Problem
-from sgpo.algorithms import GRPO, SGPO, build_algorithm
+from sgpo.algorithms import GRPO, SGPO, algorithm_class, build_algorithm
 from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup
 from sgpo.verifier import Verdict
 
@@ -180,3 +180,19 @@ def test_an_algorithm_is_built_from_the_options_that_bear_its_fields_names():
     assert (grpo.num_autonomous, grpo.num_guided, grpo.scale_advantages) == (12, 0, False)
     with pytest.raises(ValueError, match="unknown algorithm 'ppo'; there are: sgpo, grpo, sft"):
         build_algorithm("ppo", options)
+
+
+@pytest.mark.parametrize("name", ["sgpo", "grpo", "sft", "guided_sft", "luffy", "hpt", "opsd"])
+def test_a_process_without_problems_has_no_rows(name):
+    """Dynamic sampling may draw nothing for it, while the others go on."""
+    algorithm = algorithm_class(name)()
+    assert algorithm.training_rows([], Score(), generator=DICE) == []
+
+
+def test_a_row_is_as_long_as_its_longer_forward():
+    longer = group([0.0, 0.0], [1.0, 0.0])
+    target = [row for row in SGPO().training_rows([longer], Score(), generator=DICE) if row.target is not None]
+    assert [row.length for row in target] == [2 + 1]  # the guided prompt and the completion
+    longer.prompt = PromptIds("? ? ?", [7, 7, 7])
+    target = [row for row in SGPO().training_rows([longer], Score(), generator=DICE) if row.target is not None]
+    assert [row.length for row in target] == [3 + 1]

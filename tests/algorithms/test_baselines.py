@@ -117,6 +117,7 @@ def test_opsd_without_a_solution_to_read_and_with_cut_completions():
     cut = group([1.0, 0.0], truncated={0})
     rows = OPSD(mask_truncated_completions=True).training_rows([bare, cut], Score(), generator=DICE)
     assert [(row.problem_index, row.completion_ids) for row in rows] == [(1, [1])]
+    assert len(OPSD().training_rows([cut], Score(), generator=DICE)) == 2
 
 
 def test_opsd_reads_the_solution_and_nothing_else():

@@ -261,16 +261,17 @@ def test_import_leaves_out_bad_and_repeated_rows_counted_and_listed(tmp_path):
         {"problem": "c", "answer": [1, 2]},
     ]
     source, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
-    source.write_text(source.read_text() + "{broken\n" + json.dumps({"problem": "d", "answer": "4"}) + "\n")
+    last = json.dumps({"problem": "d", "answer": "4"})
+    source.write_bytes(source.read_bytes() + b'{broken\n{"problem": "\xff", "answer": "1"}\n' + last.encode())
     assert run("import", source, "--out", out).exit_code == 2
     refused = run("import", source, "--out", out, "--skip-bad")
     assert (refused.exit_code, "row 3: the same problem as in row 1" in refused.stderr) == (2, True)
     assert not out.exists()
     result = run("import", source, "--out", out, "--skip-bad", "--drop-repeated")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"{out}: 2 problems, 3 bad left out, 1 repeated left out\n"
-    assert [line.partition(", row ")[2][:1] for line in result.stderr.splitlines()] == ["2", "4", "5", "3"]
+    assert result.stdout == f"{out}: 2 problems, 4 bad left out, 1 repeated left out\n"
+    assert [line.partition(", row ")[2][:1] for line in result.stderr.splitlines()] == ["2", "4", "5", "6", "3"]
     assert [problem.problem for problem in load_problems(out)] == ["a", "d"]
     out.unlink()
     document = json.loads(run("import", source, "--out", out, "--skip-bad", "--drop-repeated", "--json").stdout)
-    assert (document["problems"], document["bad"], document["repeated"], len(document["left_out"])) == (2, 3, 1, 4)
+    assert (document["problems"], document["bad"], document["repeated"], len(document["left_out"])) == (2, 4, 1, 5)

@@ -17,6 +17,14 @@ def test_a_uniform_number_picks_by_the_cumulative_distribution():
     assert logprobs.exp().tolist() == pytest.approx([0.2, 0.2, 0.3, 0.3, 0.5])
 
 
+def test_a_large_vocabulary_is_summed_exactly():
+    """Half a step from each edge the choice is that token's, to the last of 100,000."""
+    tokens = torch.tensor([0, 1, 33_333, 65_535, 77_777, 99_998, 99_999])
+    logits = torch.zeros(1, 100_000).expand(len(tokens), -1)
+    chosen, _ = sample_tokens(logits, (tokens.double() + 0.5) / 100_000, Sampling(max_tokens=1))
+    assert chosen.tolist() == tokens.tolist()
+
+
 def test_frequencies_follow_the_temperature():
     # At temperature 0.5 probabilities are squared: 0.04, 0.09, 0.25 of 0.38.
     logits = logits_of(0.2, 0.3, 0.5).expand(20_000, 3)

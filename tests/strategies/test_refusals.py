@@ -294,6 +294,9 @@ def test_a_password_in_the_address_is_never_printed(server: ChatServer) -> None:
     with pytest.raises(ValueError, match=r"--base-url host/v1: not an address"):
         ask(server, url="me:hunter2@host/v1")
     assert address_of("http://me:a@b/c@host/v1") == "http://host/v1"
+    server.script = lambda request, number: error(401, "no user me with 2%40secret or 2@secret")
+    (failure,), _ = ask(server, url=server.url.replace("//", "//me:2%40secret@"))
+    assert "no user me with [key] or [key]" in str(failure)
 
 
 def test_a_server_does_not_steer_the_terminal(server: ChatServer) -> None:

@@ -386,6 +386,12 @@ def test_the_key_is_in_no_answer_and_no_message(server: ChatServer) -> None:
     ((texts,), model) = ask(server, cache=memory)
     assert texts == ["your key is [key]"]
     assert KEY not in repr(memory.stored)
+    escaped = "".join(f"\\u{ord(letter):04X}" for letter in KEY)
+    server.script = lambda request, number: chat(
+        f'{{"approach": "{escaped}", "steps": "{KEY.replace("-", chr(92) + "-")}"}}'
+    )
+    ((texts,), _) = ask(server)
+    assert texts == ['{"approach": "[key]", "steps": "[key]"}']
     assert KEY not in repr(model)
     server.script = lambda request, number: Reply(body=KEY.encode())
     results, _ = ask(server)
