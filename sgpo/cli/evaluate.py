@@ -142,7 +142,7 @@ def eval_(
 
     \b
     Examples:
-    sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl --max-tokens 48
+    sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl
     sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir DIR --out runs/eval-1.5b
     """
     with work_on_stderr() as output:

@@ -22,6 +22,7 @@ from sgpo.report.read import read_run
 from sgpo.rollouts.hf import HFEngine
 from sgpo.training import launch
 from sgpo.training.launch import run_recipe
+from sgpo.training.merge import merge_adapters
 from sgpo.training.recipe import load_recipe
 from tests.conftest import tiny_qwen2
 from tests.strategies.chat_server import ChatServer, chat
@@ -67,8 +68,9 @@ def train(base, *settings, resume=False):
 @pytest.fixture(scope="module")
 def trained(base):
     return train(
-        base, f"out={base / 'run'}", "warmup={fraction: 0.3, epochs: 1, learning_rate: 0.1}", "eval_temperature=0.6"
-    )
+        base, f"out={base / 'run'}", "warmup={fraction: 0.3, epochs: 1, learning_rate: 0.1}",
+        f"evaluation={base / 'problems.jsonl'}", "eval_strategy=steps", "eval_steps=2", "eval_samples=3",
+    )  # fmt: skip
 
 
 def evaluate(model, *words):
@@ -110,6 +112,9 @@ def test_prompts_lie_beside_every_models_weights(base, trained, lora):
         assert saved.style == own_style(yaml.safe_load(EXAMPLE))
         assert (saved.max_completion_length, saved.temperature, saved.system_prompt) == (7, 0.9, None)
         assert saved.path.parent == run / (place or "checkpoints/final")
+    if lora:
+        merge_adapters(run, base / "merged")
+        assert load_prompts(base / "merged").style == own_style(yaml.safe_load(EXAMPLE))
     manifest = json.loads((run / "checkpoints/checkpoint-2/manifest.json").read_text())
     assert "prompts.json" in manifest["files"]
 
@@ -124,6 +129,19 @@ def test_evaluation_uses_the_prompts_and_the_limit_of_training(base, trained, pl
     (row, *_) = read_lines(out / "eval/problems-step-000000.jsonl")
     assert row["prompt"] == yaml.safe_load(EXAMPLE)["autonomous"].format(problem=some_problems()[0].problem)
     assert max(row["tokens"] for row in read_lines(out / "eval/problems-step-000000.jsonl")) <= 7
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints/final", "checkpoints/checkpoint-2"])
+def test_an_evaluation_samples_what_that_of_training_did(base, trained, place, tmp_path):
+    words = ["--problems", base / "problems.jsonl", "--samples", 3, "--seed", TRAIN["seed"], "--out", tmp_path / "out"]
+    assert evaluate(trained / place, *words).exit_code == 0
+    files = (trained / "eval/problems-step-000002.jsonl", tmp_path / "out/eval/problems-step-000000.jsonl")
+    ours, theirs = (
+        {(row["problem_id"], row["sample"]): (row["prompt"], row["completion"]) for row in read_lines(file)}
+        for file in files
+    )
+    assert ours == theirs
+    assert len(ours) == 18
 
 
 def test_an_evaluation_like_that_of_training_is_compared_without_a_caution(base, trained, tmp_path):
