@@ -350,3 +350,17 @@ def test_text_is_shown_as_it_is_and_does_not_steer_the_terminal(tmp_path: Path) 
     asked = sgpo("review", "--bank", tmp_path / "bank.db", stdin="q\n").stderr
     assert "[link=x]a[/link]" in asked
     assert "\x1b[31m" not in shown + asked
+
+
+def test_a_split_leaves_out_what_only_the_warm_up_uses(server: ChatServer, tmp_path: Path) -> None:
+    words = arguments(server, tmp_path, "--json")
+    first, second = (str(problem["id"]) for problem in PROBLEMS)
+    (tmp_path / "split.json").write_text(json.dumps({"warmup": [first], "rl": [second, "another"]}))
+    result = sgpo(*words, "--split", tmp_path / "split.json")
+    assert json.loads(result.stdout)["problems"] == 1
+    assert "1 problem left to the warm-up" in result.stderr
+    for text, message in (('{"rl": 3}', "no list 'rl' of ids"), ('{"rl": ["other"]}', "it has none of these problems")):
+        (tmp_path / "bad.json").write_text(text)
+        refused = sgpo(*words, "--split", tmp_path / "bad.json")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
