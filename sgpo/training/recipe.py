@@ -42,12 +42,13 @@ class ProblemSource(_Section):
 
 
 class WarmupSection(BaseModel):
-    """Supervised fine-tuning on `solution` before reinforcement: the fraction of the problems that it takes, its
-    epochs, and any option of TRL's SFTConfig beside them."""
+    """Supervised fine-tuning on `solution` before reinforcement: the fraction of the problems that it takes, the
+    fraction of these that are shown with their strategy, its epochs, and any option of TRL's SFTConfig beside them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     fraction: float = Field(default=1 / 3, gt=0, lt=1)
+    guided_fraction: float = Field(default=0, ge=0, le=1)
     epochs: float = Field(default=10, gt=0)
 
     @property
@@ -226,7 +227,7 @@ def _check_warmup(recipe: Recipe, path: Path) -> WarmupSection | None:
     sft = check_options(SFTConfig, options, where=where, also=list(WarmupSection.model_fields))
     if sft.get("push_to_hub"):
         raise InputError(f"{where}: push_to_hub is an option of train; the model of the whole run is uploaded")
-    return WarmupSection(fraction=recipe.warmup.fraction, epochs=recipe.warmup.epochs, **sft)
+    return recipe.warmup.model_copy(update=sft)
 
 
 def _check_lora(recipe: Recipe, path: Path) -> LoraSection | None:

@@ -401,3 +401,17 @@ def test_a_file_that_cannot_be_asked_with_is_one_line(
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "bank.db").exists()
+
+
+def test_a_split_leaves_out_what_only_the_warm_up_uses(server: ChatServer, tmp_path: Path) -> None:
+    words = arguments(server, tmp_path, "--json")
+    first, second = (str(problem["id"]) for problem in PROBLEMS)
+    (tmp_path / "split.json").write_text(json.dumps({"warmup": [first], "rl": [second, "another"]}))
+    result = sgpo(*words, "--split", tmp_path / "split.json")
+    assert json.loads(result.stdout)["problems"] == 1
+    assert "1 problem left to the warm-up" in result.stderr
+    for text, message in (('{"rl": 3}', "no list 'rl' of ids"), ('{"rl": ["other"]}', "it has none of these problems")):
+        (tmp_path / "bad.json").write_text(text)
+        refused = sgpo(*words, "--split", tmp_path / "bad.json")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
