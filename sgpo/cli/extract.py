@@ -42,6 +42,10 @@ def extract(
     from_run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Use the policy's own correct completions as solutions.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Ask with the texts of this YAML file: extract, rank, autonomous, strategy."),
+    ] = None,
     field: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD=COLUMN", help="Read a field from another column; repeatable."),
@@ -68,9 +72,11 @@ def extract(
 
     from sgpo.endpoint import EndpointUsage, Prices
     from sgpo.problems import load_problems, parse_fields
+    from sgpo.prompts import own_extraction, read_texts
     from sgpo.strategies.extract import Extraction, run_extraction
     from sgpo.strategies.solutions import read_own_solutions
 
+    asked = own_extraction({} if prompts is None else read_texts(prompts, where="--prompts"))
     loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
     if split:
         loaded = _of_reinforcement(loaded, split)
@@ -98,6 +104,7 @@ def extract(
             solve=solve,
             max_tokens=max_tokens,
             retry_failed=retry_failed,
+            prompts=asked,
             token_budget=token_budget,
             on_progress=show,
             on_interrupt=say_interrupted,
