@@ -9,19 +9,28 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
 from sgpo.errors import InputError, SGPOError
-from sgpo.io import printable
+from sgpo.io import counted, printable
 
 if TYPE_CHECKING:
     from sgpo.evaluation.benchmarks import Benchmark, MadeBenchmark
+    from sgpo.prompts import SavedPrompts
 
 P = ParamSpec("P")
 T = TypeVar("T")
+PromptsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Take prompts and limit from here: a run, a checkpoint or model of one, or a YAML file of prompts.",
+    ),
+]
 Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -88,6 +97,37 @@ def known_benchmarks() -> Mapping[str, Benchmark | MadeBenchmark]:
     from sgpo.evaluation.benchmarks import ALL_BENCHMARKS
 
     return ALL_BENCHMARKS
+
+
+def find_prompts(model: str | None, path: Path | None, style: str | None) -> SavedPrompts:
+    """The prompts for a model: of the named style, or those of `path`, or those that it was trained with, or math.
+
+    Args:
+        model: A path or hub id; None for a served model, of which nothing is known.
+        path: What --prompts-from names. A style beside a file of prompts has the texts that the file leaves out.
+        style: What --prompt-style names.
+
+    Raises:
+        InputError: Nothing is found at `path`, or it is damaged; there is no such style.
+    """
+    from sgpo.prompts import PROMPTS_FILE, SavedPrompts, load_prompts, own_style, prompt_style, read_texts
+
+    if path is not None and path.is_file() and path.name != PROMPTS_FILE:
+        return SavedPrompts(style=own_style(read_texts(path, where="--prompts-from"), style or "math"), path=path)
+    source = model if path is None else path.parent if path.is_file() else path
+    found = None if source is None else load_prompts(source)
+    if found is None and path is not None:
+        raise InputError(
+            f"--prompts-from {path}: no prompts here; name a run, a checkpoint or model of one, or a YAML file"
+        )
+    found = found or SavedPrompts(style=prompt_style(style or "math"))
+    return found if style is None else replace(found, style=prompt_style(style), path=None)
+
+
+def say_prompts(prompts: SavedPrompts, max_tokens: int) -> None:
+    """Say on standard error which prompts are used, where they come from, and the limit of tokens."""
+    origin = "" if prompts.path is None else f" from {prompts.path}"
+    print(f"prompts {prompts.style.title}{origin}; at most {counted(max_tokens, 'token')}", file=sys.stderr)
 
 
 def check_new(path: Path | None, option: str) -> None:

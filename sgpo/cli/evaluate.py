@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sgpo.cli.common import AsJson, known_benchmarks, one_line_errors, print_json, work_on_stderr
+from sgpo.cli.common import (
+    AsJson,
+    PromptsFrom,
+    find_prompts,
+    known_benchmarks,
+    one_line_errors,
+    print_json,
+    say_prompts,
+    work_on_stderr,
+)
 from sgpo.errors import EndpointError, InputError
 from sgpo.io import counted, holding
 
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from sgpo.evaluation.scores import EvaluationResult
     from sgpo.evaluation.store import EvaluationSettings
     from sgpo.problems import Problem
-    from sgpo.prompts import PromptStyle
+    from sgpo.prompts import SavedPrompts
     from sgpo.rollouts.engine import Sampling
 
 SAMPLES, MAX_TOKENS = 4, 2048  # for a problem file; a benchmark brings its own
@@ -79,18 +88,15 @@ def eval_(
         int | None,
         typer.Option(
             min=1,
-            help="Cut completions off at this many tokens; a trained model's own limit, else 2048 for a file, 32768 "
-            "for benchmarks.",
+            help="Cut completions off at this many tokens; a model that was trained here brings its limit, for others "
+            "it is 2048 for a file, 32768 for benchmarks.",
         ),
     ] = None,
     prompt_style: Annotated[
         str | None,
-        typer.Option(help="Prompt style, from sgpo/prompts.py; a trained model brings its prompts, others get math."),
+        typer.Option(help="Prompt style, from sgpo/prompts.py; models trained here bring their own, others get math."),
     ] = None,
-    prompts_from: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="Take the prompts of this trained model, such as that which openai serves."),
-    ] = None,
+    prompts_from: PromptsFrom = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and of the intervals.")] = 0,
     engine: Annotated[
         EngineName, typer.Option(help="hf and vllm load the model here; openai asks an endpoint.")
@@ -136,35 +142,28 @@ def eval_(
 
     \b
     Examples:
-    sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl --max-tokens 48
+    sgpo eval --model runs/quickstart/sgpo --problems runs/quickstart/fresh.jsonl
     sgpo eval --model Qwen/Qwen2.5-1.5B --benchmarks math500,amc23 --data-dir DIR --out runs/eval-1.5b
     """
     with work_on_stderr() as output:
         from sgpo.endpoint import address_of
         from sgpo.evaluation.benchmarks import MAX_TOKENS as BENCHMARK_TOKENS
         from sgpo.evaluation.store import EvaluationSettings
-        from sgpo.prompts import prompt_style as style_named
         from sgpo.rollouts.models import model_revision
-        from sgpo.training.checkpoints import prompts_of
 
         sets = problem_sets(problems, benchmarks, data_dir, samples)
-        source = prompts_from or (model if engine is not EngineName.openai else None)
-        saved = prompts_of(source) if source else None
-        style = style_named(prompt_style) if prompt_style else saved.style if saved else style_named("math")
-        limit = max_tokens or (saved.max_completion_length if saved else None)
+        served = engine is EngineName.openai
+        prompts = find_prompts(None if served else model, prompts_from, prompt_style)
         settings = EvaluationSettings(
             model=model,
             engine=engine.value,
             base_url=base_url and address_of(base_url),
-            prompt=f"{style.name} {style.version}",
+            prompt=prompts.style.title,
             temperature=temperature,
             top_p=top_p,
-            max_tokens=limit or (BENCHMARK_TOKENS if benchmarks else MAX_TOKENS),
+            max_tokens=max_tokens or prompts.max_completion_length or (BENCHMARK_TOKENS if benchmarks else MAX_TOKENS),
             seed=seed,
-        )
-        origin = "--prompt-style" if prompt_style else f"{source}" if saved else "the default"
-        print(
-            f"prompts {style.name} {style.version} ({origin}); at most {settings.max_tokens:,} tokens", file=sys.stderr
+            chat=None if served else prompts.chat,  # a server has a template of its own
         )
         vllm = {
             "gpu_memory_utilization": vllm_gpu_memory_utilization,
@@ -173,7 +172,9 @@ def eval_(
         }
         vllm_options = {name: value for name, value in vllm.items() if value is not None}
         build_source = completion_source(engine, model, base_url, batch_size, concurrency, vllm_options)
-        if out is not None and engine is not EngineName.openai:
+        if prompts_from is not None:
+            build_source = with_chat(build_source, prompts)
+        if out is not None and not served:
             settings = replace(settings, revision=model_revision(model))
         if temperature == 0 and (most := max(each.samples for each in sets)) > 1:
             print(
@@ -181,7 +182,7 @@ def eval_(
                 file=sys.stderr,
             )
         with holding(out) if out is not None else nullcontext():
-            results, failures = _evaluate_sets(build_source, sets, settings, style=style, out=out)
+            results, failures = _evaluate_sets(build_source, sets, settings, prompts, out=out)
     for failure in failures[:SHOWN_FAILURES]:
         print(f"failed: {failure}", file=sys.stderr)
     if len(failures) > SHOWN_FAILURES:
@@ -284,12 +285,33 @@ def completion_source(
     )
 
 
+def with_chat(build_source: Callable[[], Source], prompts: SavedPrompts) -> Callable[[], Source]:
+    """A source whose chat template gets the system prompt and the variables of `prompts`; a server keeps its own.
+
+    Raises:
+        InputError: As `shape_chat_template`, when it is called.
+    """
+
+    def build() -> Source:
+        from sgpo.evaluation.evaluate import EngineSource
+        from sgpo.rollouts.models import shape_chat_template
+
+        source = build_source()
+        if isinstance(source, EngineSource):
+            shape_chat_template(
+                source.tokenizer, template_kwargs=prompts.chat_template_kwargs, system_prompt=prompts.system_prompt
+            )
+        return source
+
+    return build
+
+
 def _evaluate_sets(
     build_source: Callable[[], Source],
     sets: Sequence[ProblemSet],
     settings: EvaluationSettings,
+    prompts: SavedPrompts,
     *,
-    style: PromptStyle,
     out: Path | None,
 ) -> tuple[dict[str, EvaluationResult], list[str]]:
     """The result of each set that was answered, and what went wrong with single completions."""
@@ -297,13 +319,14 @@ def _evaluate_sets(
     from sgpo.evaluation.store import EvaluationStore
     from sgpo.verifier import Verifier
 
-    store = EvaluationStore(out, settings, {each.name: each.problems for each in sets})
+    store = EvaluationStore(out, settings, {each.name: each.problems for each in sets}, prompts.style)
     results: dict[str, EvaluationResult] = {}
     failures: list[str] = []
     with Verifier() as verifier:
         for each in sets:
             verifier.check_problems(each.problems)
         source = build_source()
+        say_prompts(prompts, settings.max_tokens)
         for each in sets:
             try:
                 result = evaluate(
@@ -312,7 +335,7 @@ def _evaluate_sets(
                     verifier,
                     settings.sampling(),
                     samples=each.samples,
-                    style=style,
+                    style=prompts.style,
                     seed=settings.seed,
                     kept=store.completions(each.name),
                 )

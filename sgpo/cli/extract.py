@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sgpo.cli.common import AsJson, Bank, one_line_errors, print_json
-from sgpo.io import counted, printable
+from sgpo.errors import InputError
+from sgpo.io import counted, printable, read_json
+
+if TYPE_CHECKING:
+    from sgpo.problems import Problem
 
 
 @one_line_errors
@@ -30,8 +35,16 @@ def extract(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again for the problems that failed in an earlier run.")
     ] = False,
+    split: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A run's split.json: pay for no problem that only its warm-up uses."),
+    ] = None,
     from_run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Use the policy's own correct completions as solutions.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Ask with the texts of this YAML file: extract, rank, autonomous, strategy."),
     ] = None,
     field: Annotated[
         list[str] | None,
@@ -59,10 +72,14 @@ def extract(
 
     from sgpo.endpoint import EndpointUsage, Prices
     from sgpo.problems import load_problems, parse_fields
+    from sgpo.prompts import own_extraction, read_texts
     from sgpo.strategies.extract import Extraction, run_extraction
     from sgpo.strategies.solutions import read_own_solutions
 
+    asked = own_extraction({} if prompts is None else read_texts(prompts, where="--prompts"))
     loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
+    if split:
+        loaded = _of_reinforcement(loaded, split)
     if from_run:
         loaded = read_own_solutions(loaded, from_run)
     started = time.monotonic()
@@ -87,6 +104,7 @@ def extract(
             solve=solve,
             max_tokens=max_tokens,
             retry_failed=retry_failed,
+            prompts=asked,
             token_budget=token_budget,
             on_progress=show,
             on_interrupt=say_interrupted,
@@ -104,6 +122,19 @@ def extract(
         _show(result, bank, solve=solve)
     if result["interrupted"]:
         raise KeyboardInterrupt
+
+
+def _of_reinforcement(problems: list[Problem], split: Path) -> list[Problem]:
+    """The problems that reinforcement uses. Raises InputError for no such file, and where it has none of them."""
+    found = read_json(split)
+    ids = found.get("rl") if isinstance(found, dict) else None
+    if not isinstance(ids, list):
+        raise InputError(f"{split}: no list 'rl' of ids; --split wants the split.json of a run with a warm-up")
+    kept = [problem for problem in problems if problem.id in set(map(str, ids))]
+    if not kept:
+        raise InputError(f"{split}: it has none of these problems; give the file that it was made from")
+    print(f"{split}: {counted(len(problems) - len(kept), 'problem')} left to the warm-up", file=sys.stderr)
+    return kept
 
 
 def _show(result: dict[str, Any], bank: Path, *, solve: bool) -> None:

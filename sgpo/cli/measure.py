@@ -5,21 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sgpo.cli.common import AsJson, check_new, one_line_errors, print_json, work_on_stderr
-from sgpo.cli.evaluate import SHOWN_FAILURES, EngineName, ShownSource, completion_source
+from sgpo.cli.common import (
+    AsJson,
+    PromptsFrom,
+    check_new,
+    find_prompts,
+    one_line_errors,
+    print_json,
+    say_prompts,
+    work_on_stderr,
+)
+from sgpo.cli.evaluate import SHOWN_FAILURES, EngineName, ShownSource, completion_source, with_chat
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, write_jsonl
 
 if TYPE_CHECKING:
     from sgpo.problems import Problem
-    from sgpo.prompts import PromptStyle
+    from sgpo.prompts import SavedPrompts
     from sgpo.training.measure import Selection
     from sgpo.training.recipe import Recipe
 
@@ -34,12 +43,10 @@ class _Setting:
     """Under what is measured: what training will use, unless an option says otherwise."""
 
     model: str
-    style: PromptStyle
+    prompts: SavedPrompts
     temperature: float
     max_tokens: int
     policy: Literal["lenient", "strict"]
-    system_prompt: str | None
-    template_kwargs: Mapping[str, Any] | None
 
 
 @one_line_errors
@@ -73,6 +80,7 @@ def measure(
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 1 if nothing says else.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut completions off at this many tokens.")] = None,
     prompt_style: Annotated[str | None, typer.Option(help="Prompt style, from sgpo/prompts.py.")] = None,
+    prompts_from: PromptsFrom = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and of the intervals.")] = 0,
     engine: Annotated[
         EngineName, typer.Option(help="hf and vllm load the model here; openai asks an endpoint.")
@@ -93,15 +101,14 @@ def measure(
     \b
     Examples:
     sgpo strategies measure --bank runs/quickstart/bank.db --problems runs/quickstart/problems.jsonl \\
-      --model runs/quickstart/checkpoints/warmup --prompt-style compact --max-tokens 48 --limit 100
+      --model runs/quickstart/checkpoints/warmup --limit 100
     sgpo strategies measure --recipe recipe.yaml --candidates all --select --out runs/measure
     """
     with work_on_stderr() as output:
         from sgpo.endpoint import address_of
-        from sgpo.evaluation.evaluate import EngineSource
         from sgpo.evaluation.store import digest_of
         from sgpo.rollouts.engine import Sampling
-        from sgpo.rollouts.models import model_revision, shape_chat_template
+        from sgpo.rollouts.models import model_revision
         from sgpo.strategies.bank import StrategyBank
         from sgpo.strategies.strategy import Condition
         from sgpo.training import measure as measuring
@@ -115,16 +122,16 @@ def measure(
         path = bank or (Path(given.bank) if given and given.bank else None)
         if path is None:
             raise InputError("no bank: give --bank BANK.db, or a recipe that names one")
-        setting = _setting(given, model, engine, temperature, max_tokens, prompt_style)
-        if engine is EngineName.openai and (setting.system_prompt or setting.template_kwargs):
+        setting = _setting(given, model, engine, temperature, max_tokens, prompt_style, prompts_from)
+        style, chat = setting.prompts.style, setting.prompts.chat or {}
+        if engine is EngineName.openai and given and any(chat.values()):
             print("warning: the server's own chat template is used, not the recipe's", file=sys.stderr)
-        style = setting.style
         sampling = Sampling(max_tokens=setting.max_tokens, temperature=setting.temperature)
         build_source = completion_source(engine, setting.model, base_url, batch_size, concurrency, {})
+        if given or prompts_from is not None:
+            build_source = with_chat(build_source, setting.prompts)
         revision = setting.model if engine is EngineName.openai else model_revision(setting.model)
-        condition = Condition(
-            model=revision, prompts=f"{style.name} {style.version}", reward=f"verifier {setting.policy}"
-        )
+        condition = Condition(model=revision, prompts=style.title, reward=f"verifier {setting.policy}")
         told = {
             **asdict(condition), "engine": engine.value, "base_url": base_url and address_of(base_url), "seed": seed,
             "temperature": setting.temperature, "max_tokens": setting.max_tokens, "problems": digest_of(loaded),
@@ -133,10 +140,7 @@ def measure(
             strategies = measuring.strategies_to_measure(opened, loaded, candidates=candidates is Candidates.all)
             kept = measuring.open_measurement(out, told) if out else None
             source = build_source()
-            if isinstance(source, EngineSource):
-                shape_chat_template(
-                    source.tokenizer, template_kwargs=setting.template_kwargs, system_prompt=setting.system_prompt
-                )
+            say_prompts(setting.prompts, setting.max_tokens)
             with Verifier(policy=setting.policy) as verifier:
                 measured = measuring.measure_strategies(
                     strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
@@ -197,9 +201,10 @@ def _setting(
     temperature: float | None,
     max_tokens: int | None,
     prompt_style: str | None,
+    prompts_from: Path | None,
 ) -> _Setting:
     from sgpo.prompts import prompt_style as style_named
-    from sgpo.training.checkpoints import prompts_of
+    from sgpo.training.checkpoints import saved_prompts
     from sgpo.training.config import SGPOConfig
     from sgpo.training.run_directory import RunDirectory
 
@@ -208,16 +213,18 @@ def _setting(
         assert given is not None
         warm = RunDirectory(given.out).warm_model  # what training begins with, where it is there already
         model = str(warm) if given.warmup is not None and warm.exists() else given.model
-    saved = prompts_of(model) if given is None and engine is not EngineName.openai else None
-    named = style_named(prompt_style) if prompt_style else None
+    if given is not None and prompts_from is None:  # training takes the recipe's, whatever the model was trained with
+        prompts = saved_prompts(args)
+        prompts = prompts if prompt_style is None else replace(prompts, style=style_named(prompt_style))
+    else:
+        prompts = find_prompts(None if engine is EngineName.openai else model, prompts_from, prompt_style)
+    temperatures = (temperature, prompts.temperature, args.temperature)
     return _Setting(
         model=model,
-        style=named or (saved.style if saved else args.style),
-        temperature=temperature if temperature is not None else (saved or args).temperature,
-        max_tokens=max_tokens or (saved.max_completion_length if saved else args.max_completion_length),
+        prompts=prompts,
+        temperature=next(value for value in temperatures if value is not None),
+        max_tokens=max_tokens or prompts.max_completion_length or args.max_completion_length,
         policy=args.verifier_policy,
-        system_prompt=args.system_prompt,
-        template_kwargs=args.chat_template_kwargs,
     )
 
 

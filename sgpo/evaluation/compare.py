@@ -278,12 +278,14 @@ def _prompt(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chat(config: Mapping[str, Any]) -> dict[str, str]:
-    """How a training run shaped the chat, and how strictly it judged: `sgpo eval` is always lenient."""
-    if isinstance(config.get("evaluation"), dict):
-        return {"verifier_policy": json.dumps("lenient")}
-    args = config.get("args")
+    """How training shaped the chat, and how strictly completions are judged: `sgpo eval` is always lenient."""
+    evaluation, told = config.get("evaluation"), config.get("args")
+    if isinstance(evaluation, dict):
+        settings = evaluation.get("settings")
+        chat = settings.get("chat") if isinstance(settings, dict) else None
+        told = {**(chat if isinstance(chat, dict) else {}), "verifier_policy": "lenient"}
     names = ("system_prompt", "chat_template_kwargs", "verifier_policy")
-    return {name: json.dumps(args[name]) for name in names if name in args} if isinstance(args, dict) else {}
+    return {name: json.dumps(told[name]) for name in names if name in told} if isinstance(told, dict) else {}
 
 
 def _limits(run: Path, asked: Any) -> dict[str, Any]:

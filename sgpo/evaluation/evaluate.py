@@ -226,7 +226,7 @@ def evaluate(
             counts as `timeout`.
         sampling: Temperature, top-p, and the limit of tokens, which the source may lower.
         samples: Completions of each problem.
-        style: Style of the prompts.
+        style: The prompts: a style or its name.
         seed: Seed of sampling and bootstrap.
         kept: Resume with the completions in this file, and append every new one as it comes; verdicts are added once
             all are there. Its rows also say under which limit each was sampled, since a later invocation may add to

@@ -18,6 +18,7 @@ from typing import Any
 from sgpo.errors import InputError, RunDirectoryError
 from sgpo.io import append_jsonl, installed_versions, read_json, read_rows, write_json, write_jsonl
 from sgpo.problems import Problem
+from sgpo.prompts import PromptStyle
 from sgpo.rollouts.engine import Sampling
 
 ROW_FIELDS = {"problem_id", "sample", "completion", "tokens", "truncated"}
@@ -28,8 +29,9 @@ VERDICT_FIELDS = {"verdict", "extracted"}
 class EvaluationSettings:
     """What two evaluations must share for one to resume the other.
 
-    `prompt` is the name and version of the prompt style; `revision` is that of the model, as `model_revision` gives it
-    (None for an endpoint, which does not tell).
+    `prompt` is the name and version of the prompt style; `revision` is that of the model, as `model_revision` gives it,
+    and `chat` has the system prompt and the variables of its chat template (both None where nobody tells, as for an
+    endpoint).
 
     Raises:
         InputError: A sampling option is out of its range.
@@ -44,6 +46,7 @@ class EvaluationSettings:
     max_tokens: int
     seed: int
     revision: str | None = None
+    chat: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.sampling()
@@ -60,13 +63,18 @@ class EvaluationStore:
         path: The run directory, which is made where it is missing.
         settings: What is asked, and of which model.
         problems: The problems of each set, by its name.
+        style: The prompts, of which the settings name the version.
 
     Raises:
         RunDirectoryError: The directory holds a training run, or an evaluation with other settings or problems.
     """
 
     def __init__(
-        self, path: Path | None, settings: EvaluationSettings, problems: Mapping[str, Sequence[Problem]]
+        self,
+        path: Path | None,
+        settings: EvaluationSettings,
+        problems: Mapping[str, Sequence[Problem]],
+        style: PromptStyle,
     ) -> None:
         self.path = path
         if path is None:
@@ -79,6 +87,7 @@ class EvaluationStore:
         config = {
             "algorithm": "",
             "model": settings.model,
+            "prompts": style.describe(),
             "evaluation": {"settings": told, "problems": digests},
             "versions": installed_versions("sgpo", "torch", "transformers", "math-verify"),
         }
@@ -145,7 +154,8 @@ def _check_same(file: Path, settings: Mapping[str, Any], digests: Mapping[str, s
         before = None
     if not isinstance(before, dict) or not all(isinstance(before.get(key), dict) for key in ("settings", "problems")):
         raise RunDirectoryError(f"{file.parent}: holds another run; choose another --out")
-    changed = {key: (before["settings"].get(key), value) for key, value in settings.items()}
+    asked = {"chat": settings["chat"], **before["settings"]}  # 0.1 did not say it
+    changed = {key: (asked.get(key), value) for key, value in settings.items()}
     changed = {key: values for key, values in changed.items() if values[0] != values[1]}
     if changed:
         what = ", ".join(f"{key} {old!r} (now {new!r})" for key, (old, new) in changed.items())

@@ -145,6 +145,7 @@ def _origin(run: RunRecord) -> dict[str, str]:
     config = run.config
     return {
         "Prompts": _summarize(config, "prompts"),
+        "Their texts": _texts(_mapping(config, "prompts")),
         "Started": text_of(config, "started").replace("T", " ").replace("+00:00", " UTC"),
         "Resumed with": _changes(config),
         "Machine": _summarize(config, "machine"),
@@ -152,6 +153,11 @@ def _origin(run: RunRecord) -> dict[str, str]:
         "Versions": ", ".join(f"{name} {value}" for name, value in _mapping(config, "versions").items()),
         "Directory": visible_text(str(run.path)),
     }
+
+
+def _texts(prompts: Mapping[str, Any]) -> str:
+    """The texts of prompts of a user's own; empty where a style of ours has them."""
+    return visible_text(" · ".join(f"{name}: {text}" for name, text in _mapping(prompts, "texts").items()))
 
 
 def _changes(config: Mapping[str, Any]) -> str:

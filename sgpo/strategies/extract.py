@@ -22,7 +22,7 @@ from sgpo.endpoint import EndpointUsage, RequestError
 from sgpo.errors import BudgetError, EndpointError, InputError
 from sgpo.io import counted
 from sgpo.problems import Problem
-from sgpo.prompts import EXTRACT_VERSION, RANK_VERSION, autonomous_prompt, extract_prompt, rank_prompt
+from sgpo.prompts import OURS, ExtractionPrompts, autonomous_prompt, extract_prompt, rank_prompt
 from sgpo.strategies.bank import Outcome, StrategyBank
 from sgpo.strategies.leak.gate import GATE_VERSION, find_leaks
 from sgpo.strategies.replies import (
@@ -112,6 +112,7 @@ async def extract_strategies(
     solve: bool = False,
     max_tokens: int | None = None,
     retry_failed: bool = False,
+    prompts: ExtractionPrompts = OURS,
     on_progress: Callable[[Extraction], None] | None = None,
 ) -> Extraction:
     """Extract strategies of problems into a bank, as many at a time as `model.concurrency`.
@@ -126,6 +127,7 @@ async def extract_strategies(
         max_tokens: The limit of every reply, in place of that of `CANDIDATE_OPTIONS` and the others. It is no reason to
             do a finished problem again.
         retry_failed: Ask again for the problems that an earlier run counts as failed.
+        prompts: What the strong model is asked.
         on_progress: Told the report after every problem.
 
     Returns:
@@ -148,6 +150,7 @@ async def extract_strategies(
         solve=solve,
         max_tokens=max_tokens,
         retry_failed=retry_failed,
+        prompts=prompts,
         report=Extraction(problems=len(problems)),
     )
     waiting = iter(problems)
@@ -179,6 +182,7 @@ def run_extraction(
     solve: bool,
     max_tokens: int | None,
     retry_failed: bool,
+    prompts: ExtractionPrompts,
     token_budget: int | None,
     on_progress: Callable[[Extraction, EndpointUsage], None],
     on_interrupt: Callable[[], None],
@@ -196,6 +200,7 @@ def run_extraction(
         solve: Ask for a solution where there is no correct one.
         max_tokens: The limit of every reply, see `extract_strategies`.
         retry_failed: Ask again for the problems that failed.
+        prompts: What the strong model is asked.
         token_budget: Stop after this many tokens in all.
         on_progress: Told the report, and what was sent and got, after every problem.
         on_interrupt: Told at the first Ctrl-C.
@@ -233,6 +238,7 @@ def run_extraction(
                     solve=solve,
                     max_tokens=max_tokens,
                     retry_failed=retry_failed,
+                    prompts=prompts,
                     on_progress=lambda report: on_progress(report, model.usage),
                 )
             took = {"tokens": model.usage.tokens, "seconds": round(time.monotonic() - started, 3)}
@@ -259,6 +265,7 @@ class _Run:
         solve: bool,
         max_tokens: int | None,
         retry_failed: bool,
+        prompts: ExtractionPrompts,
         report: Extraction,
     ) -> None:
         self.bank = bank
@@ -268,6 +275,7 @@ class _Run:
         self.solve = solve
         self.limit = {} if max_tokens is None else {"max_tokens": max_tokens}
         self.retry_failed = retry_failed
+        self.prompts = prompts
         self.report = report
 
     async def problem(self, problem: Problem) -> None:
@@ -308,7 +316,7 @@ class _Run:
         self.report.cut += shown != solution
         replies = await ask_until_usable(
             self.model,
-            extract_prompt(problem.problem, shown),
+            extract_prompt(problem.problem, shown, prompts=self.prompts),
             self.candidates,
             options=replace(CANDIDATE_OPTIONS, **self.limit),
             schema=STRATEGY_SCHEMA,
@@ -341,7 +349,7 @@ class _Run:
         try:
             replies = await ask_until_usable(
                 self.model,
-                rank_prompt(problem.problem, shown, strategy),
+                rank_prompt(problem.problem, shown, strategy, prompts=self.prompts),
                 1,
                 options=replace(RANK_OPTIONS, **self.limit),
                 schema=SCORES_SCHEMA,
@@ -366,7 +374,7 @@ class _Run:
             why = "it has no solution"
         if not self.solve:
             return None, why
-        prompt, ending = autonomous_prompt(problem.problem), ""
+        prompt, ending = autonomous_prompt(problem.problem, style=self.prompts.style), ""
         for draw in range(self.candidates):
             options = replace(SOLVE_OPTIONS, **self.limit)
             (reply,) = await self.model.sample(prompt, 1, options=options, draw=draw)
@@ -388,7 +396,7 @@ class _Run:
             steps=tuple(written.steps),
             when_to_use=written.when_to_use,
             strong_model=self.model.model,
-            prompt_version=EXTRACT_VERSION,
+            prompt_version=self.prompts.versions[0],
             sampling=usable.sampling,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
@@ -407,7 +415,7 @@ class _Run:
             self.candidates,
             self.solve,
             [asdict(CANDIDATE_OPTIONS), asdict(SOLVE_OPTIONS)],
-            [EXTRACT_VERSION, RANK_VERSION, GATE_VERSION],
+            [*self.prompts.versions, GATE_VERSION],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -63,7 +63,7 @@ def raised_alarms(rows: Sequence[Row], *, ended: bool = False) -> list[Alarm]:
 
     A mean is taken over `ROWS` rows, or over all of them in a run that has `ended` with fewer.
     """
-    checks = _CHECKS if len(rows) >= ROWS or (ended and rows) else (_logprob_difference,)
+    checks = _CHECKS if len(rows) >= ROWS or (ended and rows) else (_nothing_parsed, _logprob_difference)
     found = (check(rows) for check in checks)
     return [alarm for alarm in found if alarm is not None]
 
@@ -109,6 +109,19 @@ def _strategy_mentions(rows: Sequence[Row]) -> Alarm | None:
 
 def _unparsed(rows: Sequence[Row]) -> Alarm | None:
     return _verdicts(rows, "unparsed", "no answer is found in them; look at a completion, prompt_style, and the limit")
+
+
+def _nothing_parsed(rows: Sequence[Row]) -> Alarm | None:
+    """The first row is enough: where no completion of a batch has an answer, no later one has by chance."""
+    counts = {key: rows[0].get(key, 0) for key in rows[0] if key.startswith("verdicts/")} if len(rows) == 1 else {}
+    total = sum(counts.values())
+    if not total or counts.get("verdicts/unparsed", 0) < total:
+        return None
+    message = (
+        f"no answer was found in any of the first {total:,} completions; look at one, at the prompts, the limit, and "
+        "the kind of the problems"
+    )
+    return Alarm("nothing_parsed", message, 1.0, 1.0)
 
 
 def _timeout(rows: Sequence[Row]) -> Alarm | None:

@@ -27,9 +27,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from sgpo.errors import RunDirectoryError
-from sgpo.io import holding, read_json
-from sgpo.prompts import STYLES, SavedPrompts, load_prompts
-from sgpo.rollouts.models import resolve_model
+from sgpo.io import holding
+from sgpo.prompts import SAVED_OPTIONS, SavedPrompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.distributed import max_over_processes
 from sgpo.training.model_card import hub_errors, upload_model
@@ -47,37 +46,7 @@ logger = logging.getLogger("sgpo")
 
 def saved_prompts(args: SGPOConfig) -> SavedPrompts:
     """The prompts of a training run, as they lie beside its weights."""
-    return SavedPrompts(
-        style=args.style,
-        max_completion_length=args.max_completion_length,
-        temperature=args.temperature,
-        system_prompt=args.system_prompt,
-        chat_template_kwargs=args.chat_template_kwargs,
-    )
-
-
-def prompts_of(name: str | Path) -> SavedPrompts | None:
-    """The prompts that a model was trained with; None for one that training did not leave, and for a hub model.
-
-    They lie beside its weights. A run of 0.1 has their style and limit in its `config.json`.
-
-    Raises:
-        InputError: a file is damaged.
-    """
-    weights, config_file = Path(resolve_model(name)), Path(name) / "config.json"
-    if weights.is_dir() and (saved := load_prompts(weights)):
-        return saved
-    config = read_json(config_file) if config_file.is_file() else {}
-    prompts, args = (config.get(key) if isinstance(config, dict) else None for key in ("prompts", "args"))
-    if not isinstance(prompts, dict) or not isinstance(args, dict) or prompts.get("style") not in STYLES:
-        return None
-    return SavedPrompts(
-        style=STYLES[prompts["style"]],
-        max_completion_length=int(args.get("max_completion_length", 2048)),
-        temperature=float(args.get("temperature", 1.0)),
-        system_prompt=args.get("system_prompt"),
-        chat_template_kwargs=args.get("chat_template_kwargs"),
-    )
+    return SavedPrompts(style=args.style, **{name: getattr(args, name) for name in SAVED_OPTIONS})
 
 
 class ResumableTrainer(Trainer):
@@ -195,7 +164,7 @@ class ResumableTrainer(Trainer):
     # -- what is saved
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model, tokenizer and chat template; by default as the run's `checkpoints/final`. Uploads nothing."""
+        """Save model, tokenizer, chat template and prompts, by default as the run's `checkpoints/final`."""
         if output_dir is not None:
             super().save_model(output_dir, _internal_call=True)
             if self.is_world_process_zero():

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
-from sgpo.prompts import PromptStyle, own_style, prompt_style
+from sgpo.prompts import PromptStyle, own_style, read_texts
 from sgpo.rollouts.engine import EngineName
 from sgpo.rollouts.vllm import VLLMOptions
 from sgpo.training.options import (
@@ -141,10 +141,10 @@ class SGPOConfig(TrainingArguments):
         part="guided prompts",
     )
     prompt_style: str = option("math", "The prompts, a name in sgpo.prompts.", source="ours: `sgpo/prompts.py`")
-    prompts: dict[str, str] | None = option(
+    prompts: dict[str, Any] | str | None = option(
         None,
-        "Texts of one's own in place of those of `prompt_style`.",
-        source="[prompts](training.md#prompts-of-your-own)",
+        "Texts in place of those of `prompt_style`, or a YAML file of them; at the top level of a recipe.",
+        source="[prompts](prompts.md#prompts-of-your-own)",
     )
     engine: EngineName = option(
         "hf", "What generates: the model itself, or vLLM (pip install -e '.[vllm]').", source="ours, TRL"
@@ -391,6 +391,7 @@ class SGPOConfig(TrainingArguments):
         if self.hub_token is not None or "token" in (self.model_init_kwargs or {}):
             raise InputError(NO_TOKEN)
         algorithm_class(self.algorithm)
+        self.prompts = self.prompts and read_texts(self.prompts, where="prompts")
         _ = self.style  # which refuses
         check_ranges(type(self), vars(self))
         if unread := unread_options(type(self), vars(self)):
@@ -408,7 +409,7 @@ class SGPOConfig(TrainingArguments):
     @property
     def style(self) -> PromptStyle:
         """The prompts: those of `prompt_style`, with the texts of `prompts` in their place."""
-        return own_style(self.prompts or {}, base=prompt_style(self.prompt_style))
+        return own_style(dict(self.prompts or {}), self.prompt_style)  # type: ignore[arg-type]  # a file is read
 
     @property
     def global_batch_size(self) -> int:

@@ -89,6 +89,34 @@ def guidance_for(
     }
 
 
+def warmup_prompts(
+    problems: Sequence[Problem], bank: StrategyBank | None, *, fraction: float, style: str | PromptStyle, seed: int
+) -> dict[str, str]:
+    """The guided prompts of a fraction of the warm-up's problems, chosen at random among those that have a strategy.
+
+    Args:
+        problems: The problems of the warm-up.
+        bank: The strategies.
+        fraction: Of the problems, those that are shown with their strategy.
+        style: The prompts.
+        seed: Decides which.
+
+    Returns:
+        The prompts by problem id: fewer than asked for where fewer problems have a strategy that gives nothing away.
+
+    Raises:
+        InputError: none has.
+    """
+    if not fraction:
+        return {}
+    guidance = guidance_for(problems, bank, use="own", content="own", wrong_fraction=0.0, style=style, seed=seed)
+    usable = [p for p in problems if (g := guidance.get(p.id)) and g.strategy and not gives_away(g.strategy, p)]
+    if not usable:
+        raise InputError("warmup.guided_fraction: no problem of the warm-up has a strategy; give a bank, or set 0")
+    order = sorted(usable, key=lambda problem: seed_of(seed, "guided warm-up", problem.id))
+    return {problem.id: guidance[problem.id].prompt for problem in order[: round(fraction * len(problems))]}
+
+
 def gives_away(strategy: Strategy, problem: Problem) -> bool:
     """Whether the leak gate finds something of the problem in the strategy that it is shown with.
 

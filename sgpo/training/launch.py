@@ -22,6 +22,7 @@ from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
+from sgpo.training.guidance import warmup_prompts
 from sgpo.training.options import check_installed
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
@@ -91,7 +92,7 @@ def _run_stages(
     if stage == "all" and not run.warm_model.exists():
         _check_reinforcement(recipe, args, split.rl, evaluation, bank)
     if stage in ("warmup", "all"):
-        _warm_up(run, split, recipe, args, resume=resume)
+        _warm_up(run, split, recipe, args, bank, resume=resume)
     if stage == "warmup":
         return run.warm_model
     # A model that the user names for --stage rl is a warmed-up one of their own.
@@ -180,8 +181,8 @@ def _split(
 ) -> _Split:
     """The problems of both stages: those of the run's `split.json`, or a new split.
 
-    The warm-up learns from solutions and reads no strategy: it takes problems without a strategy first, and never one
-    without a solution. Raises InputError where it would take none, or the split was made from other problems.
+    The warm-up learns from solutions: it takes problems without a strategy first, unless it shows strategies, and never
+    one without a solution. Raises InputError where it would take none, or the split was made from other problems.
     """
     assert recipe.warmup is not None
     file = run.path / SPLIT
@@ -190,7 +191,8 @@ def _split(
             raise InputError(
                 "none of the problems has a 'solution' to warm up on; without a warm-up: --set warmup=null"
             )
-        guided = {strategy.problem_id for strategy in bank or ()}
+        shows = recipe.warmup.guided_fraction > 0
+        guided = {strategy.problem_id for strategy in bank or ()} if not shows else set()
 
         def rank(problem: Problem) -> int | None:
             return None if problem.solution is None else int(problem.id in guided)
@@ -215,7 +217,9 @@ def _write_split(run: RunDirectory, split: _Split) -> None:
     write_json(run.path / SPLIT, ids)
 
 
-def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig, *, resume: bool) -> None:
+def _warm_up(
+    run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig, bank: StrategyBank | None, *, resume: bool
+) -> None:
     """Fine-tune the recipe's model on solutions, unless a resumed run has done so.
 
     Raises InputError for a directory with a warm-up that is not to be resumed.
@@ -239,6 +243,9 @@ def _warm_up(run: RunDirectory, split: _Split, recipe: Recipe, args: SGPOConfig,
         style=args.style,
         max_length=min((n for n in (options.get("max_length"), context) if n is not None), default=None),
         wrong=_wrong_solutions(split.warmup, args),
+        guided=warmup_prompts(
+            split.warmup, bank, fraction=recipe.warmup.guided_fraction, style=args.style, seed=args.seed
+        ),
     )
     model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
     if args.process_index == 0:

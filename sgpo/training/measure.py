@@ -297,9 +297,8 @@ def training_condition(model: str, args: SGPOConfig, verifier: Verifier | Reward
     """
     if not model:
         return None
-    style = args.style
     reward = f"verifier {args.verifier_policy}" if isinstance(verifier, Verifier) else _function_name(verifier)
-    return Condition(model=model_revision(model), prompts=f"{style.name} {style.version}", reward=reward)
+    return Condition(model=model_revision(model), prompts=args.style.title, reward=reward)
 
 
 def warn_unmeasured(bank: StrategyBank, condition: Condition | None) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
 from sgpo.problems import Problem, load_problems
-from sgpo.prompts import own_style, prompt_style
+from sgpo.prompts import read_texts
 from sgpo.rollouts.models import QUANTIZED_WITHOUT_ADAPTERS
 from sgpo.training.config import NO_TOKEN, SGPOConfig
 from sgpo.training.options import installed_name, refuse_old_names, unread_options
@@ -42,12 +42,13 @@ class ProblemSource(_Section):
 
 
 class WarmupSection(BaseModel):
-    """Supervised fine-tuning on `solution` before reinforcement: the fraction of the problems that it takes, its
-    epochs, and any option of TRL's SFTConfig beside them."""
+    """Supervised fine-tuning on `solution` before reinforcement: the fraction of the problems that it takes, the
+    fraction of these that are shown with their strategy, its epochs, and any option of TRL's SFTConfig beside them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     fraction: float = Field(default=1 / 3, gt=0, lt=1)
+    guided_fraction: float = Field(default=0, ge=0, le=1)
     epochs: float = Field(default=10, gt=0)
 
     @property
@@ -77,7 +78,7 @@ class Recipe(_Section):
     evaluation: ProblemSource | None = None
     warmup: WarmupSection | None = None
     lora: LoraSection | None = None
-    prompts: dict[str, Any] | str | None = None
+    prompts: Any = None
     train: dict[str, Any] = {}
 
 
@@ -203,25 +204,16 @@ def _without_unread(train: dict[str, Any], path: Path, layers: Sequence[_Layer])
 
 
 def _own_prompts(recipe: Recipe, path: Path) -> dict[str, Any]:
-    """The option `prompts` of `train`, checked; empty where the recipe has no texts of its own."""
+    """The option `prompts` of `train`, checked; empty where the recipe has no texts of its own.
+
+    A file of them is looked for in the working directory, as every file is, and then beside the recipe.
+    """
     texts = recipe.train.get("prompts") if recipe.prompts is None else recipe.prompts
-    if isinstance(texts, str):
-        file = path.parent / texts
-        if not file.is_file():
-            raise InputError(f"{path}, prompts: no such file {file}")
-        try:
-            texts = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: not a readable YAML file: {error}") from None
     if texts is None:
         return {}
-    if not isinstance(texts, dict):
-        raise InputError(f"{path}, prompts: expected texts by name, such as autonomous, guided and strategy")
-    try:
-        own_style(texts, base=prompt_style(recipe.train.get("prompt_style", "math")))
-    except InputError as error:
-        raise InputError(f"{path}, {error}") from None
-    return {"prompts": texts}
+    if isinstance(texts, str) and not Path(texts).is_file() and (path.parent / texts).is_file():
+        texts = path.parent / texts
+    return {"prompts": read_texts(texts, where=f"{path}, prompts")}
 
 
 def _check_warmup(recipe: Recipe, path: Path) -> WarmupSection | None:
@@ -235,7 +227,7 @@ def _check_warmup(recipe: Recipe, path: Path) -> WarmupSection | None:
     sft = check_options(SFTConfig, options, where=where, also=list(WarmupSection.model_fields))
     if sft.get("push_to_hub"):
         raise InputError(f"{where}: push_to_hub is an option of train; the model of the whole run is uploaded")
-    return WarmupSection(fraction=recipe.warmup.fraction, epochs=recipe.warmup.epochs, **sft)
+    return recipe.warmup.model_copy(update=sft)
 
 
 def _check_lora(recipe: Recipe, path: Path) -> LoraSection | None:

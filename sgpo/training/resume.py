@@ -47,7 +47,8 @@ vllm_mode vllm_server_base_url vllm_gpu_memory_utilization vllm_tensor_parallel_
 vllm_max_model_length
 """
 LENGTH = frozenset({"max_steps", "num_train_epochs"})
-MAY_CHANGE = LENGTH.union(_RECORDING.split(), _RUNNING.split())
+TEXTS = {"prompts", "prompts.texts"}  # of which `prompts.version` is the hash
+MAY_CHANGE = LENGTH.union(TEXTS, _RECORDING.split(), _RUNNING.split())
 SCHEDULES_OF_NO_LENGTH = ("constant", "constant_with_warmup")
 NESTED = {"args": "", "problems": "problems.", "strategies": "strategies.", "prompts": "prompts."}
 # Options of 0.1 that are gone, with their defaults.

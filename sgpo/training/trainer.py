@@ -443,5 +443,5 @@ class SGPOTrainer(EvaluatingTrainer):
             "args": self.args.to_dict(),
             "problems": {**problems, "global_batch": self.args.global_batch_size},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
-            "prompts": {"style": self.args.style.name, "version": self.args.style.version},
+            "prompts": self.args.style.describe(),
         }

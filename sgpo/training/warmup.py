@@ -48,6 +48,7 @@ def solution_rows(
     style: str | PromptStyle,
     max_length: int | None,
     wrong: Collection[str] = (),
+    guided: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], dict[str, int]]:
     """Make the rows of the warm-up from the problems' solutions.
 
@@ -57,14 +58,16 @@ def solution_rows(
         style: The prompt style.
         max_length: The most tokens of a row; None is no limit.
         wrong: The ids of problems whose solution is wrong.
+        guided: The prompts of the problems that are shown with their strategy, by problem id.
 
     Returns:
-        The rows, and how many problems there are and were left out, by reason.
+        The rows, and how many problems there are, are guided, and were left out, by reason.
 
     Raises:
         InputError: nothing is left.
     """
-    counts = {"problems": len(problems), "without_solution": 0, "wrong_solution": 0, "too_long": 0}
+    guided = guided or {}
+    counts = {"problems": len(problems), "guided": 0, "without_solution": 0, "wrong_solution": 0, "too_long": 0}
     rows = []
     for problem in problems:
         if problem.solution is None:
@@ -73,10 +76,12 @@ def solution_rows(
         if problem.id in wrong:
             counts["wrong_solution"] += 1
             continue
-        row = tokenized_row(autonomous_prompt(problem.problem, style=style), problem.solution, tokenizer)
+        prompt = guided.get(problem.id) or autonomous_prompt(problem.problem, style=style)
+        row = tokenized_row(prompt, problem.solution, tokenizer)
         if max_length is not None and len(row["input_ids"]) > max_length:
             counts["too_long"] += 1
             continue
+        counts["guided"] += problem.id in guided
         rows.append(row)
     left_out = (
         f"of {counted(len(problems), 'problem')} {counts['without_solution']} without a solution, "

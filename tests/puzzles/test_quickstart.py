@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sgpo.cli import app
+from sgpo.prompts import STYLES, load_prompts
 from sgpo.puzzles import quickstart
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.recipe import load_recipe
@@ -117,6 +118,12 @@ def test_both_runs_start_from_one_policy_on_the_same_problems_and_completions(sm
     assert len(rows["grpo"]) == len(rows["sgpo"]) == 16 * 12
     assert [row["group"] for row in rows["sgpo"]][:12] == ["autonomous"] * 8 + ["guided"] * 4
     assert {row["group"] for row in rows["grpo"]} == {"autonomous"}
+
+
+@pytest.mark.parametrize("place", ["checkpoints/warmup", "grpo", "sgpo/checkpoints/final"])
+def test_every_model_says_its_prompts(small, place):
+    saved = load_prompts(small[0] / place)
+    assert (saved.path.name, saved.style, saved.max_completion_length) == ("prompts.json", STYLES["compact"], 48)
 
 
 def test_the_recipe_runs_on_what_the_quickstart_left(small, tmp_path):

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Reply, chat, error, good
+from chat_server import STRATEGY, ChatServer, Reply, chat, error, good
 from click.testing import Result
 from typer.testing import CliRunner
 
 from sgpo.cli.strategies import app
+from sgpo.prompts import own_extraction
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Strategy
 
@@ -350,3 +351,67 @@ def test_text_is_shown_as_it_is_and_does_not_steer_the_terminal(tmp_path: Path) 
     asked = sgpo("review", "--bank", tmp_path / "bank.db", stdin="q\n").stderr
     assert "[link=x]a[/link]" in asked
     assert "\x1b[31m" not in shown + asked
+
+
+def test_a_strong_model_is_asked_with_texts_of_ones_own(server: ChatServer, tmp_path: Path) -> None:
+    texts = {
+        "extract": "Turn it into a plan: {problem} // {solution}. A JSON object like {{}}.",
+        "rank": "Rate this plan (faithful, ...): {strategy}",
+        "strategy": "<{approach}>",
+        "autonomous": "Solve: {problem}",
+    }
+    file = tmp_path / "domain.yaml"
+    file.write_text(json.dumps(texts))
+    unsolved = [PROBLEMS[0], {**PROBLEMS[1], "solution": None}]
+    more = ["--candidates", 1, "--solve", "--concurrency", 1]
+
+    def asked(*options: object) -> list[str]:
+        server.requests.clear()
+        result = sgpo(*arguments(server, tmp_path, *more, *options, problems=unsolved))
+        assert result.exit_code == 0, result.output
+        return [request["messages"][0]["content"] for request in server.requests]
+
+    server.script = lambda request, number: (
+        chat("The answer is 72") if request["messages"][0]["content"].startswith("Solve") else good(request)
+    )
+    prompts = asked("--prompts", file)
+    assert "Turn it into a plan: What is 40 plus 32? // The answer is 72. A JSON object like {}." in prompts
+    assert f"Rate this plan (faithful, ...): <{STRATEGY['approach']}>" in prompts
+    assert "Solve: What is 50 plus 22?" in prompts
+    with StrategyBank(tmp_path / "bank.db") as bank:
+        versions = {bank.get(id_).prompt_version for id_ in ("a", "b")}
+    assert versions == {own_extraction(texts).versions[0]}
+    assert asked("--prompts", file) == []
+    # Other texts are other questions (here one of both strategies, which are alike); our own are asked by default.
+    file.write_text(json.dumps(texts | {"rank": "Score this (faithful, ...): {strategy}"}))
+    assert [text.split()[0] for text in asked("--prompts", file)] == ["Score"]
+    assert all(text.startswith(("You turn", "Judge", "What is")) for text in asked())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("extract: 'Plan: {problem}'", "domain.yaml: extract: {solution} is missing"), ("rank: 3", "rank must be a text")],
+)
+def test_a_file_that_cannot_be_asked_with_is_one_line(
+    server: ChatServer, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "domain.yaml").write_text(content)
+    result = sgpo(*arguments(server, tmp_path, "--prompts", tmp_path / "domain.yaml"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "bank.db").exists()
+
+
+def test_a_split_leaves_out_what_only_the_warm_up_uses(server: ChatServer, tmp_path: Path) -> None:
+    words = arguments(server, tmp_path, "--json")
+    first, second = (str(problem["id"]) for problem in PROBLEMS)
+    (tmp_path / "split.json").write_text(json.dumps({"warmup": [first], "rl": [second, "another"]}))
+    result = sgpo(*words, "--split", tmp_path / "split.json")
+    assert json.loads(result.stdout)["problems"] == 1
+    assert "1 problem left to the warm-up" in result.stderr
+    for text, message in (('{"rl": 3}', "no list 'rl' of ids"), ('{"rl": ["other"]}', "it has none of these problems")):
+        (tmp_path / "bad.json").write_text(text)
+        refused = sgpo(*words, "--split", tmp_path / "bad.json")
+        assert refused.exit_code == 2
+        assert message in refused.stderr

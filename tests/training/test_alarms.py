@@ -119,15 +119,15 @@ def run_alarms(out):
 
 
 def test_a_run_says_it_once_and_marks_its_directory(tmp_path, tokenizer, caplog):
-    """Every verdict is `unparsed`: two alarms, each once, in the file and on the log."""
+    """Every verdict is `unparsed`: three alarms, each once, in the file and on the log."""
     trainer = build_trainer(
         tmp_path / "run", tokenizer, verifier=lambda completion, problem: Verdict("unparsed"), max_steps=13
     )
     trainer.train()
     found = run_alarms(tmp_path / "run")
-    assert [(row["step"], row["alarm"]) for row in found] == [(10, "no_gradient"), (10, "mostly_unparsed")]
-    assert found[1]["value"] == 1.0
-    assert found[1]["threshold"] == 0.5
+    raised = [(row["step"], row["alarm"]) for row in found]
+    assert raised == [(1, "nothing_parsed"), (10, "no_gradient"), (10, "mostly_unparsed")]
+    assert (found[2]["value"], found[2]["threshold"]) == (1.0, 0.5)
     assert len([r for r in caplog.records if "alarm mostly_unparsed at step 10" in r.getMessage()]) == 1
 
 
@@ -139,7 +139,12 @@ def test_a_run_of_few_rows_is_looked_at_when_it_ends(tmp_path, tokenizer):
     trainer.engine = ScriptedEngine(tokenizer, lambda prompt, number: f"{number}")
     trainer.train()
     found = {row["alarm"]: (row["step"], row["value"]) for row in run_alarms(tmp_path / "run")}
-    assert found == {"no_gradient": (3, 0.0), "mostly_unparsed": (3, 1.0), "mostly_truncated": (3, 1.0)}
+    assert found == {
+        "nothing_parsed": (1, 1.0),
+        "no_gradient": (3, 0.0),
+        "mostly_unparsed": (3, 1.0),
+        "mostly_truncated": (3, 1.0),
+    }
     assert raised_alarms([], ended=True) == []
 
 
@@ -200,6 +205,7 @@ def test_the_page_says_the_thresholds_that_hold():
         "no_gradient": 0.0,
         "strategy_mentions": alarms.MENTION_FRACTION,
         "mostly_unparsed": alarms.VERDICT_FRACTION,
+        "nothing_parsed": 1.0,
         "mostly_timeout": alarms.VERDICT_FRACTION,
         "mostly_truncated": alarms.TRUNCATED_FRACTION,
         "partly_guided": alarms.GUIDED_FRACTION,
@@ -208,3 +214,11 @@ def test_the_page_says_the_thresholds_that_hold():
     page = (DOCS / "alarms.md").read_text(encoding="utf-8")
     assert f"means over {alarms.ROWS} rows" in page
     assert f"by more than {alarms.DISTINCT_PASS_GAIN}" in page
+
+
+def test_a_first_batch_without_any_answer_is_said_at_once():
+    nothing = {"verdicts/unparsed": 200, "verdicts/correct": 0, "verdicts/wrong": 0, "verdicts/timeout": 0}
+    assert kinds([HEALTHY | nothing]) == ["nothing_parsed"]
+    assert kinds([HEALTHY | nothing | {"verdicts/wrong": 1}]) == []
+    assert kinds([HEALTHY | nothing] * 2) == []  # said already
+    assert kinds([{"loss": 0.1}]) == []

@@ -12,9 +12,12 @@ import yaml
 from safetensors.torch import load_file
 
 from sgpo import SGPOTrainer
+from sgpo.errors import InputError
+from sgpo.prompts import guided_prompt
 from sgpo.rollouts.models import load_policy
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training import launch
+from sgpo.training.guidance import warmup_prompts
 from sgpo.training.launch import run_recipe
 from sgpo.training.recipe import load_recipe
 from tests.training.building import bank_of, hash_verdict, policy, read_lines, some_problems
@@ -161,3 +164,29 @@ def test_the_recipe_is_kept_in_the_run_and_in_its_model_card(recipe):
     assert again.train["learning_rate"] == 0.05
     card = (out / "checkpoints" / "final" / "README.md").read_text(encoding="utf-8")
     assert (out / "recipe.yaml").read_text(encoding="utf-8").rstrip() in card
+
+
+def test_a_part_of_the_warm_up_is_shown_with_strategies(recipe, tmp_path):
+    """As many rows as asked for, among problems that have one; without any it is refused, and nothing is written."""
+    sft = ["warmup.fraction=0.67", "warmup.epochs=1", "per_device_train_batch_size=2", "max_steps=1"]
+    out = recipe("half", "warmup.guided_fraction=0.5", *sft)
+    record = json.loads((out / "warmup.json").read_text())
+    assert (record["problems"], record["guided"]) == (4, 2)
+    assert json.loads((recipe("none", *sft) / "warmup.json").read_text())["guided"] == 0
+    with pytest.raises(InputError, match="guided_fraction: no problem of the warm-up has a strategy"):
+        recipe("refused", "warmup.guided_fraction=0.5", "bank=null", "algorithm=grpo", *sft)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_the_prompts_of_a_guided_warm_up(tmp_path):
+    problems = some_problems(20)
+    bank = bank_of(tmp_path / "b.db", problems[:10])
+    prompts = warmup_prompts(problems, bank, fraction=0.25, style="compact", seed=3)
+    assert len(prompts) == 5
+    assert prompts.keys() < {problem.id for problem in problems[:10]}
+    assert all(
+        prompts[p.id] == guided_prompt(p.problem, bank.get(p.id), style="compact") for p in problems if p.id in prompts
+    )
+    assert prompts.keys() < warmup_prompts(problems, bank, fraction=0.4, style="compact", seed=3).keys()
+    assert len(warmup_prompts(problems, bank, fraction=0.9, style="compact", seed=3)) == 10
+    assert warmup_prompts(problems, None, fraction=0.0, style="compact", seed=3) == {}
