@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Sampler
@@ -66,6 +67,21 @@ def as_problems(dataset: Any, name: str) -> list[Problem]:
     if repeated:
         raise InputError(f"{name}: the id {repeated[0]!r} occurs {ids[repeated[0]]} times; ids must be unique")
     return problems
+
+
+def as_options(args: Any) -> SGPOConfig:
+    """The options of a trainer; the defaults where none are given. Raises InputError for those of another trainer."""
+    if args is None or isinstance(args, SGPOConfig):
+        return args or SGPOConfig()
+    raise InputError(
+        f"args is a {type(args).__name__}; SGPOTrainer takes an sgpo.SGPOConfig, which has the options of "
+        "TrainingArguments too: SGPOConfig(num_autonomous=8, num_guided=4, ...)"
+    )
+
+
+def as_bank(bank: StrategyBank | str | Path | None) -> StrategyBank | None:
+    """A bank, or the one in a file. Raises BankError where the file is none."""
+    return StrategyBank(bank, read_only=True) if isinstance(bank, str | Path) else bank
 
 
 def evaluation_sets(dataset: Any) -> dict[str, list[Problem]]:

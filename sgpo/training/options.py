@@ -62,6 +62,33 @@ REMOVED = (
 # Loggers whose package has another name.
 _PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit"}
 
+_NO_CUT = "nothing: tokens outside of a cut would bias the importance ratio"
+# What an option of TRL's GRPOConfig is called here.
+TRL_NAMES = {
+    "num_generations": "num_autonomous (completions without a strategy) and num_guided (with one)",
+    "num_generations_eval": "eval_samples",
+    "steps_per_generation": "num_iterations (updates on the same completions)",
+    "use_vllm": "engine=vllm",
+    "vllm_server_host": "vllm_server_base_url",
+    "vllm_server_port": "vllm_server_base_url",
+    "vllm_importance_sampling_mode": "vllm_importance_sampling_correction (per token)",
+    "vllm_importance_sampling_cap": "vllm_importance_sampling_clip_max",
+    "epsilon": "clip_low",
+    "epsilon_high": "clip_high",
+    "scale_rewards": "scale_advantages (true or false)",
+    "loss_type": "loss_mean (token as in DAPO, or sequence as in GRPO)",
+    "reward_funcs": "the problems' kind, or verifier= of SGPOTrainer",
+    "reward_weights": "verifier= of SGPOTrainer, a function that returns their sum",
+    "top_k": _NO_CUT,
+    "min_p": _NO_CUT,
+    "repetition_penalty": _NO_CUT,
+    "trust_remote_code": "model_init_kwargs={trust_remote_code: true}",
+    "disable_dropout": "nothing: dropout is always off",
+    "shuffle_dataset": "nothing: the order follows from seed",
+    "log_completions": "nothing: rollouts/ has every completion",
+    "sync_ref_model": "nothing: the reference is the weights that training began with",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
@@ -250,7 +277,7 @@ def check_installed(args: TrainingArguments) -> None:
 
 
 def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: str = "") -> None:
-    """Raises InputError for an option or a recipe key that has another name now, or was removed.
+    """Raises InputError for an option or a recipe key that has another name now or in TRL, or was removed.
 
     Args:
         options: Options by name, as they were given.
@@ -259,6 +286,8 @@ def refuse_old_names(options: Mapping[str, Any], *, where: str = "", section: st
     """
     for name, value in options.items():
         key = section + name
+        if key in TRL_NAMES:
+            raise InputError(f"{where}{key} is an option of TRL's GRPOConfig; here it is {TRL_NAMES[key]}")
         if key in RENAMED:
             new, hint = RENAMED[key]
             raise InputError(f"{where}{key} is called {new} now; {hint}")

@@ -44,6 +44,8 @@ from sgpo.training.checkpoints import use_one_device
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import (
     GlobalBatchSampler,
+    as_bank,
+    as_options,
     as_problems,
     check_start,
     evaluation_sets,
@@ -95,7 +97,7 @@ class SGPOTrainer(EvaluatingTrainer):
         train_dataset: `Problem`s: a list, or a datasets.Dataset with their columns.
         eval_dataset: The same, or a dict of such by name.
         processing_class: The tokenizer; the model's own if not given.
-        bank: The strategies; a problem without one is trained autonomously, and counted.
+        bank: The strategies, or the bank's file; a problem without one is trained autonomously, and counted.
         verifier: Ours, or any function `(completion, problem)` that returns a `Verdict` or a reward; a reward above one
             half counts as correct.
         peft_config: Adapters to train instead of the whole model.
@@ -112,12 +114,12 @@ class SGPOTrainer(EvaluatingTrainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
-        bank: StrategyBank | None = None,
+        bank: StrategyBank | str | Path | None = None,
         verifier: Verifier | RewardFunction | None = None,
         peft_config: Any = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        args = args or SGPOConfig()
+        args, bank = as_options(args), as_bank(bank)
         check_launch(args)
 
         # Its tokenizer and what it is trained on: what can be refused is refused before a model is loaded.
