@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sgpo.cli.common import AsJson, one_line_errors, print_json, work_on_stderr
+from sgpo.cli.plan import show_plan
 from sgpo.io import counted
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run from its last checkpoint.", rich_help_panel=RUN)
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what the run would do; load no weights, write nothing.", rich_help_panel=RUN
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model by a recipe.
@@ -131,12 +138,16 @@ def train(
       save_steps             steps between two checkpoints
     """
     with work_on_stderr() as output:
-        from sgpo.training.launch import run_recipe
+        from sgpo.training.launch import plan_recipe, run_recipe
         from sgpo.training.recipe import load_recipe
 
         given = {"bank": bank, "model": model, "out": out}
         replaced = [f"{key}={json.dumps(str(value))}" for key, value in given.items() if value is not None]
         loaded = load_recipe(recipe, [*replaced, *(settings or [])], problems=problems)
+        if dry_run:
+            plan = plan_recipe(loaded)
+            print_json(plan, output) if as_json else show_plan(plan, output)
+            return
         trained = run_recipe(loaded, stage=stage.value, resume=resume, model_given=model is not None)
         result = {"run": loaded.out, "stage": stage.value, "model": str(trained)}
     if os.environ.get("RANK", "0") != "0":

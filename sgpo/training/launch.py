@@ -20,15 +20,16 @@ from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, po
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.checkpoints import saved_prompts
 from sgpo.training.config import SGPOConfig
-from sgpo.training.data import check_start, prepare_problems
+from sgpo.training.data import Prepared, check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
 from sgpo.training.guidance import warmup_prompts
 from sgpo.training.options import check_installed
+from sgpo.training.plan import describe_plan
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
 from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.trainer import SGPOTrainer
-from sgpo.training.warmup import run_warmup, solution_rows, warmup_config, wrong_solutions
+from sgpo.training.warmup import Row, run_warmup, solution_rows, warmup_config, wrong_solutions
 from sgpo.verifier import Verifier
 
 logger = logging.getLogger("sgpo")
@@ -100,6 +101,35 @@ def _run_stages(
     return _reinforce(run, recipe, args, model, split.rl, evaluation, bank, resume=resume, split=split)
 
 
+def plan_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Say what a recipe would do, without loading weights or writing anything.
+
+    Returns:
+        The object of `sgpo train --dry-run --json`.
+
+    Raises:
+        InputError: as `run_recipe`, for all that it refuses before it loads a model.
+    """
+    run = RunDirectory(recipe.out)
+    _check_stage(run, recipe, "all", resume=False)
+    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
+    _check_evaluation(recipe, args)
+    problems = recipe.problems.load()
+    evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
+    bank = StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
+    split = _split(run, problems, recipe, bank, seed=args.seed) if recipe.warmup is not None else _Split([], problems)
+    prepared, tokenizer, config = _check_reinforcement(recipe, args, split.rl, evaluation, bank)
+    warmup = None
+    if recipe.warmup is not None:
+        _, warmup = _warmup_rows(split, recipe, args, bank, tokenizer, wrong=set())
+    algorithm = build_algorithm(args.algorithm, vars(args))
+    return {
+        "out": recipe.out,
+        "model": recipe.model,
+        **describe_plan(prepared, tokenizer, config, args, algorithm, peft_config=_peft_config(recipe), warmup=warmup),
+    }
+
+
 # -- what is refused before anything is loaded
 
 
@@ -152,14 +182,18 @@ def _check_reinforcement(
     problems: list[Problem],
     evaluation: dict[str, list[Problem]] | None,
     bank: StrategyBank | None,
-) -> None:
-    """Raises InputError for what would keep reinforcement from starting, while no warm-up has been paid for."""
+) -> tuple[Prepared, PreTrainedTokenizerBase, Any]:
+    """Prepared problems, tokenizer and model config of reinforcement.
+
+    Raises InputError for what would keep it from starting, while no warm-up has been paid for.
+    """
     tokenizer = _tokenizer(recipe, args)
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
     config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
     with _verifier(args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
+    return prepared, tokenizer, config
 
 
 def _verifier(args: SGPOConfig) -> Verifier:
@@ -234,19 +268,7 @@ def _warm_up(
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     check_installed(warmup_config(options, run))
     tokenizer = _tokenizer(recipe, args)
-    context = context_length(
-        policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
-    )
-    rows, counts = solution_rows(
-        split.warmup,
-        tokenizer,
-        style=args.style,
-        max_length=min((n for n in (options.get("max_length"), context) if n is not None), default=None),
-        wrong=_wrong_solutions(split.warmup, args),
-        guided=warmup_prompts(
-            split.warmup, bank, fraction=recipe.warmup.guided_fraction, style=args.style, seed=args.seed
-        ),
-    )
+    rows, counts = _warmup_rows(split, recipe, args, bank, tokenizer, wrong=_wrong_solutions(split.warmup, args))
     model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
     if args.process_index == 0:
         _write_split(run, split)
@@ -254,6 +276,31 @@ def _warm_up(
         record = {"model": recipe.model, "sft": options, "lora": lora, **counts, **provenance()}
         write_json(run.path / "warmup.json", record)
     run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe), prompts=saved_prompts(args))
+
+
+def _warmup_rows(
+    split: _Split,
+    recipe: Recipe,
+    args: SGPOConfig,
+    bank: StrategyBank | None,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    wrong: set[str],
+) -> tuple[list[Row], dict[str, int]]:
+    """The rows of the warm-up, and how many problems they have and leave out; `wrong` have a wrong solution."""
+    assert recipe.warmup is not None
+    config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
+    limits = (recipe.warmup.sft.get("max_length"), context_length(config))
+    return solution_rows(
+        split.warmup,
+        tokenizer,
+        style=args.style,
+        max_length=min((limit for limit in limits if limit is not None), default=None),
+        wrong=wrong,
+        guided=warmup_prompts(
+            split.warmup, bank, fraction=recipe.warmup.guided_fraction, style=args.style, seed=args.seed
+        ),
+    )
 
 
 def _warm_model(run: RunDirectory) -> str:

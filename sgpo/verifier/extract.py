@@ -121,7 +121,8 @@ def extract_answer(completion: str, *, strict: bool = False, finished: bool = Tr
         found = find(text)
         if found == "" or (found and not finished and find is not find_ending and _reaches_the_end(found, text)):
             return None  # it was cut off inside of its answer
-        if found := (found or "").strip(' \t\n*`"'):
+        found = (found or "").strip(' \t\n*`"')
+        if _BOX.sub("", found).strip("{}$. "):  # "the answer is \\boxed{}" says nothing
             return _without_lead(found)
     return None
 
@@ -161,7 +162,8 @@ def words_said(completion: str, words: str) -> str | None:
     text = own_text(completion)
     if _clear_statement(text) is not None or _answer_phrase(text) or not has_prose(text):
         return None
-    last = [part for part in SENTENCE_END.split(BOILERPLATE.split(text)[0][-3000:]) if part.strip(" \n─-=*#")][-1]
+    sentences = [part for part in SENTENCE_END.split(BOILERPLATE.split(text)[0][-3000:]) if part.strip(" \n─-=*#")]
+    last = sentences[-1] if sentences else ""
     places = list(re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", last, 0 if words[0].isupper() else re.IGNORECASE))
     around = last.replace(words, " ")
     if len(places) != 1 or re.search(r"\b(?:not|no|never|cannot|or|if)\b|n't\b", around):

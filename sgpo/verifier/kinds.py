@@ -33,11 +33,13 @@ _LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\q?quad(?![A-Za-z])|~")
 
 # Letters of a multiple choice. "A" before a lower-case word is the article.
 _CHOICE_MARKER = re.compile(r"\b(?:answer|choice|option)\b(?:[^.:\n]{0,40}?\bis\b|\s*[:=])", re.IGNORECASE)
-_LETTER = re.compile(r"(?<![\w'’])(A(?!\s+[a-z])|[B-HJ-Z])(?![\w'’])|(?<!\w)\(([A-Z])\)")
+_LETTER = re.compile(r"(?<![\w'’])(A(?!\s+(?!or\b)[a-z])|[B-HJ-Z])(?![\w'’])|(?<!\w)\(([A-Z])\)")
+_LETTER_RULED_OUT = re.compile(r"\b(?:not|isn't|cannot be|can't be|nor|neither|rather than)\s+\(?[A-Z](?![\w'’])\)?")
 _LETTER_AHEAD = re.compile(
     r"\W{0,8}(?:for sure |surely |clearly |definitely )?\W{0,8}\(?([A-Z](?![\w'’])|[a-hj-z](?=\)|[.,]?\W*$|[.,]\s))"
 )
 _MORE_LETTERS = re.compile(r"(?:\)?\s*+(?:,|or\b|and\b)\s*+)++\(?([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|can|was|does)\b)")
+_OR = re.compile(r"\)?\s*+(?:,|,?\s*+or\b)\s*+\(?")
 _LETTER_FIRST = re.compile(r"\W{0,4}([A-Z])(?:[).:]|\s*$|\s+(?=[A-Z(]))")
 _LETTER_ALONE = re.compile(r"\W{0,8}([a-z])\W{0,8}")
 
@@ -81,7 +83,7 @@ def judge_completion(
         answer: the gold answer.
         kind: one of `KINDS`, or `package.module:function`.
         strict: the strict policy, which only `math` knows.
-        finished: False for a completion that was cut off; only `math` reads it.
+        finished: False for a completion that was cut off: it has no answer in plain prose, nor in a last line.
 
     Raises:
         UsageError: there is no such kind or function, or the gold answer does not fit the kind.
@@ -89,12 +91,16 @@ def judge_completion(
     if kind == "math":
         return judge_math(completion, answer, strict=strict, finished=finished)
     if kind == "exact":
-        return _judge_exact(completion[-READ_LIMIT:], answer)
+        return _judge_exact(completion[-READ_LIMIT:], answer, finished=finished)
     if kind == "choice":
-        return _judge_choice(completion[-READ_LIMIT:], answer)
+        return _judge_choice(completion[-READ_LIMIT:], answer, finished=finished)
     if kind == "puzzle":
         check = check_of(answer)
-        return _call(check, completion, answer) if check else _judge_exact(completion[-READ_LIMIT:], answer)
+        return (
+            _call(check, completion, answer)
+            if check
+            else _judge_exact(completion[-READ_LIMIT:], answer, finished=finished)
+        )
     if ":" in kind:
         return _call(kind, completion, answer)
     raise UsageError(
@@ -118,7 +124,7 @@ def judge_math(completion: str, answer: str, *, strict: bool = False, finished: 
     found = extract_answer(completion, strict=strict, finished=finished)
     # "I think it's B, as A is too large" names its choice in a sentence, where the last value is no guide to it.
     if not strict and _GOLD_LETTER.fullmatch(without_text(gold)) and _is_in_words(completion[-READ_LIMIT:]):
-        found = ", ".join(sorted(chosen_letters(completion[-READ_LIMIT:]))) or found
+        found = ", ".join(sorted(chosen_letters(completion[-READ_LIMIT:], finished=finished))) or found
     # A gold answer in words is looked for as words: "so she ends up facing west".
     if not strict and finished and (said := words_said(completion, without_text(gold))):
         found = said
@@ -136,12 +142,13 @@ def _is_in_words(completion: str) -> bool:
     return no_statement and bool(re.search(r"(?<![\\{A-Za-z])[a-z]{2,}+\s", completion))
 
 
-def _judge_exact(completion: str, answer: str) -> Verdict:
+def _judge_exact(completion: str, answer: str, *, finished: bool) -> Verdict:
     """The same plain text: the last box, else the line after the last "answer", else the last line."""
     extracted = last_box(completion)
     if extracted is None:
         marker = max(_ANSWER_MARKER.finditer(completion), key=re.Match.end, default=None)
-        lines = (completion[marker.end() :] if marker else completion).strip().splitlines()
+        said = completion[marker.end() :] if marker else completion if finished else ""
+        lines = said.strip().splitlines()
         extracted = (lines[0] if marker else lines[-1]) if lines else ""
     extracted = plain_text(extracted)
     if not extracted or extracted.startswith(r"\boxed"):  # nothing, or an empty box
@@ -154,12 +161,12 @@ def plain_text(text: str) -> str:
     return " ".join(_LATEX_SPACE.sub(" ", without_text(text)).split())
 
 
-def _judge_choice(completion: str, answer: str) -> Verdict:
+def _judge_choice(completion: str, answer: str, *, finished: bool) -> Verdict:
     """The same letters. `(D) Alina` as a gold answer is D; "A, C" wants both."""
     gold = named_letters(answer)
     if not gold:
         raise UsageError(f"the answer of a problem of kind 'choice' must begin with its letter, got {answer[:80]!r}")
-    found = chosen_letters(completion)
+    found = chosen_letters(completion, finished=finished)
     if not found:
         return Verdict("unparsed")
     return Verdict("correct" if found == gold else "wrong", ", ".join(sorted(found)))
@@ -175,8 +182,11 @@ def named_letters(text: str) -> set[str]:
     return {(match[1] or match[2]).upper()} if match else set()
 
 
-def chosen_letters(completion: str) -> set[str]:
-    """Read the letters that a completion chooses: in its box, after "answer is", at its start, or the last it names."""
+def chosen_letters(completion: str, *, finished: bool = True) -> set[str]:
+    """Read the letters that a completion chooses: in its box, after "answer is", at its start, or the last it names.
+
+    A completion that was cut off (`finished`) has not chosen the last that it names.
+    """
     if box := last_box(completion):
         return named_letters(re.sub(r"\\text\w*\s*\{([^{}]*)\}|\\math\w+\s*\{([^{}]*)\}", r"\1\2", box))
     # The last "answer is" that a letter follows counts, and of the text before it only the five latest are tried.
@@ -185,8 +195,18 @@ def chosen_letters(completion: str) -> set[str]:
             return {match[1].upper(), *_letters_linked_to(completion, match.end())}
     if match := _LETTER_FIRST.match(completion) or _LETTER_ALONE.fullmatch(completion):
         return {match[1].upper()}
-    letters = _LETTER.findall(completion[-1000:])
-    return {letters[-1][0] or letters[-1][1]} if letters else set()
+    return _last_letters(_LETTER_RULED_OUT.sub(" ", completion[-1000:])) if finished else set()
+
+
+def _last_letters(text: str) -> set[str]:
+    """The last letter that is named, with those that "or" links to it: "either (A) or (B)" chooses both."""
+    letters = list(_LETTER.finditer(text))
+    chosen = letters[-1:]
+    for letter in reversed(letters[:-1]):
+        if not _OR.fullmatch(text, letter.end(), chosen[-1].start()):
+            break
+        chosen.append(letter)
+    return {letter[1] or letter[2] for letter in chosen}
 
 
 def _letters_linked_to(completion: str, end: int) -> list[str]:

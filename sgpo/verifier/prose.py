@@ -38,6 +38,9 @@ NUMBER = re.compile(
     re.ASCII,
 )
 _LINK = re.compile(r"\b(?:and|or)\b|[\s,]")  # between the parts of one answer
+_CHOICE_OR_RANGE = re.compile(
+    r"(?:\s|,)\s*+(?:(?:or|and|to|up to)\s++)?+"
+)  # between numbers of which none is the answer alone
 
 # The last sentence. What a calculation in it comes to: `96` of "64 cats + 32 dogs = 96 animals".
 _RESULT = re.compile(r"=\s*([-−]?[$€£]?\s?\d[\d,]*+(?:\.\d++)?+%?+)(?!\s*[-−–+*×÷=]|\s*/\s*\d)")
@@ -56,6 +59,12 @@ _LEADS = re.compile(r"(?:\b(?:is|are|equals|be|get|gets|have|has|of)\b(?!\s+not\
 _GOES_ON = re.compile(r"\s*(?:is|are|equals|has|have)\s+(?:exactly\s+|equal to\s+)?(?=[-−$\d])")
 _SAID_LAST = re.compile(r"\b(?:is|are|equals)\s+(?=[-−$\d])")
 _REASON = re.compile(r"(?:,|(?<![\s,]))\s++(?:because|since)\b")
+# A sentence that says that there is nothing to say.
+_NO_VALUE = re.compile(
+    r"\W*(?:[A-Za-z]+,? ){0,6}?([Nn]o (?:(?:real|integer|rational|positive|such|valid|possible) )?solutions?)"
+    r"(?: exists?)?\W*"
+    r"|\W*(?:[A-Za-z]+,? ){0,3}?((?:[Tt]he )?(?:limit|value) does(?: not|n't) exist)\W*"
+)
 _ASIDE = re.compile(r"\s*\((?:i\.e\.|that is|or|about|=|≈)[^()]*\)")
 _CHANGES_MIND = re.compile(
     r"\W*(?:but\s+)?(?:wait|hold on|hmm+|oops|actually|no[,.]|that(?:'s| is) (?:wrong|not)"
@@ -103,7 +112,21 @@ def plain_answer(line: str) -> str:
         return letter[1]
     if not has_prose(line):
         return line
-    return next(iter(numbers_in(line) or number_words_in(line)), line)
+    return _first_numbers(line) or next(iter(number_words_in(line)), line)
+
+
+def _first_numbers(line: str) -> str:
+    """The first number of a line, with those that "or" or "to" links to it: `50 or 60` of "50 or 60, as x is"."""
+    numbers = list(NUMBER.finditer(line))
+    if not numbers:
+        return ""
+    end = linked = numbers[0].end()
+    for number in numbers[1:]:
+        if not (link := _CHOICE_OR_RANGE.fullmatch(line, end, number.start())):
+            break
+        end = number.end()
+        linked = end if link[0].strip(" ,") else linked
+    return line[numbers[0].start() : linked].strip()
 
 
 def find_ending(text: str) -> str | None:
@@ -147,6 +170,8 @@ def _last_lines(text: str) -> str | None:
 def _sentence_answer(sentences: list[str]) -> str | None:
     """What the last of the sentences says."""
     last = _ASIDE.sub("", sentences[-1])
+    if none := _NO_VALUE.fullmatch(last):
+        return none[1] or none[2]
     if (reason := _REASON.search(last)) and (lead := last_match(VERB, last[: reason.start()])):
         last = last[: reason.start()] if VALUE.match(last[lead.end() :]) else last
     # From the clearest mark to the vaguest: mathematics, bold, a sentence without words, a calculation.
@@ -156,7 +181,7 @@ def _sentence_answer(sentences: list[str]) -> str | None:
     if bold := last_match(BOLD, last):
         return plain_answer(bold[1])
     if not has_prose(last):
-        return last.strip()
+        return _LEADING_WORDS.sub("", last.strip())
     if calculated := _calculated(last):
         return calculated
     # What follows "is", else what follows "has", "=" and the like: a number with its unit, or a short expression.

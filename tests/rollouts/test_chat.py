@@ -108,7 +108,9 @@ TURN = (
         (TURN, "<turn>"),  # as Gemma's, and Phi-3's
         (TURN.replace("<turn>", "<eos>"), "<eos>"),
         (TURN.replace("<turn>", ""), "<eos>"),
+        (TURN.replace("<turn>", "\n<turn>"), "<turn>"),
         (TURN.replace("<turn>", "(end)"), "<eos>"),
+        (TURN.replace("<turn>", "<word>"), "<eos>"),  # a token that was added, and not a special one
         ("{% for m in messages %}{% if m['role'] == 'user' %}<turn>{{ m['content'] }}{% endif %}{% endfor %}", "<eos>"),
         ("{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}" + TURN, "<eos>"),
         (None, "<eos>"),
@@ -116,6 +118,7 @@ TURN = (
 )
 def test_a_solution_ends_as_the_template_ends_a_turn(chat, template, end):
     chat.add_special_tokens({"additional_special_tokens": ["<turn>", "<role>"]})
+    chat.add_tokens(["<word>"])
     chat.chat_template = template
     assert chat.decode(encode_solution(chat, "so 2")) == f"so 2{end}"
     ends = {chat.convert_tokens_to_ids(token) for token in ("<eos>", end)}

@@ -168,3 +168,14 @@ def test_in_mixed_precision_the_head_is_multiplied_in_sixteen_bits(monkeypatch, 
     assert 0 < (values - exact).abs().max() < 2**-7 * logits_NV.abs().max()
     assert values.dtype == torch.float32
     assert 0 < (rounded_gradient - gradient).abs().max() < 0.05 * gradient.abs().max()
+
+
+def test_large_logits_are_never_whole(monkeypatch):
+    """Above the size of a tile the head is applied tile by tile, which no comparison of numbers would notice."""
+    model = tiny_qwen2()
+    predictions = predict(model)
+    monkeypatch.setattr(type(predictions), "logits", None)
+    with pytest.raises(TypeError):
+        token_logprobs(predictions, IDS, temperature=1.0)
+    monkeypatch.setattr(logprobs, "TILE_LOGITS", 1)
+    assert token_logprobs(predictions, IDS, temperature=1.0).shape == IDS.shape

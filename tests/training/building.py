@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 
@@ -35,6 +36,14 @@ def bank_of(path, problems):
 def hash_verdict(completion, problem):
     """Correct for about half of all completions; what it says has nothing to do with the problem."""
     return Verdict("correct" if number_of(completion, problem.id) < 0.5 else "wrong", completion[:2])
+
+
+def with_chat_template(tokenizer):
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = (
+        "{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    return chat
 
 
 def policy(**options):

@@ -63,7 +63,13 @@ def test_each_alarm_is_raised_where_its_threshold_is_passed(kind, changes):
     "changes",
     [
         {},
-        {"entropy": 0.11, "completion_length/autonomous": 51.0, "strategy_mentions": 0.05, "verdicts/unparsed": 90},
+        {
+            "entropy": 0.11,
+            "completion_length/autonomous": 51.0,
+            "strategy_mentions": 0.05,
+            "verdicts/unparsed": 90,
+            "truncated/autonomous": 0.5,
+        },
         {"distinct_answers": 1.5, "pass_rate/autonomous": 0.41},  # most answers are the right one by now
         {"groups/with_gradient": 0.0, "targets/fraction": 0.0},  # an algorithm whose loss needs neither
         {"groups/with_gradient": 0.0, "loss": 0.0, "targets/fraction": 0.1},

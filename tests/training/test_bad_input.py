@@ -495,6 +495,7 @@ def yarn(positions):
         # Qwen2.5 and DeepSeek write the positions before and after they are stretched.
         (yarn(positions=100), 400),
         (yarn(positions=400), 400),
+        (yarn(positions=500), 500),
     ],
 )
 def test_the_context_of_a_config(config, context):

@@ -182,3 +182,13 @@ def test_a_person_accepts_a_strategy_for_its_own_problem(larger):
 def test_the_puzzles_strategies_are_all_shown():
     for puzzle in mix_puzzles(select_families(list(FAMILIES)), 120, split="train", seed=3):
         assert not gives_away(puzzle.to_strategy(), puzzle.to_problem())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({}, True), ({"wrong_strategy_fraction": 0.5}, False), ({"strategy_content": "other"}, False)],
+)
+def test_the_bank_learns_of_strategies_that_the_right_problems_were_shown(tmp_path, tokenizer, options, told):
+    bank = bank_of(tmp_path / "bank.db", some_problems())
+    build_trainer(tmp_path / "run", tokenizer, bank=bank, **options).train()
+    assert (bank.total_effect()[1].guided_total > 0) is told

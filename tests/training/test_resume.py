@@ -373,3 +373,25 @@ def test_a_process_that_takes_a_part_of_the_batch_takes_its_rows():
     assert pending.narrow_to(["d", "b"])
     assert (pending.problem_ids, pending.group_ids) == (["d", "b"], ["y", "x"])
     assert [(row.problem_index, row.completion_ids) for row in pending.rows] == [(1, [11]), (1, [11]), (0, [13])]
+
+
+def test_the_pending_states_of_two_processes_become_one(tmp_path):
+    def row(place, token):
+        return TrainingRow(problem_index=place, prompt=PromptIds("?", [2]), completion_ids=[token], advantage=1.0)
+
+    for rank, (ids, tokens) in enumerate([(["a", "b"], [10, 11]), (["c", "d"], [12, 13])]):
+        pending = PendingState(
+            problem_ids=ids, group_ids=[f"{id_}'" for id_ in ids], rows=[row(*pair) for pair in enumerate(tokens)],
+            completions=48, loss=1.0 + 2 * rank, total_loss=10.0 + 2 * rank, logged_step=3,
+        )  # fmt: skip
+        pending.averages.add("entropy", 1.0 + rank)
+        save_pending(tmp_path, pending, rank=rank)
+    merged = load_pending(tmp_path, rank=0, world_size=1)
+    assert (merged.problem_ids, merged.group_ids) == (["a", "b", "c", "d"], ["a'", "b'", "c'", "d'"])
+    assert [(row.problem_index, row.completion_ids) for row in merged.rows] == [
+        (0, [10]), (1, [11]), (2, [12]), (3, [13]),
+    ]  # fmt: skip
+    assert (merged.loss, merged.total_loss) == (2.0, 11.0)  # means over the processes, as the Trainer logs them
+    assert (merged.completions, merged.logged_step) == (48, 3)  # of all processes already
+    assert merged.averages.means == {"entropy": (3.0, 2.0)}
+    assert load_pending(tmp_path, rank=1, world_size=3).averages.means == {}  # the first process has them all

@@ -362,3 +362,27 @@ def test_only_a_checkpoint_has_a_step(name):
     assert checkpoint_step(Path("checkpoint-50")) == 50
     with pytest.raises(ValueError, match="no checkpoint of a run"):
         checkpoint_step(Path(name))
+
+
+def test_a_row_of_metrics_is_a_result_and_what_a_failed_run_left_is_none(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.write_config({})
+    run.append_metrics({"step": 0, "eval_avg@4": 0.5})
+    run.append_metrics({"step": 0, "alarm": "partly_guided"}, file="alarms.jsonl")
+    run.write_rows("rollouts", 1, [{"problem_id": "q0"}])
+    run.check_unused()
+    run.append_metrics({"step": 1, "loss": 0.1})  # its other files may have been removed
+    with pytest.raises(ValueError, match="holds a run already"):
+        run.check_unused()
+    run.clear_failed()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.read_text()]
+    assert left == []
+
+
+def test_the_seed_decides_what_evaluations_sample(tmp_path, tokenizer):
+    seeds = []
+    for seed in (13, 14):
+        trainer = build_trainer(tmp_path / str(seed), tokenizer, seed=seed, evaluation=PROBLEMS[:2])
+        trainer.evaluate()
+        seeds.append(set(trainer.engine.calls[0][2]))
+    assert not seeds[0] & seeds[1]

@@ -18,7 +18,7 @@ from sgpo.training.recipe import Recipe
 from sgpo.training.run_directory import RunDirectory
 from sgpo.training.warmup import run_warmup, solution_rows, tokenized_row
 from tests.training import naive
-from tests.training.building import bank_of, build_trainer, largest_difference, policy, read_lines
+from tests.training.building import bank_of, build_trainer, largest_difference, policy, read_lines, with_chat_template
 
 PROBLEMS = [
     Problem(id="a", problem="1+1?", answer="2", solution="one and one is 2"),
@@ -37,14 +37,6 @@ OPTIONS = {
     "use_cpu": True,
     "disable_tqdm": True,
 }
-
-
-def with_chat_template(tokenizer):
-    chat = copy.deepcopy(tokenizer)
-    chat.chat_template = (
-        "{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
-    )
-    return chat
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -69,7 +61,7 @@ def test_only_the_solution_and_its_end_are_learnt(tokenizer):
     assert rows == [
         {"input_ids": [*prompt, *solution, 1], "labels": [*([-100] * len(prompt)), *solution, 1]},
     ]
-    assert counts == {"problems": 1, "without_solution": 0, "wrong_solution": 0, "too_long": 0}
+    assert counts == {"problems": 1, "guided": 0, "without_solution": 0, "wrong_solution": 0, "too_long": 0}
 
 
 def test_a_tokenizer_that_adds_tokens_of_its_own_adds_none_to_the_solution(tokenizer):
@@ -86,7 +78,7 @@ def test_a_tokenizer_that_adds_tokens_of_its_own_adds_none_to_the_solution(token
 
 def test_what_is_too_long_or_without_a_solution_is_left_out_and_counted(tokenizer):
     rows, counts = solution_rows(PROBLEMS, tokenizer, style="compact", max_length=30)
-    assert counts == {"problems": 4, "without_solution": 1, "wrong_solution": 0, "too_long": 1}
+    assert counts == {"problems": 4, "guided": 0, "without_solution": 1, "wrong_solution": 0, "too_long": 1}
     assert [len(row["input_ids"]) for row in rows] == [5 + 16 + 1, 5 + 1 + 1]
     at_limit, counts = solution_rows(PROBLEMS, tokenizer, style="compact", max_length=22)
     assert (len(at_limit), counts["too_long"]) == (2, 1)

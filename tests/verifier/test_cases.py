@@ -55,3 +55,22 @@ def test_a_completion_that_was_cut_off_has_no_answer_in_prose():
     assert [verdict.kind for verdict in whole] == ["correct"] * 4
     assert [verdict.kind for verdict in cut] == ["unparsed", "correct", "unparsed", "correct"]
     assert cut[0] == Verdict("unparsed")
+
+
+@pytest.mark.parametrize(("text", "kind", "cut"), [
+    ("I think (B) is possible. Let me check (C)", "choice", "unparsed"),
+    ("I think (B) is possible. Let me check (C)", "math", "unparsed"),
+    ("We try each.\nC", "exact", "unparsed"),
+    ("The answer is (C), as", "choice", "correct"),
+    ("so answer : C", "exact", "correct"),
+])  # fmt: skip
+def test_the_last_letter_or_line_of_a_completion_that_was_cut_off_is_no_answer(text, kind, cut):
+    with Verifier(workers=1) as verifier:
+        assert verifier.verify(text, "C", kind=kind).correct
+        assert verifier.verify(text, "C", kind=kind, finished=False).kind == cut
+
+
+@pytest.mark.parametrize("text", ["\n" * 3100, "She walks on." + "\n" * 3100, "*" * 500, "The answer is $\\boxed{}$."])
+def test_a_text_that_says_nothing_is_unparsed(text):
+    with Verifier(workers=1) as verifier:
+        assert verifier.verify(text, "west") == Verdict("unparsed")

@@ -18,6 +18,8 @@ CHOICES = [
     ("C", "thinking about it I think the correct answer is C", True), ("D", "The answer: D, it doesn't make sense for it to be A or B", True),
     ("B", "It's not A because it doesn't make sense, therefore I think it's B", True), ("D", "D. it can't be A or B", True), ("(D) Alina", "D", True),
     ("A Peter\nCelina", "A", True), ("B", "\\boxed{\\text{(B)}}", True), ("B", "\\boxed{b}", True), ("B", "**Answer:** (B) 12", True),
+    ("B", "The answer is not B.", False), ("B", "I cannot tell whether A or B is right.", False), ("C", "It could be (A), (B) or (C).", False),
+    ("C", "Between B and C, C is better.", True), ("B", "It is not A but B", True), ("B", "Nothing but B fits, not C.", True),
     ("B", "The answer is A.", False), ("A, C", "\\boxed{A, C}", True), ("A, C", "\\boxed{A}", False), ("B", "\\boxed{B) \\ 2.5}", True),
 ]  # fmt: skip
 

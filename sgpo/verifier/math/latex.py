@@ -61,7 +61,6 @@ _CALLS = {
 
 # What is only for the eye: colours, gaps, the height of a row.
 _COLOUR = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}")
-_NOTE = re.compile(r"(?<=\d)\s*\\text\s*\{\s*\((?!mod|base)[a-z-]{3,}\)\s*\}")  # `7 \text{ (seven)}`
 _ROW_HEIGHT = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|mm|cm|em|ex|in)\s*\]")
 # Words that compute, between numbers or behind one: `20 \text{ divided by } 4`.
 _OPERATORS = {
@@ -73,6 +72,7 @@ _WORD_BETWEEN = re.compile(
     r"(?=[\d(\\-])"
 )
 _WORD_BEHIND = re.compile(r"(?<=[\d)])\s*(?:\\text\s*\{)?\s*\b(squared|cubed|factorial)\b\s*\}?")
+_WORD_BEFORE = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:negative|minus)\b\s*\}?\s*(?=[\d(\\])")
 _CHOOSE = re.compile(
     r"\{\s*([^{}]{1,40}?)\s*\\choose\s*([^{}]{1,40}?)\s*\}|(\d+)\s*(?:\\text\s*\{)?\s*\\?choose\b\s*\}?\s*(\d+)"
 )
@@ -119,13 +119,13 @@ def clean(text: str) -> str:
     text = _COMMAND.sub(lambda match: _COMMANDS.get(match[1], match[0]), text)
     text = re.sub(r"\\text\s*\{\s*(" + "|".join(_FUNCTIONS) + r")\s*\}", r" \1 ", text)
     text = re.sub(r"\\text\s*\{\s*\}|\\text\s*(?=[^\s{])", " ", text)
-    text = _NOTE.sub("", text)
     # Delimiters of mathematics.
     text = re.sub(r"(?<!\\)\$|\\\$(?=\s*$)|\\[()]|\\(?=\s*$)", " ", text)
     text = re.sub(r"\\\[|\\\](?!\d)", " ", text) if r"\begin" not in text else text
     text = re.sub(r"\\log\s*_\s*\{?\s*e(?![A-Za-z])\s*\}?", r"\\ln ", text)
     # Words that compute.
     text = _CHOOSE.sub(lambda match: rf"\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}", text)
+    text = _WORD_BEFORE.sub("-", text)
     text = _WORD_BETWEEN.sub(lambda match: _OPERATORS[match[1]], text)
     text = _WORD_BEHIND.sub(lambda match: _OPERATORS[match[1]], text)
     text = _CIS.sub(r"e^{i(\1)}", text)

@@ -56,6 +56,8 @@ _TEXT_UNIT = re.compile(
     r"(.*?[\d)}!])\s*(\\text\s*\{(?:[^{}]|\\cdot)*\}(?:\\text\s*\{[^{}]*\}|\\cdot|[/\s]|\^\s*\{?\s*-?\d+\s*\}?)*)"
 )
 
+_IN_WORDS = re.compile(r"(.*\d)\s*\(([a-z -]+)\)")  # `7 \text{ (seven)}`
+
 # Ways to write a number.
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -112,6 +114,9 @@ def read_measured_value(text: str) -> MeasuredValue:
     bare = without_text(bare) if re.match(r"\s*[-+]?[\d.(\\]", bare) else bare
     bare = re.sub(r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)(?![A-Za-z])\s*\}?", " ", bare).strip()
     bare = _PER.sub("", bare)
+    if said := _IN_WORDS.fullmatch(bare):
+        digits, words = read_number(said[1]), read_number(said[2])
+        bare = said[1] if digits and words and digits.value == words.value else bare
     # Percent and degrees are units too, with spellings of their own.
     if percent := _PERCENT.search(bare):
         bare = bare[: percent.start()]

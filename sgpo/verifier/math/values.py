@@ -12,7 +12,8 @@ RELATIVE = Fraction(1, 10_000)  # the relative difference of rounded numbers, as
 _CHOICE = re.compile(r"\(?\s*([A-Za-z])\s*[).:]?")
 _CHOICE_AND_TEXT = re.compile(r"\(\s*([A-Z])\s*\)\s*\S.*|([A-Z])\s*[).:]\s*\S.*", re.DOTALL)
 _COMPUTES = re.compile(
-    r"(?<![\\a-z])(?:divided|minus|plus|multiplied|times(?=\s*[\d\\(])|factorial|choose|remainder|modulo|over(?=\s*\d)"
+    r"(?<![\\a-z])(?:divided|minus|negative|plus|multiplied|times(?=\s*[\d\\(])|factorial|choose|remainder|modulo"
+    r"|(?:square|cube) root(?!s)|over(?=\s*\d)"
     r"|twice|thrice|doubled|tripled|halved|half of|(?:more|less|fewer|greater|larger|smaller|higher|lower|bigger) than"
     r"|at (?:least|most)"
     r"|or (?:more|less|fewer|greater)|off(?=\s*\S)|not|to the \d|of\s*[-\d\\])(?![a-z])"
