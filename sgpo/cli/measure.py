@@ -100,8 +100,7 @@ def measure(
 
     \b
     Examples:
-    sgpo strategies measure --bank runs/quickstart/bank.db --problems runs/quickstart/problems.jsonl \\
-      --model runs/quickstart/checkpoints/warmup --limit 100
+    sgpo strategies measure --bank bank.db --problems train.jsonl --model runs/quickstart/checkpoints/warmup
     sgpo strategies measure --recipe recipe.yaml --candidates all --select --out runs/measure
     """
     with work_on_stderr() as output:

@@ -167,8 +167,15 @@ def test_the_bank_learns_what_its_strategies_did(small):
     rows = [json.loads(line) for path in (out / "sgpo" / "rollouts").glob("*.jsonl") for line in path.open()]
     with StrategyBank(out / "bank.db") as bank:
         effects = [bank.effect(strategy.id) for strategy in bank]
-    assert sum(effect.guided_total for effect in effects) == sum(row["group"] == "guided" for row in rows) == 128
-    assert sum(effect.autonomous_total for effect in effects) == 256
-    assert sum(effect.guided_passes + effect.autonomous_passes for effect in effects) == sum(
-        row["verdict"] == "correct" for row in rows
-    )
+        # The probe before the training says its part, under the same condition: the same model, prompts and reward.
+        probed = bank.db.execute(
+            "SELECT sum(guided_total), sum(autonomous_total), sum(guided_passes + autonomous_passes) FROM run_effects "
+            "WHERE run = 'probe'"
+        ).fetchone()
+    guided, autonomous = (sum(row["group"] == group for row in rows) for group in ("guided", "autonomous"))
+    assert (guided, autonomous) == (128, 256)
+    assert sum(effect.guided_total for effect in effects) - probed[0] == guided
+    assert sum(effect.autonomous_total for effect in effects) - probed[1] == autonomous
+    passes = sum(effect.guided_passes + effect.autonomous_passes for effect in effects) - probed[2]
+    assert passes == sum(row["verdict"] == "correct" for row in rows)
+    assert probed[0] * 2 == probed[1] > 0
