@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import sgpo
-from sgpo.cli import evaluate, problems, runs, strategies
+from sgpo.cli import evaluate, init, problems, runs, strategies
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Threads that spin while they wait make a small model 20 times slower as soon as anything else uses the machine.
@@ -44,6 +44,7 @@ def _options(
 
 
 app.command()(runs.quickstart)
+app.command()(init.init)
 app.command()(runs.train)
 app.command("eval")(evaluate.eval_)
 app.command()(evaluate.score)
