@@ -100,8 +100,9 @@ def measure(
 
     \b
     Examples:
-    sgpo strategies measure --bank bank.db --problems train.jsonl --model runs/quickstart/checkpoints/warmup
+    sgpo strategies measure --recipe recipes/quickstart.yaml --limit 100
     sgpo strategies measure --recipe recipe.yaml --candidates all --select --out runs/measure
+    sgpo strategies measure --bank bank.db --problems train.jsonl --model runs/mine/checkpoints/warmup
     """
     with work_on_stderr() as output:
         from sgpo.endpoint import address_of
