@@ -37,7 +37,7 @@ PHRASE_LIMIT = 1500  # an "answer is" further from the end is about something el
 
 # Where a model's turn ends.
 _TURN_ENDS = re.compile(
-    r"<\|(?:im_end|im_start|eot_id|endoftext|end_of_text|start_header_id|return|end|call|start)\|>|</s>"
+    r"<\|(?:im_end|im_start|eot_id|endoftext|end_of_text|start_header_id|return|end|end_of_solution|call|start)\|>|</s>"
 )
 
 # 1. Clear statements.
@@ -51,7 +51,11 @@ _PLACEHOLDER = re.compile(
 )
 _NOT = re.compile(r"(?:\bnot|n't(?:\s+be)?|\brather than|\binstead of)[\s$*(\\:]*$")
 _TAG = re.compile(r"<answer>(.{0,2000}?)</answer>", re.DOTALL)
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
+# `#### 72`, which no heading is.
+_HASHES = re.compile(
+    r"^[ \t]*####[ \t]*+(?!\W*(?:conclusion|case|step|part|summary|solution|verification|explanation)\b)(\S[^\n]*)$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _FINAL = re.compile(r"final answer(?:[^.:\n$\\]{0,60}?\bis\b|[^\S\n]*\**[:=]|[^\w\n]{0,20}\n)[:\s]*", re.IGNORECASE)
 # What may stand between the boxes of one list: links, names (`x_1 =`), the marks of an enumeration and its labels.
 _BETWEEN_BOXES = re.compile(
