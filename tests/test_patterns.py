@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from sgpo.verifier.extract import last_box
 from sgpo.verifier.kinds import judge_completion
 from sgpo.verifier.math.equivalence import ANSWER_LIMIT
 
@@ -92,6 +93,13 @@ def test_judging_a_hostile_text_is_linear(kind):
         for answer in ("A", "west")[: 1 if kind == "choice" else 2]:
             judge_completion(text, answer, kind=kind)
         assert time.process_time() - begun < SECONDS, text[:40]
+
+
+def test_a_long_list_of_boxes_is_read_in_linear_time():
+    text = ", ".join(f"\\boxed{{{number}}}" for number in range(15_000))
+    begun = time.process_time()
+    assert last_box(text).startswith("0, 1, 2, ")
+    assert time.process_time() - begun < SECONDS
 
 
 def test_a_pattern_that_is_not_linear_is_found():

@@ -215,7 +215,7 @@ def _inner(text: str) -> str:
 
 def _boxes(text: str) -> tuple[int, str] | None:
     """Where the last box ends, and its content; an empty content where that box was cut off."""
-    contents: list[str] = []
+    contents: dict[str, None] = {}  # each once, from the last on
     first, end = -1, -1  # where the boxes found so far begin, and where they end
     skipped = 0
     # From the last box backwards, as long as what stands between two of them links them.
@@ -223,7 +223,11 @@ def _boxes(text: str) -> tuple[int, str] | None:
         box = _box_at(text, match.end())
         if box is None and not contents:
             return match.end(), ""
-        if box is None or _PLACEHOLDER.fullmatch(box[1]) or _NOT.search(text[: match.start()][-30:]):
+        if (
+            box is None
+            or _PLACEHOLDER.fullmatch(box[1])
+            or _NOT.search(text[max(0, match.start() - 30) : match.start()])
+        ):
             skipped += 1
         elif contents and box[0] > first:
             skipped += 1  # a box around the one that was found
@@ -231,8 +235,7 @@ def _boxes(text: str) -> tuple[int, str] | None:
             break
         else:
             end = end if contents else box[0]
-            if box[1] not in contents:
-                contents.append(box[1])
+            contents.setdefault(box[1])
             first = match.start()
         if skipped > 12:
             break
