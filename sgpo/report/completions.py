@@ -52,18 +52,23 @@ class ProblemCard:
 
 @dataclass(frozen=True, slots=True)
 class ProblemPrompts:
-    """The prompts of one problem to the character, as in `rollouts/` (no chat template); `guided` may be empty."""
+    """The prompts of one problem to the character; `guided` may be empty.
+
+    They are `rendered` with the chat template, as the model gets them, where the run says so; else as in `rollouts/`.
+    """
 
     problem_id: str
     autonomous: str
     guided: str
+    rendered: bool = False
 
 
 @dataclass(slots=True)
 class RolloutSummary:
     """The result of one pass over a run's rollouts.
 
-    `shown_prompts` are of the first problem that was sampled with its strategy, else of the first one.
+    `shown_prompts` are those that the run's `config.json` has, else those of the first problem that was sampled with
+    its strategy, else of the first one.
     `strategies` and `families` hold a tally for each of their problems: `{"clues": {"clues-7": Tally(...)}}`.
     """
 
@@ -80,13 +85,15 @@ class RolloutSummary:
 
 def read_completions(run: RunRecord, *, max_problems: int = MAX_PROBLEMS) -> RolloutSummary:
     """Read `rollouts/` once, a step at a time; keep at most `max_problems` problems to read."""
-    found = RolloutSummary()
+    found = RolloutSummary(shown_prompts=_rendered_prompts(run))
     sample = _ProblemSample(max_problems)
     for step, step_rows in read_steps(run, "rollouts"):
         for problem_id, group in _by_problem(step_rows).items():
             _count(found, problem_id, group)
-            if found.shown_prompts is None or not found.shown_prompts.guided:
-                prompts = ProblemPrompts(problem_id, *(_prompt(group, guided=guided) for guided in (False, True)))
+            shown = found.shown_prompts
+            if shown is None or not (shown.guided or shown.rendered):
+                autonomous, guided = (_prompt(group, guided=guided) for guided in (False, True))
+                prompts = ProblemPrompts(problem_id, autonomous, guided)
                 found.shown_prompts = prompts if prompts.guided or found.shown_prompts is None else found.shown_prompts
             card = sample.find_card(
                 problem_id, next((text_of(row, "subject") for row in group if row.get("subject")), "")
@@ -95,6 +102,14 @@ def read_completions(run: RunRecord, *, max_problems: int = MAX_PROBLEMS) -> Rol
                 _add_visit(card, step, group)
     found.problems, found.cards = len(sample.seen), sample.list_cards()
     return found
+
+
+def _rendered_prompts(run: RunRecord) -> ProblemPrompts | None:
+    rendered = run.config.get("rendered_prompts")
+    if not isinstance(rendered, dict) or not text_of(rendered, "autonomous"):
+        return None
+    problem_id, autonomous, guided = (text_of(rendered, name) for name in ("problem_id", "autonomous", "guided"))
+    return ProblemPrompts(problem_id, autonomous, guided, rendered=True)
 
 
 def read_evaluation_cards(run: RunRecord, name: str, *, max_problems: int = MAX_PROBLEMS) -> list[ProblemCard]:

@@ -79,6 +79,7 @@ from sgpo.training.metrics import (
     target_records,
 )
 from sgpo.training.model_card import write_model_card
+from sgpo.training.plan import rendered_prompts
 from sgpo.training.run_directory import RunDirectory
 from sgpo.verifier import Verifier
 
@@ -433,7 +434,7 @@ class SGPOTrainer(EvaluatingTrainer):
         if self.bank is not None and self.algorithm.guides:
             warn_unmeasured(self.bank, training_condition(self.model_name, self.args, self.verifier))
         write_jsonl(self.run.path / "strategies.jsonl", (s.to_json() for s in self.prepared.strategies.values()))
-        self.run.write_config(self.describe())
+        self.run.write_config({**self.describe(), "rendered_prompts": rendered_prompts(self.prepared, self._tokenizer)})
 
     def describe(self) -> dict[str, Any]:
         counts = self.prepared.counts

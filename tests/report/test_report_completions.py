@@ -4,6 +4,7 @@ import html
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,10 @@ def test_the_prompts_of_one_problem_are_kept_to_the_character(tmp_path: Path) ->
     found = read_completions(run).shown_prompts
     assert found is not None
     assert (found.problem_id, found.autonomous, found.guided) == ("c", prompt, guided)
+    config = {"rendered_prompts": {"problem_id": "q", "autonomous": "<|im_start|>q", "guided": None}}
+    told = read_completions(replace(run, config=config)).shown_prompts
+    assert told is not None
+    assert (told.problem_id, told.autonomous, told.guided, told.rendered) == ("q", "<|im_start|>q", "", True)
     # A line feed at the beginning of a `pre` is not shown by a browser: it stands twice.
     page = write_report([run.path], tmp_path / "report.html").read_text(encoding="utf-8")
     assert f">\n{html.escape(prompt)}</pre>" in page
