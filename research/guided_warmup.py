@@ -2,7 +2,8 @@
 
     python -m research.guided_warmup --out runs/guided-warmup --seeds 0,1,2
 
-Writes research/results/guided_warmup.json: pass rates without and with a strategy over 100 training puzzles, 4 samples.
+Writes research/results/guided_warmup.json: pass rates without and with a strategy over 100 training puzzles, 4 samples,
+with the commit and the command.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sgpo.puzzles.quickstart import DEFAULT_FAMILIES, make_puzzles, warmup_optio
 from sgpo.rollouts.engine import Sampling
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.measure import measure_strategies, strategies_to_measure
-from sgpo.training.run_directory import RunDirectory
+from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.warmup import run_warmup, tokenized_row
 from sgpo.verifier import Verifier
 
@@ -62,11 +63,11 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     results = [
-        measure_warmup(options.out / f"{'guided' if guided else 'plain'}-{seed}", guided=guided, seed=int(seed))
+        measure_warmup(options.out / f"{'guided' if guided else 'autonomous'}-{seed}", guided=guided, seed=int(seed))
         for seed in options.seeds.split(",")
         for guided in (True, False)
     ]
-    write_json(RESULTS, {"results": results})
+    write_json(RESULTS, {**provenance(), "results": results})
     for row in results:
         print(row["seed"], row["guided_rows"], row["autonomous"], row["guided"], row["all_fail"], row["rescued"])
 

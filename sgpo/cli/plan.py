@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from sgpo.io import counted
 
@@ -11,13 +11,13 @@ GIB = 1 << 30
 Line = tuple[str, str]
 
 
-def show_plan(plan: Mapping[str, Any], output: TextIO) -> None:
+def show_plan(plan: Mapping[str, Any]) -> None:
     """Print what `plan_recipe` returns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=output)
+    console = Console()
     table = Table("what", "how much", title=Text(f"{plan['model']} to {plan['out']}, {plan['stage']}"))
     lines = [] if plan["warmup"] is None else list(_warmup_lines(plan["warmup"]))
     if reinforces := "problems" in plan:

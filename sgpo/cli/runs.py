@@ -11,7 +11,7 @@ import sys
 from enum import StrEnum
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -144,18 +144,15 @@ def train(
         given = {"bank": bank, "model": model, "out": out}
         replaced = [f"{key}={json.dumps(str(value))}" for key, value in given.items() if value is not None]
         loaded = load_recipe(recipe, [*replaced, *(settings or [])], problems=problems)
-        first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch) one speaks
-        if dry_run:
-            plan = plan_recipe(loaded, stage=stage.value, resume=resume, model_given=model is not None)
-            if first:
-                print_json(plan, output) if as_json else show_plan(plan, output)
-            return
-        trained = run_recipe(loaded, stage=stage.value, resume=resume, model_given=model is not None)
-        result = {"run": loaded.out, "stage": stage.value, "model": str(trained)}
-    if not first:
-        return
-    if as_json:
-        print_json(result, output)
+        how: Any = {"stage": stage.value, "resume": resume, "model_given": model is not None}
+        plan = plan_recipe(loaded, **how) if dry_run else None
+        trained = run_recipe(loaded, **how) if plan is None else None
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes (torchrun, accelerate launch) the first speaks
+    if plan is not None:
+        print_json(plan, output) if as_json else show_plan(plan)
+    elif as_json:
+        print_json({"run": loaded.out, "stage": stage.value, "model": str(trained)}, output)
     elif stage is Stage.warmup:
         print(f"{trained}: the warmed-up model; the same command with --stage rl trains it further")
     else:

@@ -133,7 +133,7 @@ def _policy_component(
         ratio_level=options.importance_sampling_level,
         importance_BT=_importance_weights(old_logprobs_BT, sampling_logprobs_BT, mask_BT, options, averages),
     )
-    component = loss * _share(mask_BT, totals, options)
+    component = loss * _part_of_batch(mask_BT, totals, options)
     averages.add_sum("loss/policy", component)
     with torch.no_grad():
         level = options.importance_sampling_level
@@ -152,7 +152,7 @@ def _reference_kl_component(
     ratio_BT = importance_ratio(logprobs_BT, old_logprobs_BT, mask_BT, level=options.importance_sampling_level)
     kl_BT = reference_kl(logprobs_BT, pad_sequence(reference, batch_first=True), ratio_BT)
     averages.add_all("kl", kl_BT[mask_BT])
-    return completion_mean(kl_BT, mask_BT, by=options.loss_mean) * _share(mask_BT, totals, options)
+    return completion_mean(kl_BT, mask_BT, by=options.loss_mean) * _part_of_batch(mask_BT, totals, options)
 
 
 def _padded(rows: Sequence[tuple[TrainingRow, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,7 +170,7 @@ def _padded(rows: Sequence[tuple[TrainingRow, Tensor]]) -> tuple[Tensor, Tensor,
     return logprobs_BT, old_logprobs_BT, mask_BT
 
 
-def _share(mask_BT: Tensor, totals: Totals, options: SGPOConfig) -> Tensor | float:
+def _part_of_batch(mask_BT: Tensor, totals: Totals, options: SGPOConfig) -> Tensor | float:
     """What the mean over these rows is multiplied by to be their part of the mean over the global batch."""
     if options.loss_mean == "token":
         return mask_BT.sum() / max(totals.policy_tokens, 1)
