@@ -112,6 +112,7 @@ def measure(
         from sgpo.strategies.bank import StrategyBank
         from sgpo.strategies.strategy import Condition
         from sgpo.training import measure as measuring
+        from sgpo.training.rewards import correct_function
         from sgpo.verifier import Verifier
 
         check_new(keep, "--keep")
@@ -131,7 +132,9 @@ def measure(
         if given or prompts_from is not None:
             build_source = with_chat(build_source, setting.prompts)
         revision = setting.model if engine is EngineName.openai else model_revision(setting.model)
-        condition = Condition(model=revision, prompts=style.title, reward=f"verifier {setting.policy}")
+        correct = correct_function(given.correct) if given else None
+        reward = measuring.judge_name(correct, setting.policy)
+        condition = Condition(model=revision, prompts=style.title, reward=reward)
         told = {
             **asdict(condition), "engine": engine.value, "base_url": base_url and address_of(base_url), "seed": seed,
             "temperature": setting.temperature, "max_tokens": setting.max_tokens, "problems": digest_of(loaded),
@@ -141,7 +144,7 @@ def measure(
             kept = measuring.open_measurement(out, told) if out else None
             source = build_source()
             say_prompts(setting.prompts, setting.max_tokens)
-            with Verifier(policy=setting.policy) as verifier:
+            with nullcontext(correct) if correct else Verifier(policy=setting.policy) as verifier:
                 measured = measuring.measure_strategies(
                     strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
                     samples=samples, style=style, seed=seed, kept=kept,

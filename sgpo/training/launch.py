@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from sgpo.algorithms import build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, read_json, write_json, write_text
 from sgpo.problems import Problem, split_problems
+from sgpo.rollouts.groups import RewardFunction
 from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.checkpoints import saved_prompts
@@ -23,10 +24,12 @@ from sgpo.training.config import SGPOConfig
 from sgpo.training.data import Prepared, check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
 from sgpo.training.guidance import warmup_prompts
+from sgpo.training.measure import judge_name
 from sgpo.training.options import check_installed
 from sgpo.training.plan import describe_plan
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
+from sgpo.training.rewards import VERIFIER, Rewards, as_reward, correct_function
 from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import Row, run_warmup, solution_rows, warmup_config, wrong_solutions
@@ -72,6 +75,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
     if resume:
         _check_resumed_options(run, recipe, args)
     _check_evaluation(recipe, args)
+    correct_function(recipe.correct), recipe_rewards(recipe)  # they refuse
     part_quietly()
     # From here on no other process may start or resume this run.
     with holding(run.path) if args.process_index == 0 else nullcontext():
@@ -114,6 +118,7 @@ def plan_recipe(recipe: Recipe) -> dict[str, Any]:
     _check_stage(run, recipe, "all", resume=False)
     args = SGPOConfig(output_dir=recipe.out, **recipe.train)
     _check_evaluation(recipe, args)
+    correct, rewards = correct_function(recipe.correct), recipe_rewards(recipe)
     problems = recipe.problems.load()
     evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
     bank = StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
@@ -127,6 +132,7 @@ def plan_recipe(recipe: Recipe) -> dict[str, Any]:
         "out": recipe.out,
         "model": recipe.model,
         **describe_plan(prepared, tokenizer, config, args, algorithm, peft_config=_peft_config(recipe), warmup=warmup),
+        "reward": rewards.title(judge_name(correct, args.verifier_policy)),
     }
 
 
@@ -145,7 +151,8 @@ def _check_stage(run: RunDirectory, recipe: Recipe, stage: Stage, *, resume: boo
 
 def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
-    check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
+    judged = recipe_rewards(recipe).describe(correct_function(recipe.correct))
+    check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict(), **judged})
     if run.recipe_file.exists():
         begun = _read_recipe(run.recipe_file)
         refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))
@@ -191,12 +198,17 @@ def _check_reinforcement(
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
     config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
-    with _verifier(args) as verifier:
+    with _judging(recipe, args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
+    recipe_rewards(recipe).check(args.algorithm, prepared.problems)
     return prepared, tokenizer, config
 
 
-def _verifier(args: SGPOConfig) -> Verifier:
+def _judging(recipe: Recipe, args: SGPOConfig) -> AbstractContextManager[Verifier | RewardFunction]:
+    """What says which completions are correct: the recipe's function, or a verifier, which is closed at the end."""
+    correct = correct_function(recipe.correct)
+    if correct is not None:
+        return nullcontext(correct)
     return Verifier(workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy)
 
 
@@ -268,7 +280,9 @@ def _warm_up(
     options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
     check_installed(warmup_config(options, run))
     tokenizer = _tokenizer(recipe, args)
-    rows, counts = _warmup_rows(split, recipe, args, bank, tokenizer, wrong=_wrong_solutions(split.warmup, args))
+    rows, counts = _warmup_rows(
+        split, recipe, args, bank, tokenizer, wrong=_wrong_solutions(split.warmup, recipe, args)
+    )
     model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
     if args.process_index == 0:
         _write_split(run, split)
@@ -313,11 +327,11 @@ def _warm_model(run: RunDirectory) -> str:
     return str(run.warm_model)
 
 
-def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
+def _wrong_solutions(problems: list[Problem], recipe: Recipe, args: SGPOConfig) -> set[str]:
     """As the first process judges them: a time-out in one process alone would give each its own rows."""
     found: list[set[str]] = [set()]
     if args.process_index == 0:
-        with _verifier(args) as verifier:
+        with _judging(recipe, args) as verifier:
             found = [wrong_solutions(problems, verifier)]
     broadcast_object_list(found)
     return found[0]
@@ -346,7 +360,9 @@ def _reinforce(
         evaluation,
         processing_class=load_tokenizer(model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs),
         bank=bank,
+        reward_funcs=recipe_rewards(recipe).parts or None,
         peft_config=_peft_config(recipe),
+        **({} if recipe.correct is None else {"verifier": correct_function(recipe.correct)}),
     )
     if resume:
         check_continuation(run, trainer.describe())
@@ -356,6 +372,12 @@ def _reinforce(
         write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
+
+
+def recipe_rewards(recipe: Recipe) -> Rewards:
+    """The rewards that a recipe names. Raises InputError as `Rewards.of`."""
+    parts = [as_reward(part.function or VERIFIER, part.weight) for part in recipe.rewards or ()]
+    return Rewards.of(parts or None, recipe.train.get("reward_weights"))
 
 
 def _peft_config(recipe: Recipe) -> Any:

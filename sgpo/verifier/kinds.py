@@ -14,7 +14,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -229,7 +231,7 @@ def check_of(answer: str) -> str | None:
 
 
 def _call(path: str, completion: str, answer: str) -> Verdict:
-    result = _import_function(path)(completion=completion, answer=answer)
+    result = _kind_function(path)(completion=completion, answer=answer)
     if isinstance(result, Verdict):
         return result
     if isinstance(result, bool):
@@ -237,17 +239,35 @@ def _call(path: str, completion: str, answer: str) -> Verdict:
     raise UsageError(f"{path} returned {type(result).__name__}; it must return a bool or a Verdict")
 
 
-def _import_function(path: str) -> Callable[..., object]:
+def import_function(path: str, *, what: str) -> Callable[..., object]:
+    """Import the function `package.module:function`, also from the working directory, where others have none.
+
+    Args:
+        path: where it is.
+        what: what messages call it.
+
+    Raises:
+        UsageError: there is none, or its module cannot be imported.
+    """
+    module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # which the path of the `sgpo` command lacks
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module does when it is imported
+        raise UsageError(f"{what} {path!r} names no function that can be imported: {error}") from None
+    if not callable(function):
+        raise UsageError(f"{what} {path!r} names no function, but a {type(function).__name__}")
+    return function
+
+
+def _kind_function(path: str) -> Callable[..., object]:
     """The user's function of that dotted path.
 
     Its two parameters must be named `completion` and `answer`: a problem file from elsewhere that names a function
     made for something else (`os:system`) gets an error, not a call.
     """
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"kind {path!r} names no function that can be imported: {error}") from None
+    function = import_function(path, what="kind")
     try:
         parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):
