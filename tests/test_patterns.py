@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from sgpo.verifier.extract import last_box
+from sgpo.verifier.kinds import judge_completion
 from sgpo.verifier.math.equivalence import ANSWER_LIMIT
 
 PARTS = ("reasoning", "problems", "chat", "verifier", "verifier.math", "strategies", "strategies.leak", "report")
@@ -81,6 +83,23 @@ def test_a_pattern_is_linear_in_a_hostile_text(pattern):
     name = PATTERNS[pattern]
     length = ANSWER_LIMIT if ".verifier.math." in name else LENGTH  # no longer answer is looked at
     assert is_slow(pattern, length, once=is_only_matched(name.rpartition(".")[2])) is None
+
+
+@pytest.mark.parametrize("kind", ["exact", "choice", "math"])
+def test_judging_a_hostile_text_is_linear(kind):
+    """Patterns inside of functions are tried with all else that a judge does to a text; nothing raises."""
+    for text in (start + unit * (LENGTH // len(unit)) for unit in UNITS for start in ("", "The answer is A", "$")):
+        begun = time.process_time()
+        for answer in ("A", "west")[: 1 if kind == "choice" else 2]:
+            judge_completion(text, answer, kind=kind)
+        assert time.process_time() - begun < SECONDS, text[:40]
+
+
+def test_a_long_list_of_boxes_is_read_in_linear_time():
+    text = ", ".join(f"\\boxed{{{number}}}" for number in range(15_000))
+    begun = time.process_time()
+    assert last_box(text).startswith("0, 1, 2, ")
+    assert time.process_time() - begun < SECONDS
 
 
 def test_a_pattern_that_is_not_linear_is_found():

@@ -144,14 +144,16 @@ def train(
         given = {"bank": bank, "model": model, "out": out}
         replaced = [f"{key}={json.dumps(str(value))}" for key, value in given.items() if value is not None]
         loaded = load_recipe(recipe, [*replaced, *(settings or [])], problems=problems)
+        first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate launch) one speaks
         if dry_run:
-            plan = plan_recipe(loaded)
-            print_json(plan, output) if as_json else show_plan(plan, output)
+            plan = plan_recipe(loaded, stage=stage.value, resume=resume, model_given=model is not None)
+            if first:
+                print_json(plan, output) if as_json else show_plan(plan, output)
             return
         trained = run_recipe(loaded, stage=stage.value, resume=resume, model_given=model is not None)
         result = {"run": loaded.out, "stage": stage.value, "model": str(trained)}
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes (torchrun, accelerate launch) the first speaks
+    if not first:
+        return
     if as_json:
         print_json(result, output)
     elif stage is Stage.warmup:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+import os
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from sgpo.training.distributed import check_launch, part_quietly
 from sgpo.training.guidance import warmup_prompts
 from sgpo.training.measure import judge_name
 from sgpo.training.options import check_installed
-from sgpo.training.plan import describe_plan
+from sgpo.training.plan import describe_plan, describe_warmup
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
 from sgpo.training.rewards import VERIFIER, Rewards, as_reward, correct_function
@@ -68,14 +69,7 @@ def run_recipe(recipe: Recipe, *, stage: Stage = "all", resume: bool = False, mo
         InputError: The recipe, its data and its directory do not fit.
         RunDirectoryError: Another process is at work in the directory.
     """
-    run = RunDirectory(recipe.out)
-    _check_stage(run, recipe, stage, resume=resume)
-    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
-    check_launch(args)
-    if resume:
-        _check_resumed_options(run, recipe, args)
-    _check_evaluation(recipe, args)
-    correct_function(recipe.correct), recipe_rewards(recipe)  # they refuse
+    run, args = _check_recipe(recipe, stage, resume=resume)
     part_quietly()
     # From here on no other process may start or resume this run.
     with holding(run.path) if args.process_index == 0 else nullcontext():
@@ -86,57 +80,77 @@ def _run_stages(
     run: RunDirectory, recipe: Recipe, args: SGPOConfig, stage: Stage, *, resume: bool, model_given: bool
 ) -> Path:
     # All data is read before the first stage writes anything.
-    problems = recipe.problems.load()
-    # Named as its file, so that runs of other recipes on the same file can be compared.
-    evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
-    bank = StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
-
+    problems, evaluation, bank = _read_data(recipe)
     if recipe.warmup is None:
         return _reinforce(run, recipe, args, recipe.model, problems, evaluation, bank, resume=resume)
     split = _split(run, problems, recipe, bank, seed=args.seed)
     if stage == "all" and not run.warm_model.exists():
-        _check_reinforcement(recipe, args, split.rl, evaluation, bank)
+        _check_reinforcement(recipe, args, recipe.model, split.rl, evaluation, bank)
     if stage in ("warmup", "all"):
         _warm_up(run, split, recipe, args, bank, resume=resume)
     if stage == "warmup":
         return run.warm_model
-    # A model that the user names for --stage rl is a warmed-up one of their own.
-    model = recipe.model if stage == "rl" and model_given else _warm_model(run)
+    model = _warm_model(run, recipe, stage, model_given=model_given)
     return _reinforce(run, recipe, args, model, split.rl, evaluation, bank, resume=resume, split=split)
 
 
-def plan_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Say what a recipe would do, without loading weights or writing anything.
+def plan_recipe(
+    recipe: Recipe, *, stage: Stage = "all", resume: bool = False, model_given: bool = False
+) -> dict[str, Any]:
+    """Say what `run_recipe` would do with the same arguments, without loading weights or writing anything.
 
     Returns:
-        The object of `sgpo train --dry-run --json`.
+        The object of `sgpo train --dry-run --json`; `--stage warmup` has the part of the warm-up alone.
 
     Raises:
-        InputError: as `run_recipe`, for all that it refuses before it loads a model.
+        InputError, RunDirectoryError: as `run_recipe`, for all that it refuses before it loads a model.
     """
-    run = RunDirectory(recipe.out)
-    _check_stage(run, recipe, "all", resume=False)
-    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
-    _check_evaluation(recipe, args)
-    correct, rewards = correct_function(recipe.correct), recipe_rewards(recipe)
-    problems = recipe.problems.load()
-    evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
-    bank = StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
+    run, args = _check_recipe(recipe, stage, resume=resume)
+    with suppress(FileNotFoundError):
+        os.stat(run.path)
+        with holding(run.path):  # by nobody else
+            pass
+    problems, evaluation, bank = _read_data(recipe)
     split = _split(run, problems, recipe, bank, seed=args.seed) if recipe.warmup is not None else _Split([], problems)
-    prepared, tokenizer, config = _check_reinforcement(recipe, args, split.rl, evaluation, bank)
-    warmup = None
-    if recipe.warmup is not None:
-        _, warmup = _warmup_rows(split, recipe, args, bank, tokenizer, wrong=set())
-    algorithm = build_algorithm(args.algorithm, vars(args))
-    return {
-        "out": recipe.out,
-        "model": recipe.model,
-        **describe_plan(prepared, tokenizer, config, args, algorithm, peft_config=_peft_config(recipe), warmup=warmup),
-        "reward": rewards.title(judge_name(correct, args.verifier_policy)),
-    }
+    warms_up = recipe.warmup is not None and stage != "rl" and not _is_warmed_up(run, resume=resume)
+    takes_warm_model = recipe.warmup is not None and not warms_up
+    model = _warm_model(run, recipe, stage, model_given=model_given) if takes_warm_model else recipe.model
+    plan: dict[str, Any] = {"out": recipe.out, "model": model, "stage": stage, "warmup": None}
+    if stage != "warmup":
+        prepared, tokenizer, config = _check_reinforcement(recipe, args, model, split.rl, evaluation, bank)
+        algorithm = build_algorithm(args.algorithm, vars(args))
+        plan |= describe_plan(prepared, tokenizer, config, args, algorithm, peft_config=_peft_config(recipe))
+        judge = judge_name(correct_function(recipe.correct), args.verifier_policy)
+        plan["reward"] = recipe_rewards(recipe).title(judge)
+    if warms_up:
+        options = _warmup_options(run, recipe, args)
+        _, rows, counts = _warmup_rows(split, recipe, args, bank)
+        plan["warmup"] = describe_warmup(rows, counts, options)
+    return plan
 
 
-# -- what is refused before anything is loaded
+# -- what is read, and refused before anything is loaded
+
+
+def _check_recipe(recipe: Recipe, stage: Stage, *, resume: bool) -> tuple[RunDirectory, SGPOConfig]:
+    """The run's directory and options. Raises InputError for what can be refused without reading data."""
+    run = RunDirectory(recipe.out)
+    _check_stage(run, recipe, stage, resume=resume)
+    args = SGPOConfig(output_dir=recipe.out, **recipe.train)
+    check_launch(args)
+    if resume:
+        _check_resumed_options(run, recipe, args)
+    _check_evaluation(recipe, args)
+    correct_function(recipe.correct), recipe_rewards(recipe)  # which refuse
+    return run, args
+
+
+def _read_data(recipe: Recipe) -> tuple[list[Problem], dict[str, list[Problem]] | None, StrategyBank | None]:
+    """The problems, those of evaluations by name, and the bank."""
+    problems = recipe.problems.load()
+    # Named as its file, so that runs of other recipes on the same file can be compared.
+    evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
+    return problems, evaluation, StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
 
 
 def _check_stage(run: RunDirectory, recipe: Recipe, stage: Stage, *, resume: bool) -> None:
@@ -186,18 +200,19 @@ def _check_evaluation(recipe: Recipe, args: SGPOConfig) -> None:
 def _check_reinforcement(
     recipe: Recipe,
     args: SGPOConfig,
+    model: str,
     problems: list[Problem],
     evaluation: dict[str, list[Problem]] | None,
     bank: StrategyBank | None,
 ) -> tuple[Prepared, PreTrainedTokenizerBase, Any]:
-    """Prepared problems, tokenizer and model config of reinforcement.
+    """Prepared problems, tokenizer and model config of reinforcement, which begins with `model`.
 
     Raises InputError for what would keep it from starting, while no warm-up has been paid for.
     """
-    tokenizer = _tokenizer(recipe, args)
+    tokenizer = _tokenizer(model, args)
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
-    config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
+    config = policy_config(model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
     with _judging(recipe, args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
     recipe_rewards(recipe).check(args.algorithm, prepared.problems)
@@ -212,9 +227,9 @@ def _judging(recipe: Recipe, args: SGPOConfig) -> AbstractContextManager[Verifie
     return Verifier(workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy)
 
 
-def _tokenizer(recipe: Recipe, args: SGPOConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe's model, as both stages use it."""
-    tokenizer = load_tokenizer(recipe.model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs)
+def _tokenizer(model: str, args: SGPOConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, as both stages use it."""
+    tokenizer = load_tokenizer(model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs)
     shape_chat_template(tokenizer, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt)
     return tokenizer
 
@@ -270,19 +285,10 @@ def _warm_up(
 
     Raises InputError for a directory with a warm-up that is not to be resumed.
     """
-    if run.warm_model.exists():
-        if resume:
-            return
-        raise InputError(
-            f"{run.path}: holds a warm-up already; resume with --stage rl or --resume, or choose another place"
-        )
-    assert recipe.warmup is not None
-    options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
-    check_installed(warmup_config(options, run))
-    tokenizer = _tokenizer(recipe, args)
-    rows, counts = _warmup_rows(
-        split, recipe, args, bank, tokenizer, wrong=_wrong_solutions(split.warmup, recipe, args)
-    )
+    if _is_warmed_up(run, resume=resume):
+        return
+    options = _warmup_options(run, recipe, args)
+    tokenizer, rows, counts = _warmup_rows(split, recipe, args, bank)
     model = load_policy(recipe.model, **(args.model_init_kwargs or {}))
     if args.process_index == 0:
         _write_split(run, split)
@@ -292,33 +298,48 @@ def _warm_up(
     run_warmup(model, tokenizer, rows, options, run, peft_config=_peft_config(recipe), prompts=saved_prompts(args))
 
 
-def _warmup_rows(
-    split: _Split,
-    recipe: Recipe,
-    args: SGPOConfig,
-    bank: StrategyBank | None,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    wrong: set[str],
-) -> tuple[list[Row], dict[str, int]]:
-    """The rows of the warm-up, and how many problems they have and leave out; `wrong` have a wrong solution."""
+def _is_warmed_up(run: RunDirectory, *, resume: bool) -> bool:
+    """Whether the run to `resume` has ended its warm-up. Raises InputError for a warm-up that is not to be resumed."""
+    if run.warm_model.exists() and not resume:
+        raise InputError(
+            f"{run.path}: holds a warm-up already; resume with --stage rl or --resume, or choose another place"
+        )
+    return run.warm_model.exists()
+
+
+def _warmup_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> dict[str, Any]:
+    """The options of SFTConfig. Raises InputError where they need a package that is missing."""
     assert recipe.warmup is not None
+    options = {"seed": args.seed, "use_cpu": args.use_cpu, "disable_tqdm": args.disable_tqdm, **recipe.warmup.sft}
+    check_installed(warmup_config(options, run))
+    return options
+
+
+def _warmup_rows(
+    split: _Split, recipe: Recipe, args: SGPOConfig, bank: StrategyBank | None
+) -> tuple[PreTrainedTokenizerBase, list[Row], dict[str, int]]:
+    """The tokenizer and the rows of the warm-up, and how many problems it has and leaves out."""
+    assert recipe.warmup is not None
+    tokenizer = _tokenizer(recipe.model, args)
     config = policy_config(recipe.model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
     limits = (recipe.warmup.sft.get("max_length"), context_length(config))
-    return solution_rows(
+    rows, counts = solution_rows(
         split.warmup,
         tokenizer,
         style=args.style,
         max_length=min((limit for limit in limits if limit is not None), default=None),
-        wrong=wrong,
+        wrong=_wrong_solutions(split.warmup, recipe, args),
         guided=warmup_prompts(
             split.warmup, bank, fraction=recipe.warmup.guided_fraction, style=args.style, seed=args.seed
         ),
     )
+    return tokenizer, rows, counts
 
 
-def _warm_model(run: RunDirectory) -> str:
+def _warm_model(run: RunDirectory, recipe: Recipe, stage: Stage, *, model_given: bool) -> str:
     """The warmed-up model that reinforcement begins with. Raises InputError where there is none."""
+    if stage == "rl" and model_given:
+        return recipe.model  # one of the user's own
     if not run.warm_model.exists():
         raise InputError(
             f"{run.path}: no warm-up here for --stage rl to begin with; run --stage warmup first, or name a "
@@ -353,6 +374,7 @@ def _reinforce(
     split: _Split | None = None,
 ) -> Path:
     """Train a model on problems, and keep the recipe in the run directory."""
+    correct: dict[str, Any] = {} if recipe.correct is None else {"verifier": correct_function(recipe.correct)}
     trainer = SGPOTrainer(
         model,
         args,
@@ -362,7 +384,7 @@ def _reinforce(
         bank=bank,
         reward_funcs=recipe_rewards(recipe).parts or None,
         peft_config=_peft_config(recipe),
-        **({} if recipe.correct is None else {"verifier": correct_function(recipe.correct)}),
+        **correct,
     )
     if resume:
         check_continuation(run, trainer.describe())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sgpo.training.config import SGPOConfig
-from sgpo.training.plan import memory_needed
+from sgpo.training.memory import memory_needed
 
 SMALL_MODEL, LARGER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 USABLE = 0.85  # of a GPU's memory; the rest goes to one layer's activations and to what the allocator wastes

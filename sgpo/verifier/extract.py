@@ -37,7 +37,7 @@ PHRASE_LIMIT = 1500  # an "answer is" further from the end is about something el
 
 # Where a model's turn ends.
 _TURN_ENDS = re.compile(
-    r"<\|(?:im_end|im_start|eot_id|endoftext|end_of_text|start_header_id|return|end|call|start)\|>|</s>"
+    r"<\|(?:im_end|im_start|eot_id|endoftext|end_of_text|start_header_id|return|end|end_of_solution|call|start)\|>|</s>"
 )
 
 # 1. Clear statements.
@@ -51,7 +51,11 @@ _PLACEHOLDER = re.compile(
 )
 _NOT = re.compile(r"(?:\bnot|n't(?:\s+be)?|\brather than|\binstead of)[\s$*(\\:]*$")
 _TAG = re.compile(r"<answer>(.{0,2000}?)</answer>", re.DOTALL)
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
+# `#### 72`, which no heading is.
+_HASHES = re.compile(
+    r"^[ \t]*####[ \t]*+(?!\W*(?:conclusion|case|step|part|summary|solution|verification|explanation)\b)(\S[^\n]*)$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _FINAL = re.compile(r"final answer(?:[^.:\n$\\]{0,60}?\bis\b|[^\S\n]*\**[:=]|[^\w\n]{0,20}\n)[:\s]*", re.IGNORECASE)
 # What may stand between the boxes of one list: links, names (`x_1 =`), the marks of an enumeration and its labels.
 _BETWEEN_BOXES = re.compile(
@@ -69,8 +73,9 @@ _FILLER = re.compile(
 )
 _CLAUSE_END = re.compile(
     r"(?<!\s)\s*+;|(?<!\s)\s++[—–-]{1,2}\s++(?=[a-z]{2})"
-    r"|(?:,|(?<![\s,]))\s++(?:because|since|so|where|whereas|which|given|assuming|although|though"
-    r"|while|as\s+(?:there|the|we|it|he|she|they|each|every|a|an|in)|but|not|and not|that is|i\.e|is|are|was|were|has"
+    r"|(?:,|(?<![\s,]))\s++(?:because|since|(?<!or )so|where|whereas|which|given|assuming|although|though"
+    r"|while|as\s+(?:there|the|we|it|he|she|they|each|every|a|an|in)|but|not|and (?:not|so|the|then|it|this|there|we|he|she|they)"
+    r"|that is|i\.e|is|are|was|were|has"
     r"|have|had|will|would|can|due to|for (?:all|any|every|each))\b"
     r"|,\s++(?!(?:and|or)\b|[A-Za-z]+\s*[=(]|" + NUMBER_WORD + r")(?=[A-Za-z]{2})"
     r"|(?<!\s)\s++\((?!(?:mod|and|or)\b)(?=[A-Za-z]+(?:\.|,|\s+[a-z])|[A-Za-z]{2,}\)|=|≈)"
@@ -211,7 +216,7 @@ def _inner(text: str) -> str:
 
 def _boxes(text: str) -> tuple[int, str] | None:
     """Where the last box ends, and its content; an empty content where that box was cut off."""
-    contents: list[str] = []
+    contents: dict[str, None] = {}  # each once, from the last on
     first, end = -1, -1  # where the boxes found so far begin, and where they end
     skipped = 0
     # From the last box backwards, as long as what stands between two of them links them.
@@ -219,7 +224,11 @@ def _boxes(text: str) -> tuple[int, str] | None:
         box = _box_at(text, match.end())
         if box is None and not contents:
             return match.end(), ""
-        if box is None or _PLACEHOLDER.fullmatch(box[1]) or _NOT.search(text[: match.start()][-30:]):
+        if (
+            box is None
+            or _PLACEHOLDER.fullmatch(box[1])
+            or _NOT.search(text[max(0, match.start() - 30) : match.start()])
+        ):
             skipped += 1
         elif contents and box[0] > first:
             skipped += 1  # a box around the one that was found
@@ -227,8 +236,7 @@ def _boxes(text: str) -> tuple[int, str] | None:
             break
         else:
             end = end if contents else box[0]
-            if box[1] not in contents:
-                contents.append(box[1])
+            contents.setdefault(box[1])
             first = match.start()
         if skipped > 12:
             break

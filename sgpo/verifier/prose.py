@@ -47,7 +47,8 @@ _RESULT = re.compile(r"=\s*([-−]?[$€£]?\s?\d[\d,]*+(?:\.\d++)?+%?+)(?!\s*[-
 _OPERATION = re.compile(r"\d[^\d=]{0,40}(?:[-−–+*/×÷]|\bx\b)\s*[$€£]?\s?[\d(.]")
 _COMPUTED = re.compile(r"=\s*([-−]?\d[\d,]*(?:\.\d+)?)(?![\d\s]*[-+*/×·=−])")
 SENTENCE_END = re.compile(
-    r"(?<=[.?])\s+(?=[A-Z\\$(*])|(?<=!)\s+(?=[A-Z])|(?<=。)|\n\s*\n|\n(?=[-*#]|Thus|Therefore|Hence|So )"
+    r"(?<=[.?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)\s+(?=[A-Z$(*]|\\(?!\]|\)|end\b))"
+    r"|(?<=!)\s+(?=[A-Z])|(?<=。)|\n\s*\n|\n(?=[-*#]|Thus|Therefore|Hence|So )"
 )
 _LEADING_WORDS = re.compile(
     r"^(?:[A-Za-z]+\s+){0,4}(?:[A-Za-z]+:|(?i:gets?|gives?|costs?|makes?|total|result|sum|value|answer))\s+(?:[—–:]\s*)?"
@@ -57,7 +58,7 @@ VERB = re.compile(r"\b(?:is|are|equals)\b(?!\s+not\b)[:\s]*")
 _LEADS = re.compile(r"(?:\b(?:is|are|equals|be|get|gets|have|has|of)\b(?!\s+not\b)|[=≈:：为是])\s*", re.IGNORECASE)
 # A value that its sentence says behind the mathematics that it is about, or before the reason for it.
 _GOES_ON = re.compile(r"\s*(?:is|are|equals|has|have)\s+(?:exactly\s+|equal to\s+)?(?=[-−$\d])")
-_SAID_LAST = re.compile(r"\b(?:is|are|equals)\s+(?=[-−$\d])")
+_SAID_LAST = re.compile(r"\b(?:is|are|equals)[:\s]\s*+(?=[-−$\d])")
 _REASON = re.compile(r"(?:,|(?<![\s,]))\s++(?:because|since)\b")
 # A sentence that says that there is nothing to say.
 _NO_VALUE = re.compile(
@@ -179,7 +180,7 @@ def _sentence_answer(sentences: list[str]) -> str | None:
     if spans:
         return _last_math(last, spans)
     if bold := last_match(BOLD, last):
-        return plain_answer(bold[1])
+        return _sentence_answer([bold[1]]) if VERB.search(bold[1]) else plain_answer(bold[1])
     if not has_prose(last):
         return _LEADING_WORDS.sub("", last.strip())
     if calculated := _calculated(last):

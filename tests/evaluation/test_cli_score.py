@@ -85,6 +85,20 @@ def test_rows_of_sgpo_eval_bring_tokens_and_truncation(tmp_path, problems):
     assert scores["truncated"] == 0.5
 
 
+def test_a_row_that_was_cut_off_has_no_answer_in_prose(tmp_path, problems):
+    said = "It is about 1/2. So there are 2 halves"
+    rows = [
+        {"problem_id": "half", "completion": "\\boxed{0.5} I che", "tokens": 9, "truncated": True},
+        {"problem_id": "two", "completion": said, "tokens": 9, "truncated": True},
+    ]
+    cut = json.loads(score(tmp_path, problems, rows, "--json").stdout)["verdicts"]
+    whole = json.loads(score(tmp_path, problems, [rows[0], rows[1] | {"truncated": False}], "--json").stdout)[
+        "verdicts"
+    ]
+    assert (cut["correct"], cut["unparsed"]) == (1, 1)
+    assert whole["correct"] == 2
+
+
 def test_the_first_samples_of_each_problem(tmp_path, problems):
     rows = [*COMPLETIONS[:3], *COMPLETIONS[4:5]]
     refused = score(tmp_path, problems, rows, "--json")

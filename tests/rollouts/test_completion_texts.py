@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from sgpo.evaluation.evaluate import EngineSource, build_requests
 from sgpo.problems import Problem
 from sgpo.rollouts.engine import Completion, Sampling, decode_completions, encode_prompt
-from sgpo.rollouts.groups import PromptIds, RolloutGroup, judge, sample_groups
+from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup, judge, sample_groups
 from sgpo.verifier import Verifier
 
 OPENS = "{{ messages[0]['content'] }}{{ '<think>\\n' }}"
@@ -83,3 +83,15 @@ def test_reasoning_tags_that_are_special_tokens_stay(tokenizer: PreTrainedTokeni
     ):  # fmt: skip
         completion = Completion(token_ids=tokenizer(text)["input_ids"], finished=True)
         assert decode_completions(tokenizer, [[0]], [completion]) == [kept]
+
+
+def test_a_rollout_that_was_cut_off_has_no_answer_in_prose() -> None:
+    prompt = PromptIds("What is 2 + 2?", [1])
+    rollouts = [
+        Rollout(prompt.text, prompt.ids, completion_ids=[1], completion=text, logprobs=[0.0], truncated=truncated)
+        for text in ("So there are 4 of them in all", "It is \\boxed{4}, as")
+        for truncated in (True, False)
+    ]
+    with Verifier(workers=1) as verifier:
+        judge([(rollout, PROBLEM) for rollout in rollouts], verifier)
+    assert [rollout.reward for rollout in rollouts] == [0, 1, 1, 1]
