@@ -123,7 +123,7 @@ def measure(
         path = bank or (Path(given.bank) if given and given.bank else None)
         if path is None:
             raise InputError("no bank: give --bank BANK.db, or a recipe that names one")
-        setting = _setting(given, model, engine, temperature, max_tokens, prompt_style, prompts_from)
+        setting = _setting(given, loaded, model, engine, temperature, max_tokens, prompt_style, prompts_from)
         style, chat = setting.prompts.style, setting.prompts.chat or {}
         if engine is EngineName.openai and given and any(chat.values()):
             print("warning: the server's own chat template is used, not the recipe's", file=sys.stderr)
@@ -199,6 +199,7 @@ def _problems(given: Recipe | None, file: Path | None) -> list[Problem]:
 
 def _setting(
     given: Recipe | None,
+    loaded: list[Problem],
     model: str | None,
     engine: EngineName,
     temperature: float | None,
@@ -206,12 +207,15 @@ def _setting(
     prompt_style: str | None,
     prompts_from: Path | None,
 ) -> _Setting:
+    from sgpo.problems import system_prompt_for
     from sgpo.prompts import prompt_style as style_named
     from sgpo.training.checkpoints import saved_prompts
     from sgpo.training.config import SGPOConfig
     from sgpo.training.run_directory import RunDirectory
 
     args = SGPOConfig(output_dir="", **(given.train if given else {}))
+    if given is not None:
+        args.system_prompt = system_prompt_for(loaded, args.system_prompt)
     if model is None:
         assert given is not None
         warm = RunDirectory(given.out).warm_model  # what training begins with, where it is there already

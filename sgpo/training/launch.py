@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.algorithms import build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, read_json, write_json, write_text
-from sgpo.problems import Problem, split_problems
+from sgpo.problems import Problem, split_problems, system_prompt_for
 from sgpo.rollouts.groups import RewardFunction
 from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
@@ -80,7 +80,7 @@ def _run_stages(
     run: RunDirectory, recipe: Recipe, args: SGPOConfig, stage: Stage, *, resume: bool, model_given: bool
 ) -> Path:
     # All data is read before the first stage writes anything.
-    problems, evaluation, bank = _read_data(recipe)
+    problems, evaluation, bank = _read_data(recipe, args)
     if recipe.warmup is None:
         return _reinforce(run, recipe, args, recipe.model, problems, evaluation, bank, resume=resume)
     split = _split(run, problems, recipe, bank, seed=args.seed)
@@ -110,7 +110,7 @@ def plan_recipe(
         os.stat(run.path)
         with holding(run.path):  # by nobody else
             pass
-    problems, evaluation, bank = _read_data(recipe)
+    problems, evaluation, bank = _read_data(recipe, args)
     split = _split(run, problems, recipe, bank, seed=args.seed) if recipe.warmup is not None else _Split([], problems)
     warms_up = recipe.warmup is not None and stage != "rl" and not _is_warmed_up(run, resume=resume)
     takes_warm_model = recipe.warmup is not None and not warms_up
@@ -145,9 +145,12 @@ def _check_recipe(recipe: Recipe, stage: Stage, *, resume: bool) -> tuple[RunDir
     return run, args
 
 
-def _read_data(recipe: Recipe) -> tuple[list[Problem], dict[str, list[Problem]] | None, StrategyBank | None]:
-    """The problems, those of evaluations by name, and the bank."""
+def _read_data(
+    recipe: Recipe, args: SGPOConfig
+) -> tuple[list[Problem], dict[str, list[Problem]] | None, StrategyBank | None]:
+    """The problems, those of evaluations by name, and the bank; the problems may bring the system prompt."""
     problems = recipe.problems.load()
+    args.system_prompt = system_prompt_for(problems, args.system_prompt)
     # Named as its file, so that runs of other recipes on the same file can be compared.
     evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
     return problems, evaluation, StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
@@ -166,7 +169,10 @@ def _check_stage(run: RunDirectory, recipe: Recipe, stage: Stage, *, resume: boo
 def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
     judged = recipe_rewards(recipe).describe(correct_function(recipe.correct))
-    check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict(), **judged})
+    options = args.to_dict()
+    if args.system_prompt is None:
+        del options["system_prompt"]  # the problems may bring it
+    check_continuation(run, {"algorithm": args.algorithm, "args": options, **judged})
     if run.recipe_file.exists():
         begun = _read_recipe(run.recipe_file)
         refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))

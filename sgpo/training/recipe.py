@@ -35,10 +35,11 @@ class ProblemSource(_Section):
     split: str = "train"
     subset: str | None = None
     limit: int | None = Field(default=None, ge=1)
+    kind: str = "math"
 
     def load(self) -> list[Problem]:
         """The problems. Raises InputError as `load_problems`."""
-        return load_problems(self.source, fields=self.fields, split=self.split, subset=self.subset, limit=self.limit)
+        return load_problems(**self.model_dump())
 
 
 class WarmupSection(BaseModel):
@@ -100,7 +101,9 @@ class Recipe(_Section):
     train: dict[str, Any] = {}
 
 
-def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None, kind: str | None = None
+) -> Recipe:
     """Read a recipe and apply settings.
 
     A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key. Where
@@ -113,6 +116,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
         path: The recipe, a YAML file.
         settings: `key=value` each: `train.learning_rate=1e-6`, or short `learning_rate=1e-6`.
         problems: A problem file in place of the recipe's source; it has our own field names.
+        kind: The kind of problems, and of those of evaluations, that name none.
 
     Raises:
         InputError: One line that names the file, the key, and the nearest right one: no such file, no YAML, an unknown
@@ -133,6 +137,8 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
     for name in ("problems", "evaluation"):
         if isinstance(content.get(name), str):
             content[name] = {"source": content[name]}
+        if kind is not None and isinstance(content.get(name), dict):
+            content[name] = {**content[name], "kind": kind}
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:

@@ -25,7 +25,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import write_jsonl
-from sgpo.problems import Problem
+from sgpo.problems import Problem, system_prompt_for
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
@@ -134,6 +134,8 @@ class SGPOTrainer(EvaluatingTrainer):
                 raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
             processing_class = load_tokenizer(source, pad_token=args.pad_token, init_kwargs=init_kwargs)
         check_tokenizer(processing_class, pad_token=args.pad_token)
+        problems = as_problems(train_dataset, "train_dataset")
+        args.system_prompt = system_prompt_for(problems, args.system_prompt)
         shape_chat_template(
             processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt
         )
@@ -145,7 +147,6 @@ class SGPOTrainer(EvaluatingTrainer):
             workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy
         )
         self._tokenizer = processing_class
-        problems = as_problems(train_dataset, "train_dataset")
         self.rewards = Rewards.of(reward_funcs, args.reward_weights, problems=problems, dataset=train_dataset)
         self.prepared = prepare_problems(problems, processing_class, args, bank=bank, algorithm=self.algorithm)
         self.eval_problems = evaluation_sets(eval_dataset)

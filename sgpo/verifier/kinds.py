@@ -90,6 +90,7 @@ def judge_completion(
     Raises:
         UsageError: there is no such kind or function, or the gold answer does not fit the kind.
     """
+    check_kind(kind)
     if kind == "math":
         return judge_math(completion, answer, strict=strict, finished=finished)
     if kind == "exact":
@@ -103,11 +104,16 @@ def judge_completion(
             if check
             else _judge_exact(completion[-READ_LIMIT:], answer, finished=finished)
         )
-    if ":" in kind:
-        return _call(kind, completion, answer)
-    raise UsageError(
-        f"unknown kind of problem {kind!r}; there are: {', '.join(KINDS)}, and 'package.module:function' for your own"
-    )
+    return _call(kind, completion, answer)
+
+
+def check_kind(kind: str) -> None:
+    """Raises UsageError for what is no kind of problem; a function is not looked up."""
+    if kind not in KINDS and ":" not in kind:
+        raise UsageError(
+            f"unknown kind of problem {kind!r}; there are: {', '.join(KINDS)}, and 'package.module:function' for your "
+            "own"
+        )
 
 
 def judge_math(completion: str, answer: str, *, strict: bool = False, finished: bool = True) -> Verdict:
