@@ -74,8 +74,8 @@ _FILLER = re.compile(
 _CLAUSE_END = re.compile(
     r"(?<!\s)\s*+;|(?<!\s)\s++[—–-]{1,2}\s++(?=[a-z]{2})"
     r"|(?:,|(?<![\s,]))\s++(?:because|since|(?<!or )so|where|whereas|which|given|assuming|although|though"
-    r"|while|as\s+(?:there|the|we|it|he|she|they|each|every|a|an|in)|but|not|and (?:not|so|the|then|it|this|there|we|he|she|they)"
-    r"|that is|i\.e|is|are|was|were|has"
+    r"|while|as\s+(?:there|the|we|it|he|she|they|each|every|a|an|in)|but|not"
+    r"|and (?:not|so|the|then|it|this|there|we|he|she|they)|that is|i\.e|is|are|was|were|has"
     r"|have|had|will|would|can|due to|for (?:all|any|every|each))\b"
     r"|,\s++(?!(?:and|or)\b|[A-Za-z]+\s*[=(]|" + NUMBER_WORD + r")(?=[A-Za-z]{2})"
     r"|(?<!\s)\s++\((?!(?:mod|and|or)\b)(?=[A-Za-z]+(?:\.|,|\s+[a-z])|[A-Za-z]{2,}\)|=|≈)"

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from peft import LoraConfig
 from transformers import Qwen2Config
 from typer.testing import CliRunner
 
+from sgpo import SGPOConfig
 from sgpo.cli import app
+from sgpo.training.memory import memory_needed
 from sgpo.training.recipe import load_recipe
 from sgpo.training.start import Machine, first_recipe
 from tests.training.building import bank_of, policy, some_problems
@@ -36,21 +39,51 @@ def test_every_recipe_is_one(machine, config, tmp_path):
     assert recipe.train.get("use_cpu", False) == (machine.gpu_bytes is None)
 
 
-def test_adapters_are_left_out_where_all_weights_fit():
-    """Half a billion parameters take 8 GB in full: they fit in 24 GiB, and not in 8."""
+QWEN_7B = Qwen2Config(hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+                      intermediate_size=18944, vocab_size=152064, tie_word_embeddings=False)  # fmt: skip
 
-    def written(gib):
-        text = first_recipe(Machine(gib * GIB), model="m", problems="p", bank="b", config=small(896))
-        return yaml.safe_load(text)
 
-    assert "lora" in written(8)
-    assert "lora" not in written(24)
-    assert (written(8)["train"]["learning_rate"], written(24)["train"]["learning_rate"]) == (1e-5, 1e-6)
+@pytest.mark.parametrize(
+    ("gib", "config", "lora", "rate", "bits"),
+    [
+        (8, small(896), True, 1e-5, 32),  # half a billion parameters take 8 GB in full
+        (24, small(896), False, 1e-6, 32),
+        (80, QWEN_7B, True, 1e-5, 32),  # 28 GiB, and half of that for a step in 16 bits
+        (48, QWEN_7B, True, 1e-5, 16),  # 14 GiB
+        (16, QWEN_7B, True, 1e-5, 4),  # 7 GiB
+    ],
+)
+def test_what_is_trained_is_what_fits(gib, config, lora, rate, bits, tmp_path):
+    text = first_recipe(Machine(gib * GIB), model="m", problems="p", bank="b", config=config)
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert (recipe.lora is not None, recipe.train["learning_rate"]) == (lora, rate)
+    assert recipe.train.get("model_init_kwargs", {}).keys() == {
+        32: set(), 16: {"dtype"}, 4: {"quantization_config"}}[bits]  # fmt: skip
+    args = SGPOConfig(output_dir="", use_cpu=True, **recipe.train)
+    needed = memory_needed(config, args, LoraConfig(**recipe.lora.model_dump()) if lora else None, longest=1024)
+    assert needed["total"] < gib * GIB
+    assert "Computed to need" not in text
+
+
+def test_a_model_for_which_a_gpu_is_too_small_is_said_in_the_first_line():
+    text = first_recipe(Machine(4 * GIB), model="m", problems="p", bank="b", config=QWEN_7B)
+    assert "# Computed to need " in text.splitlines()[0]
+    assert "quantization_config" in text
+
+
+@pytest.mark.parametrize(
+    "path", ["plain.jsonl", "with # sign.jsonl", "a: b.jsonl", "[1].jsonl", "true", "'q\".jsonl", "7"]
+)
+def test_any_name_of_a_file_is_written_so_that_it_is_read(path):
+    text = first_recipe(Machine(), model=path, problems=path, bank=path, out=path)
+    read = yaml.safe_load(text)
+    assert [read[key] for key in ("model", "problems", "bank", "out")] == [path] * 4
 
 
 def test_it_trains_a_tiny_model_as_it_is(tmp_path, tokenizer, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    policy().save_pretrained("model")
+    policy(max_position_embeddings=1024).save_pretrained("model")
     tokenizer.save_pretrained("model")
     bank_of(tmp_path / "bank.db", some_problems()).close()
     Path("problems.jsonl").write_text("".join(json.dumps(p.to_json()) + "\n" for p in some_problems()))
@@ -58,7 +91,7 @@ def test_it_trains_a_tiny_model_as_it_is(tmp_path, tokenizer, monkeypatch):
     made = run.invoke(app, ["init", "--model", "model"])
     assert made.exit_code == 0, made.stderr
     assert "recipe.yaml: a recipe" in made.stdout
-    words = ["train", "recipe.yaml", "--set", "max_steps=1", "--set", "max_completion_length=5"]
+    words = ["train", "recipe.yaml", "--set", "max_steps=1"]
     trained = run.invoke(app, words)
     assert trained.exit_code == 0, trained.stderr
     assert Path("runs/mine/checkpoints/final/adapter_config.json").exists()
