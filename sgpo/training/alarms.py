@@ -118,8 +118,8 @@ def _nothing_parsed(rows: Sequence[Row]) -> Alarm | None:
     if not total or counts.get("verdicts/unparsed", 0) < total:
         return None
     message = (
-        f"no answer was found in any of the first {total:,} completions; look at one, at the prompts, the limit, and "
-        "the kind of the problems"
+        f"no answer was found in any of the first {total:,} completions; look at one, at the prompts, the limit, "
+        "and the kind of the problems"
     )
     return Alarm("nothing_parsed", message, 1.0, 1.0)
 
