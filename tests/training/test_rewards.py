@@ -21,6 +21,7 @@ from sgpo.rollouts.groups import PromptIds, Rollout, RolloutGroup, judge, pass_r
 from sgpo.training import launch
 from sgpo.training.launch import run_recipe
 from sgpo.training.measure import judge_name
+from sgpo.training.metrics import Averages, add_rollout_metrics
 from sgpo.training.recipe import load_recipe
 from sgpo.training.rewards import Rewards
 from tests.training.building import build_trainer, metrics_of, number_of, policy, read_lines, some_problems
@@ -81,6 +82,11 @@ def test_a_completion_without_any_reward_is_left_out_of_its_group():
     rewards = Rewards.of(lambda text, problem: scores[text], None)
     group = judged(rewards, "no", "nan", "2")
     assert [math.isnan(r.total_reward) for r in group.autonomous] == [True, True, False]
+    averages = Averages()
+    add_rollout_metrics(averages, [group], [], guided=False)
+    results = averages.results()
+    assert results["groups/with_gradient"] == 0.0  # one reward alone differs from no other
+    assert (results["reward"], results["rewards/<lambda>/missing"]) == (2.0, 2)
 
 
 def test_functions_of_trl_get_chats_where_the_data_set_holds_chats():
