@@ -168,14 +168,13 @@ def _check_stage(run: RunDirectory, recipe: Recipe, stage: Stage, *, resume: boo
 
 def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
-    judged = recipe_rewards(recipe).describe(correct_function(recipe.correct))
     options = args.to_dict()
     if args.system_prompt is None:
         del options["system_prompt"]  # the problems may bring it
-    check_continuation(run, {"algorithm": args.algorithm, "args": options, **judged})
+    check_continuation(run, {"algorithm": args.algorithm, "args": options})
     if run.recipe_file.exists():
         begun = _read_recipe(run.recipe_file)
-        refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))
+        refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora", "rewards", "correct"})))
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:
