@@ -1,8 +1,8 @@
 """Problems with answers: the record, the files they come from, and the split for the warm-up.
 
 A problem file is JSON Lines (or one JSON array, as `.json`) with `id`, `problem`, `answer` and, where known,
-`solution`, `subject`, `level`, `source` and `kind`. Parquet, CSV and Hugging Face datasets have columns of the same
-names, or of others that `fields` maps.
+`solution`, `subject`, `level`, `source`, `kind` and `system`. Parquet, CSV and Hugging Face datasets have columns of
+the same names, or of others that `fields` maps; the layouts of TRL and verl are known (`sgpo/columns.py`).
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
+import logging
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from sgpo.columns import answer_and_solution, column_text, columns_of, system_turn
 from sgpo.errors import InputError
-from sgpo.io import check_unicode, read_rows, read_text, write_jsonl
+from sgpo.io import read_rows, read_text, write_jsonl
 
-FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind")
+FIELDS = ("id", "problem", "answer", "solution", "subject", "level", "source", "kind", "system")
 MAX_CSV_FIELD = 2**31 - 1  # characters; Python's own limit of 131,072 is less than some reasoning traces have
 FILE_TYPES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv")
 # GSM8K's `48/2 = <<48/2=24>>24` (arXiv 2110.14168). Numbers and operators alone: never code or prose.
 CALCULATOR_MARK = re.compile(r"<<[-+*/().,%$\d ]*=([-+*/().,%$\d ]+)>>")
+
+logger = logging.getLogger("sgpo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Problem:
         level: for tables by level.
         source: where the problem comes from.
         kind: how an answer is judged (see `sgpo.verifier.kinds`).
+        system: the system prompt of the chat that it came in.
 
     Example: `Problem(id="gsm8k-train-0", problem="Natalia sold clips to 48 ...", answer="72")`.
     """
@@ -55,6 +58,7 @@ class Problem:
     level: str | None = None
     source: str | None = None
     kind: str = "math"
+    system: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Write the problem as a JSON object, without the fields that are not set."""
@@ -74,6 +78,7 @@ def load_problems(
     subset: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
+    kind: str = "math",
     on_bad: Callable[[str], None] | None = None,
     on_repeated: Callable[[str], None] | None = None,
 ) -> list[Problem]:
@@ -87,6 +92,7 @@ def load_problems(
         subset: the subset of a dataset.
         revision: the revision of a dataset.
         limit: load at most the first so many.
+        kind: the kind of rows that name none.
         on_bad: leave out every row that is no problem, and be told why; without it the first one is an error.
         on_repeated: leave out every row whose id (whose text, where rows have no ids) came before, and be told; without
             it the first one is an error.
@@ -106,7 +112,7 @@ def load_problems(
     for line, row in source_rows(name, split=split, subset=subset, revision=revision, on_bad=on_bad):
         where = f"{name}, row {line}"
         try:
-            problem = problem_from_row(row, fields or {}, where=where)
+            problem = problem_from_row(row, fields or {}, where=where, kind=kind)
         except InputError as error:
             if on_bad is None:
                 raise
@@ -150,34 +156,64 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, str]:
     return fields
 
 
-def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where: str) -> Problem:
+def problem_from_row(row: Mapping[str, Any], fields: Mapping[str, str], *, where: str, kind: str = "math") -> Problem:
     """Make a problem of a row of a file or dataset.
 
     Args:
         row: columns and their values.
         fields: the column of each field where it has another name.
         where: names the row in messages.
+        kind: its kind, if it names none.
 
     Raises:
         InputError: the row has no problem or no answer, or something that is no text in one of its columns.
     """
-    values = {field: _column_text(row, field, fields.get(field, field), where) for field in FIELDS}
+    columns = {field: field for field in FIELDS} | columns_of(row, fields)
+    values = {field: column_text(row, field, columns[field], where) for field in FIELDS}
     for field in ("problem", "answer"):
         if values[field] is None:
-            column = fields.get(field, field)
+            column = columns[field]
             there = "" if column in row else f"; its columns are {', '.join(map(str, row))}"
             raise InputError(f"{where}: no {column!r}; every problem needs a text and a gold answer{there}")
-    problem, answer = str(values["problem"]), str(values["answer"])
+    problem = str(values["problem"])
+    answer, solution = str(values["answer"]), values["solution"]
+    if columns["answer"] == columns["solution"] and "answer" not in fields:
+        answer, solution = answer_and_solution(answer)
+    system = values["system"]
+    if "system" not in fields and system is None:
+        system = system_turn(row, columns["problem"], where)
     return Problem(
         id=values["id"] or problem_id(problem),
         problem=problem,
         answer=answer,
-        solution=without_calculator_marks(values["solution"] or "") or None,
+        solution=without_calculator_marks(solution or "") or None,
         subject=values["subject"],
         level=values["level"],
         source=values["source"],
-        kind=values["kind"] or "math",
+        kind=values["kind"] or kind,
+        system=system,
     )
+
+
+def system_prompt_for(problems: Iterable[Problem], given: str | None) -> str | None:
+    """The system prompt of a run: the given one, or that of the chats that all of its problems came in.
+
+    Raises:
+        InputError: none is given, and they came with different ones.
+    """
+    if given is not None:
+        return given
+    found: dict[str | None, str] = {problem.system: problem.id for problem in problems}
+    if len(found) > 1:
+        shown = " and ".join(f"{system!r:.60} ({id_!r})" for system, id_ in list(found.items())[:2])
+        raise InputError(
+            f"the problems came with {len(found)} different system prompts, such as {shown}, and a run has one: set "
+            "system_prompt"
+        )
+    taken = next(iter(found), None)
+    if taken is not None:
+        logger.warning("system_prompt is that of the problems: %.200r", taken)
+    return taken
 
 
 def without_calculator_marks(solution: str) -> str:
@@ -327,84 +363,3 @@ def _cache_alone_without_hub(dataset: str) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-
-def _lookup(row: Mapping[str, Any], name: str) -> Any:
-    """The value of a column, or of a place inside it: `generations.0`. None where there is none."""
-    if name in row:
-        return row[name]
-    value: Any = row
-    for part in name.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return value
-
-
-def _column_text(row: Mapping[str, Any], field: str, column: str, where: str) -> str | None:
-    """The text of a field; None where its column is missing, empty or blank. Raises InputError for what is no text."""
-    try:
-        text = _text(_lookup(row, column), asked=field == "problem")
-        check_unicode(text or "")
-    except InputError as error:
-        raise InputError(f"{where}: {column!r} holds {error}") from None
-    except _NoText as found:
-        inside = f"; name what to read of it, such as --field {field}={column}.{found.place}" if found.place else ""
-        raise InputError(f"{where}: {column!r} holds {found}, expected a text{inside}") from None
-    return text if text and text.strip() else None
-
-
-class _NoText(Exception):
-    """A value that becomes text only by accident; `place` is something in it that may be meant."""
-
-    def __init__(self, what: str, place: str = "") -> None:
-        super().__init__(what)
-        self.place = place
-
-
-def _text(value: Any, *, asked: bool) -> str | None:
-    """A value as text: numbers, bytes, lists of one and chats too. Of a chat it is what the user has `asked`, or else
-    what the assistant answers. Raises _NoText for anything else."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool | int):
-        return str(value)
-    if isinstance(value, float | Decimal):
-        if math.isnan(value):
-            return None  # what is missing, in files that pandas wrote
-        if math.isinf(value):
-            raise _NoText("an infinite number")
-        # Some files store the answer 27 as 27.0.
-        whole = int(value)
-        return str(whole) if whole == value and abs(whole) < 10**15 else str(value)
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            raise _NoText("bytes that are no UTF-8") from None
-    if isinstance(value, Mapping):
-        said = value.get("content", value.get("value", value.get("text")))
-        if {"role", "from", "type"} & value.keys() and said is not None:  # a message, or a part of one
-            return _text(said, asked=asked)
-        raise _NoText(f"an object with {', '.join(map(str, value))}", next(map(str, value), ""))
-    if isinstance(value, Sequence):
-        return _text_of_list(value, asked=asked)
-    raise _NoText(f"a {type(value).__name__}")
-
-
-def _text_of_list(items: Sequence[Any], *, asked: bool) -> str | None:
-    """A list of one, the parts of a message, or the one message of a chat that is meant."""
-    if len(items) < 2:
-        return _text(items[0], asked=asked) if items else None
-    if all(isinstance(item, Mapping) and item.get("type") == "text" for item in items):
-        return "".join(str(item.get("text")) for item in items)
-    speakers = ("user", "human") if asked else ("assistant", "gpt")
-    chat = all(isinstance(item, Mapping) and {"role", "from"} & item.keys() for item in items)
-    said = [item for item in items if chat and item.get("role", item.get("from")) in speakers]
-    if len(said) == 1:
-        return _text(said[0], asked=asked)
-    what = f"a chat with {len(said)} turns of the {speakers[0]}" if chat else f"a list of {len(items)}"
-    raise _NoText(what, "0.content" if chat else "0")

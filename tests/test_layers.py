@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sgpo"
 LAYERS = [
     {"errors"},
     {"io"},
+    {"columns"},
     {"problems", "prompts", "reasoning", "chat", "objective"},
     {"endpoint"},
     {"verifier"},
@@ -29,7 +30,19 @@ LAYERS = [
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 # A string may name a module only as a logger's name or where a template loader looks: the first argument of these.
 MAY_NAME_A_MODULE = ("getLogger", "get_logger", "PackageLoader")
-NO_TORCH = ["strategies", "report", "verifier", "problems", "prompts", "reasoning", "chat", "endpoint", "io", "errors"]
+NO_TORCH = [
+    "strategies",
+    "report",
+    "verifier",
+    "columns",
+    "problems",
+    "prompts",
+    "reasoning",
+    "chat",
+    "endpoint",
+    "io",
+    "errors",
+]
 
 
 def part_of(path):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sgpo.problems import Problem, load_problems, split_problems
+from sgpo.problems import Problem, load_problems, split_problems, system_prompt_for
 
 MARKED = "She sold 48/2 = $<<48/2=24>>24 in May.\nTogether 48+24 = <<48+24=72>>72 clips."
 PLAIN = "She sold 48/2 = $24 in May.\nTogether 48+24 = 72 clips."
@@ -180,3 +180,88 @@ def test_files_that_are_no_text_are_named(tmp_path):
         (tmp_path / name).write_bytes(b'{"problem": "q", "answer": "1"}\n{"problem": "\xff"}')
         with pytest.raises(ValueError, match=rf"{name}, row 2: not UTF-8 text"):
             load_problems(tmp_path / name)
+
+
+# -- the layouts of TRL and verl
+
+SYSTEM = {"role": "system", "content": "Think first."}
+VERL = {
+    "data_source": "openai/gsm8k",
+    "prompt": [USER],
+    "ability": "math",
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra_info": {"index": 0, "split": "train", "answer": "1 + 1 = 2", "question": "What is 1 + 1?"},
+}
+ASKED = {"prompt": [USER]}
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        (VERL, {"answer": "2", "source": "openai/gsm8k", "subject": "math"}),
+        ({**VERL, "prompt": [SYSTEM, USER]}, {"answer": "2", "system": "Think first."}),
+        ({"prompt": "1 + 1?", "answer": "2", "solution": "It is 2."}, {"answer": "2", "solution": "It is 2."}),
+        ({**ASKED, "ground_truth": 2.0}, {"answer": "2", "solution": None}),
+        ({**ASKED, "solution": "$\\frac{4}{2}$"}, {"answer": "$\\frac{4}{2}$", "solution": None}),
+        ({**ASKED, "solution": "$\\boxed{\\frac{4}{2}}$"}, {"answer": "\\frac{4}{2}", "solution": None}),
+        (
+            {**ASKED, "solution": "1 and \\boxed{1} are \\boxed{\\{2\\}}."},
+            {"answer": "\\{2\\}", "solution": "1 and \\boxed{1} are \\boxed{\\{2\\}}."},
+        ),
+        (
+            {**ASKED, "completion": [{"role": "assistant", "content": "So \\boxed{2}"}]},
+            {"answer": "2", "solution": "So \\boxed{2}"},
+        ),
+        ({**ASKED, "problem": "2 + 2?", "answer": "4"}, {"problem": "2 + 2?", "answer": "4"}),
+        ({**ASKED, "answer": "2", "source": "mine", "data_source": "x"}, {"source": "mine"}),
+    ],
+)
+def test_rows_of_trl_and_verl_are_read_as_they_are(tmp_path, row, wanted):
+    (problem,) = load(tmp_path, row)
+    wanted = {"problem": "1 + 1?", **wanted}
+    assert {name: getattr(problem, name) for name in wanted} == wanted
+
+
+def test_a_mapping_goes_before_a_layout(tmp_path):
+    fields = {"problem": "extra_info.question", "answer": "reward_model.ground_truth", "solution": "extra_info.answer"}
+    (problem,) = load(tmp_path, VERL, fields=fields)
+    assert (problem.problem, problem.answer, problem.solution) == ("What is 1 + 1?", "2", "1 + 1 = 2")
+    assert load(tmp_path, VERL, fields={"solution": "extra_info.answer"})[0].solution == "1 + 1 = 2"
+    row = {**VERL, "prompt": [SYSTEM, USER]}
+    assert load(tmp_path, row, fields={"system": "none"})[0].system is None
+
+
+def test_verls_parquet_files_are_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{**VERL, "prompt": [SYSTEM, {"role": "user", "content": f"{n} + 1?"}]} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    problems = load_problems(tmp_path / "train.parquet", kind="exact")
+    assert [p.problem for p in problems] == ["0 + 1?", "1 + 1?", "2 + 1?"]
+    assert {(p.answer, p.kind, p.system) for p in problems} == {("2", "exact", "Think first.")}
+
+
+def test_a_row_of_trl_without_an_answer_names_its_columns(tmp_path):
+    with pytest.raises(ValueError, match=r"row 1: no 'answer'; .*; its columns are prompt, level"):
+        load(tmp_path, {**ASKED, "level": 1})
+    with pytest.raises(ValueError, match=r"row 1: 'system' holds an object with a"):
+        load(tmp_path, {"prompt": [{"role": "system", "content": {"a": 1}}, USER], "answer": "2"})
+
+
+def test_the_kind_of_a_file_is_that_of_rows_that_name_none(tmp_path):
+    first, second = load(tmp_path, GOOD, {**GOOD, "problem": "B?", "kind": "choice", "answer": "B"}, kind="exact")
+    assert (first.kind, second.kind) == ("exact", "choice")
+
+
+def with_systems(*systems):
+    return [Problem(id=str(n), problem="?", answer="1", system=system) for n, system in enumerate(systems)]
+
+
+def test_the_system_prompt_of_a_run(caplog):
+    assert system_prompt_for(with_systems("a", "a"), None) == "a"
+    assert "system_prompt is that of the problems: 'a'" in caplog.text
+    assert system_prompt_for(with_systems("a", "b", None), "mine") == "mine"
+    assert system_prompt_for(with_systems(None, None), None) is None
+    with pytest.raises(ValueError, match=r"3 different system prompts, such as 'a' \('0'\) and 'b' \('1'\), "):
+        system_prompt_for(with_systems("a", "b", None), None)

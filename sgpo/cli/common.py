@@ -31,6 +31,7 @@ PromptsFrom = Annotated[
         help="Take prompts and limit from here: a run, a checkpoint or model of one, or a YAML file of prompts.",
     ),
 ]
+KIND_HELP = "The kind of problems that name none: math, exact, choice, puzzle, or module:function of your own."
 Bank = Annotated[Path, typer.Option("--bank", metavar="BANK.db", help="The bank: one SQLite file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sgpo.cli.common import (
+    KIND_HELP,
     AsJson,
     PromptsFrom,
     find_prompts,
@@ -64,6 +65,7 @@ def eval_(
         str, typer.Option(help="The model: a path, hub id or run directory; with openai, the name it is served by.")
     ],
     problems: Annotated[Path | None, typer.Option(help="The problem file to evaluate on.")] = None,
+    kind: Annotated[str | None, typer.Option(help=KIND_HELP)] = None,
     benchmarks: Annotated[
         str | None,
         typer.Option(
@@ -151,7 +153,7 @@ def eval_(
         from sgpo.evaluation.store import EvaluationSettings
         from sgpo.rollouts.models import model_revision
 
-        sets = problem_sets(problems, benchmarks, data_dir, samples)
+        sets = problem_sets(problems, benchmarks, data_dir, samples, kind)
         served = engine is EngineName.openai
         prompts = find_prompts(None if served else model, prompts_from, prompt_style)
         settings = EvaluationSettings(
@@ -206,6 +208,7 @@ def score(
         Path, typer.Option(help="JSON Lines with `id` and `completion`; several rows of one id are its samples.")
     ],
     problems: Annotated[Path, typer.Option(help="The problem file that they answer.")],
+    kind: Annotated[str, typer.Option(help=KIND_HELP)] = "math",
     samples: Annotated[
         int | None,
         typer.Option(
@@ -226,7 +229,7 @@ def score(
     with work_on_stderr() as output:
         from sgpo.evaluation.evaluate import score_file
 
-        result = score_file(completions, problems, samples=samples, seed=seed)
+        result = score_file(completions, problems, samples=samples, seed=seed, kind=kind)
     print_json(result.summary(), output) if as_json else _show(result, title=f"{completions} on {problems}")
     if missing := len(result.missing):
         print(f"error: incomplete, without its completions: {counted(missing, 'problem')}", file=sys.stderr)
@@ -234,7 +237,7 @@ def score(
 
 
 def problem_sets(
-    problems: Path | None, benchmarks: str | None, data_dir: Path | None, samples: int | None
+    problems: Path | None, benchmarks: str | None, data_dir: Path | None, samples: int | None, kind: str | None = None
 ) -> list[ProblemSet]:
     """The problem file, or the benchmarks.
 
@@ -246,6 +249,8 @@ def problem_sets(
 
     if (problems is None) == (benchmarks is None):
         raise InputError("give either --problems FILE or --benchmarks NAMES")
+    if benchmarks is not None and kind is not None:
+        raise InputError("--kind is for --problems alone; benchmarks have theirs")
     if benchmarks is not None:
         known = known_benchmarks()
         return [
@@ -253,7 +258,11 @@ def problem_sets(
             for name in benchmark_names(benchmarks)
         ]
     assert problems is not None
-    return [ProblemSet(name=problems.stem, problems=load_problems(problems), samples=samples or SAMPLES)]
+    return [
+        ProblemSet(
+            name=problems.stem, problems=load_problems(problems, kind=kind or "math"), samples=samples or SAMPLES
+        )
+    ]
 
 
 def completion_source(

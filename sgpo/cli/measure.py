@@ -112,6 +112,7 @@ def measure(
         from sgpo.strategies.bank import StrategyBank
         from sgpo.strategies.strategy import Condition
         from sgpo.training import measure as measuring
+        from sgpo.training.rewards import correct_function
         from sgpo.verifier import Verifier
 
         check_new(keep, "--keep")
@@ -122,7 +123,7 @@ def measure(
         path = bank or (Path(given.bank) if given and given.bank else None)
         if path is None:
             raise InputError("no bank: give --bank BANK.db, or a recipe that names one")
-        setting = _setting(given, model, engine, temperature, max_tokens, prompt_style, prompts_from)
+        setting = _setting(given, loaded, model, engine, temperature, max_tokens, prompt_style, prompts_from)
         style, chat = setting.prompts.style, setting.prompts.chat or {}
         if engine is EngineName.openai and given and any(chat.values()):
             print("warning: the server's own chat template is used, not the recipe's", file=sys.stderr)
@@ -131,7 +132,9 @@ def measure(
         if given or prompts_from is not None:
             build_source = with_chat(build_source, setting.prompts)
         revision = setting.model if engine is EngineName.openai else model_revision(setting.model)
-        condition = Condition(model=revision, prompts=style.title, reward=f"verifier {setting.policy}")
+        correct = correct_function(given.correct) if given else None
+        reward = measuring.judge_name(correct, setting.policy)
+        condition = Condition(model=revision, prompts=style.title, reward=reward)
         told = {
             **asdict(condition), "engine": engine.value, "base_url": base_url and address_of(base_url), "seed": seed,
             "temperature": setting.temperature, "max_tokens": setting.max_tokens, "problems": digest_of(loaded),
@@ -141,7 +144,7 @@ def measure(
             kept = measuring.open_measurement(out, told) if out else None
             source = build_source()
             say_prompts(setting.prompts, setting.max_tokens)
-            with Verifier(policy=setting.policy) as verifier:
+            with nullcontext(correct) if correct else Verifier(policy=setting.policy) as verifier:
                 measured = measuring.measure_strategies(
                     strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
                     samples=samples, style=style, seed=seed, kept=kept,
@@ -196,6 +199,7 @@ def _problems(given: Recipe | None, file: Path | None) -> list[Problem]:
 
 def _setting(
     given: Recipe | None,
+    loaded: list[Problem],
     model: str | None,
     engine: EngineName,
     temperature: float | None,
@@ -203,12 +207,15 @@ def _setting(
     prompt_style: str | None,
     prompts_from: Path | None,
 ) -> _Setting:
+    from sgpo.problems import system_prompt_for
     from sgpo.prompts import prompt_style as style_named
     from sgpo.training.checkpoints import saved_prompts
     from sgpo.training.config import SGPOConfig
     from sgpo.training.run_directory import RunDirectory
 
     args = SGPOConfig(output_dir="", **(given.train if given else {}))
+    if given is not None:
+        args.system_prompt = system_prompt_for(loaded, args.system_prompt)
     if model is None:
         assert given is not None
         warm = RunDirectory(given.out).warm_model  # what training begins with, where it is there already

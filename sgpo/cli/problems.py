@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.cli.common import AsJson, check_new, known_benchmarks, one_line_errors, print_json, work_on_stderr
+from sgpo.cli.common import KIND_HELP, AsJson, check_new, known_benchmarks, one_line_errors, print_json, work_on_stderr
 from sgpo.errors import InputError
 from sgpo.io import counted, printable, write_jsonl
 
@@ -118,6 +118,7 @@ def import_(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Import this many rows, the first ones; all if not given.")
     ] = None,
+    kind: Annotated[str, typer.Option(help=KIND_HELP)] = "math",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that are no problem, and list them.")
     ] = False,
@@ -128,7 +129,8 @@ def import_(
 ) -> None:
     """Make a problem file from a Hugging Face dataset, a CSV or a parquet file, by naming its columns.
 
-    The fields are id, problem, answer, solution, subject, level, source and kind; problem and answer are needed.
+    The fields are id, problem, answer, solution, subject, level, source, kind and system; problem and answer are
+    needed. Rows of TRL and verl (prompt, reward_model.ground_truth, ...) are read as they are.
 
     \b
     Example:
@@ -136,8 +138,10 @@ def import_(
     """
     with work_on_stderr() as output:
         from sgpo.problems import load_problems, parse_fields, save_problems
+        from sgpo.verifier.kinds import check_kind
 
         check_new(out, "--out")
+        check_kind(kind)
         bad: list[str] = []
         repeated: list[str] = []
         loaded = load_problems(
@@ -147,6 +151,7 @@ def import_(
             subset=subset,
             revision=revision,
             limit=limit,
+            kind=kind,
             on_bad=bad.append if skip_bad else None,
             on_repeated=repeated.append if drop_repeated else None,
         )
@@ -180,9 +185,10 @@ def _train_rows(train: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
 def _lenient_problem(row: Mapping[str, Any], where: str) -> Problem:
     """A training row as a problem; a row without an answer is allowed: it can still be a benchmark's problem."""
+    from sgpo.columns import columns_of, lookup
     from sgpo.problems import problem_from_row
 
-    if str(row.get("answer") or "").strip():
+    if str(lookup(row, columns_of(row, {}).get("answer", "answer")) or "").strip():
         return problem_from_row(row, {}, where=where)
     return replace(problem_from_row({**row, "answer": "?"}, {}, where=where), answer="")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.cli.common import AsJson, one_line_errors, print_json, work_on_stderr
+from sgpo.cli.common import KIND_HELP, AsJson, one_line_errors, print_json, work_on_stderr
 from sgpo.cli.plan import show_plan
 from sgpo.io import counted
 
@@ -78,6 +78,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.", rich_help_panel=RUN),
     ] = None,
     problems: Annotated[Path | None, typer.Option(help="The problem file.", rich_help_panel=DATA)] = None,
+    kind: Annotated[str | None, typer.Option(help=KIND_HELP, rich_help_panel=DATA)] = None,
     bank: Annotated[Path | None, typer.Option(help="The strategy bank.", rich_help_panel=DATA)] = None,
     model: Annotated[str | None, typer.Option(help="The model's path or hub id.", rich_help_panel=DATA)] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory.", rich_help_panel=DATA)] = None,
@@ -143,7 +144,7 @@ def train(
 
         given = {"bank": bank, "model": model, "out": out}
         replaced = [f"{key}={json.dumps(str(value))}" for key, value in given.items() if value is not None]
-        loaded = load_recipe(recipe, [*replaced, *(settings or [])], problems=problems)
+        loaded = load_recipe(recipe, [*replaced, *(settings or [])], problems=problems, kind=kind)
         how: Any = {"stage": stage.value, "resume": resume, "model_given": model is not None}
         plan = plan_recipe(loaded, **how) if dry_run else None
         trained = run_recipe(loaded, **how) if plan is None else None

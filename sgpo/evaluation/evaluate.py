@@ -321,7 +321,9 @@ def judge_rows(
     return judged
 
 
-def score_file(completions: Path, problems: Path, *, samples: int | None = None, seed: int = 0) -> EvaluationResult:
+def score_file(
+    completions: Path, problems: Path, *, samples: int | None = None, seed: int = 0, kind: str = "math"
+) -> EvaluationResult:
     """Judge and score completions that exist already.
 
     Args:
@@ -331,12 +333,13 @@ def score_file(completions: Path, problems: Path, *, samples: int | None = None,
         samples: Score the first so many of each problem; a problem that has fewer is missing. Without it, every problem
             that occurs must have the same number.
         seed: Seed of the bootstrap.
+        kind: The kind of problems that name none.
 
     Raises:
         InputError: A row is not JSON, has no id or completion, names an unknown problem, or is the sample of another
             (the message names file and row); or a problem has another number of completions than the others.
     """
-    loaded = load_problems(problems)
+    loaded = load_problems(problems, kind=kind)
     by_id = {problem.id: problem for problem in loaded}
     seen: Counter[str] = Counter()
     numbered: dict[tuple[str, int], int] = {}  # the row of each sample that `sgpo eval` wrote

@@ -32,8 +32,9 @@ class Rollout:
     """One sampled and judged completion.
 
     `reward` is 1 for a correct completion and 0 for a wrong or unparsed one; it is NaN, and left out of its group, if
-    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward. `punishment`
-    is what its length adds to the reward, at most 0; None if lengths are not punished.
+    the verifier ran out of time. `verdict` is None if a user's own function gave a number as the reward. Where a run
+    has rewards of its own, `rewards` are theirs by name (NaN: none), and `weighted_reward` takes the place of `reward`
+    in advantages. `punishment` is what its length adds to that, at most 0; None if lengths are not punished.
     """
 
     prompt: str
@@ -44,12 +45,14 @@ class Rollout:
     truncated: bool
     verdict: Verdict | None = None
     reward: float = math.nan
+    rewards: dict[str, float] = field(default_factory=dict)
+    weighted_reward: float | None = None
     punishment: float | None = None
 
     @property
     def total_reward(self) -> float:
-        """What its advantage is computed from."""
-        return self.reward + (self.punishment or 0.0)
+        """What its advantage is computed from; NaN: its group leaves it out."""
+        return (self.reward if self.weighted_reward is None else self.weighted_reward) + (self.punishment or 0.0)
 
     @property
     def correct(self) -> bool:
@@ -155,15 +158,17 @@ def judge_completions(
     `finished` tells the verifier which of them were cut off (`Verifier.verify_many`).
 
     Raises:
-        InputError: The function returned neither a Verdict nor a finite number (or NaN: no reward).
+        InputError: The function raised, or returned neither a Verdict nor a finite number (or NaN: no reward).
     """
     if isinstance(verifier, Verifier):
         return verifier.verify_many(pairs, finished=finished)
-    verdicts = [verifier(completion, problem) for completion, problem in pairs]
-    return [
-        verdict if isinstance(verdict, Verdict) else _number(verdict, problem)
-        for verdict, (_, problem) in zip(verdicts, pairs, strict=True)
-    ]
+    return [_judged(verifier, completion, problem) for completion, problem in pairs]
+
+
+def function_name(function: Any) -> str:
+    """A user's function as metrics and messages call it, also where `functools.partial` wraps it."""
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardFunction) -> None:
@@ -182,7 +187,15 @@ def judge(items: Iterable[tuple[Rollout, Problem]], verifier: Verifier | RewardF
             rollout.reward = verdict
 
 
-def _number(reward: Any, problem: Problem) -> float:
+def _judged(function: RewardFunction, completion: str, problem: Problem) -> Verdict | float:
+    name = function_name(function)
+    try:
+        reward = function(completion, problem)
+    except Exception as error:
+        what = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{name} raised {type(error).__name__} for problem {problem.id!r}: {what:.200}") from error
+    if isinstance(reward, Verdict):
+        return reward
     try:
         number = float(reward)
     except (TypeError, ValueError):
@@ -190,7 +203,7 @@ def _number(reward: Any, problem: Problem) -> float:
     # One infinite reward would make every advantage of its group, and then every weight, NaN.
     if math.isinf(number):
         raise InputError(
-            f"the reward function returned {reward!r} for problem {problem.id!r}; it must return a Verdict or a finite "
-            "number (NaN for no reward)"
+            f"{name} returned {reward!r:.80} for problem {problem.id!r}; it must return a Verdict or a finite number "
+            "(NaN for no reward)"
         )
     return number

@@ -30,7 +30,8 @@ from sgpo.errors import RunDirectoryError
 from sgpo.io import holding
 from sgpo.prompts import SAVED_OPTIONS, SavedPrompts
 from sgpo.training.config import SGPOConfig
-from sgpo.training.distributed import max_over_processes
+from sgpo.training.distributed import max_over_processes, sum_over_processes
+from sgpo.training.metrics import Averages
 from sgpo.training.model_card import hub_errors, upload_model
 from sgpo.training.resume import PendingState, check_continuation, load_pending, record_changes, save_pending
 from sgpo.training.run_directory import (
@@ -68,6 +69,16 @@ class ResumableTrainer(Trainer):
         self.add_callback(_RestoreLosses(self))
         self._stop = StopOnSignal(self)
         self.add_callback(self._stop)
+
+    @property
+    def averages(self) -> Averages:
+        """What was measured since the last row of metrics."""
+        return self.pending.averages
+
+    def has_pending(self, problem_ids: list[str]) -> bool:
+        """Whether all processes have pending rows of their problems: not so after a resume with other problems."""
+        known = self.pending.narrow_to(problem_ids)
+        return sum_over_processes(self.accelerator, int(known)) == self.args.world_size
 
     @abstractmethod
     def begin_run(self) -> None:

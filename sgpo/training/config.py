@@ -249,6 +249,9 @@ class SGPOConfig(TrainingArguments):
         at_least=0,
         part="policy gradient",
     )
+    reward_weights: list[float] | None = option(
+        None, "Weights of the trainer's `reward_funcs`; null: 1 each.", source="TRL", part="policy gradient"
+    )
     kl_clip: float | None = option(
         1.0,
         "Clip on the divergence of a token; null: no clip.",
@@ -441,10 +444,5 @@ SECTIONS = {
 }
 
 
-def configuration_tables() -> str:
-    """The tables of docs/configuration.md, in Markdown (`python -m sgpo.training.config` prints them)."""
-    return configuration_page(SGPOConfig, SECTIONS)
-
-
 if __name__ == "__main__":
-    print(configuration_tables(), end="")
+    print(configuration_page(SGPOConfig, SECTIONS), end="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.algorithms import build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import counted, holding, read_json, write_json, write_text
-from sgpo.problems import Problem, split_problems
+from sgpo.problems import Problem, split_problems, system_prompt_for
+from sgpo.rollouts.groups import RewardFunction
 from sgpo.rollouts.models import context_length, load_policy, load_tokenizer, policy_config, shape_chat_template
 from sgpo.strategies.bank import StrategyBank
 from sgpo.training.checkpoints import saved_prompts
@@ -24,10 +25,12 @@ from sgpo.training.config import SGPOConfig
 from sgpo.training.data import Prepared, check_start, prepare_problems
 from sgpo.training.distributed import check_launch, part_quietly
 from sgpo.training.guidance import warmup_prompts
+from sgpo.training.measure import judge_name
 from sgpo.training.options import check_installed
 from sgpo.training.plan import describe_plan, describe_warmup
 from sgpo.training.recipe import Recipe
 from sgpo.training.resume import changed_options, check_continuation, refuse_changes
+from sgpo.training.rewards import VERIFIER, Rewards, as_reward, correct_function
 from sgpo.training.run_directory import RunDirectory, provenance
 from sgpo.training.trainer import SGPOTrainer
 from sgpo.training.warmup import Row, run_warmup, solution_rows, warmup_config, wrong_solutions
@@ -77,7 +80,7 @@ def _run_stages(
     run: RunDirectory, recipe: Recipe, args: SGPOConfig, stage: Stage, *, resume: bool, model_given: bool
 ) -> Path:
     # All data is read before the first stage writes anything.
-    problems, evaluation, bank = _read_data(recipe)
+    problems, evaluation, bank = _read_data(recipe, args)
     if recipe.warmup is None:
         return _reinforce(run, recipe, args, recipe.model, problems, evaluation, bank, resume=resume)
     split = _split(run, problems, recipe, bank, seed=args.seed)
@@ -107,7 +110,7 @@ def plan_recipe(
         os.stat(run.path)
         with holding(run.path):  # by nobody else
             pass
-    problems, evaluation, bank = _read_data(recipe)
+    problems, evaluation, bank = _read_data(recipe, args)
     split = _split(run, problems, recipe, bank, seed=args.seed) if recipe.warmup is not None else _Split([], problems)
     warms_up = recipe.warmup is not None and stage != "rl" and not _is_warmed_up(run, resume=resume)
     takes_warm_model = recipe.warmup is not None and not warms_up
@@ -117,6 +120,8 @@ def plan_recipe(
         prepared, tokenizer, config = _check_reinforcement(recipe, args, model, split.rl, evaluation, bank)
         algorithm = build_algorithm(args.algorithm, vars(args))
         plan |= describe_plan(prepared, tokenizer, config, args, algorithm, peft_config=_peft_config(recipe))
+        judge = judge_name(correct_function(recipe.correct), args.verifier_policy)
+        plan["reward"] = recipe_rewards(recipe).title(judge)
     if warms_up:
         options = _warmup_options(run, recipe, args)
         _, rows, counts = _warmup_rows(split, recipe, args, bank)
@@ -136,12 +141,16 @@ def _check_recipe(recipe: Recipe, stage: Stage, *, resume: bool) -> tuple[RunDir
     if resume:
         _check_resumed_options(run, recipe, args)
     _check_evaluation(recipe, args)
+    correct_function(recipe.correct), recipe_rewards(recipe)  # which refuse
     return run, args
 
 
-def _read_data(recipe: Recipe) -> tuple[list[Problem], dict[str, list[Problem]] | None, StrategyBank | None]:
-    """The problems, those of evaluations by name, and the bank."""
+def _read_data(
+    recipe: Recipe, args: SGPOConfig
+) -> tuple[list[Problem], dict[str, list[Problem]] | None, StrategyBank | None]:
+    """The problems, those of evaluations by name, and the bank; the problems may bring the system prompt."""
     problems = recipe.problems.load()
+    args.system_prompt = system_prompt_for(problems, args.system_prompt)
     # Named as its file, so that runs of other recipes on the same file can be compared.
     evaluation = {Path(recipe.evaluation.source).stem: recipe.evaluation.load()} if recipe.evaluation else None
     return problems, evaluation, StrategyBank(recipe.bank, read_only=True) if recipe.bank else None
@@ -159,10 +168,13 @@ def _check_stage(run: RunDirectory, recipe: Recipe, stage: Stage, *, resume: boo
 
 def _check_resumed_options(run: RunDirectory, recipe: Recipe, args: SGPOConfig) -> None:
     """Raises InputError where what is learnt would change, before anything is loaded; the trainer knows the rest."""
-    check_continuation(run, {"algorithm": args.algorithm, "args": args.to_dict()})
+    options = args.to_dict()
+    if args.system_prompt is None:
+        del options["system_prompt"]  # the problems may bring it
+    check_continuation(run, {"algorithm": args.algorithm, "args": options})
     if run.recipe_file.exists():
         begun = _read_recipe(run.recipe_file)
-        refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora"})))
+        refuse_changes(run, changed_options(begun, recipe.model_dump(include={"warmup", "lora", "rewards", "correct"})))
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:
@@ -206,12 +218,17 @@ def _check_reinforcement(
     algorithm = build_algorithm(args.algorithm, vars(args))
     prepared = prepare_problems(problems, tokenizer, args, bank=bank, algorithm=algorithm)
     config = policy_config(model, adapters=recipe.lora is not None, **(args.model_init_kwargs or {}))
-    with _verifier(args) as verifier:
+    with _judging(recipe, args) as verifier:
         check_start(prepared, evaluation or {}, tokenizer, args, verifier=verifier, config=config)
+    recipe_rewards(recipe).check(args.algorithm, prepared.problems)
     return prepared, tokenizer, config
 
 
-def _verifier(args: SGPOConfig) -> Verifier:
+def _judging(recipe: Recipe, args: SGPOConfig) -> AbstractContextManager[Verifier | RewardFunction]:
+    """What says which completions are correct: the recipe's function, or a verifier, which is closed at the end."""
+    correct = correct_function(recipe.correct)
+    if correct is not None:
+        return nullcontext(correct)
     return Verifier(workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy)
 
 
@@ -316,7 +333,7 @@ def _warmup_rows(
         tokenizer,
         style=args.style,
         max_length=min((limit for limit in limits if limit is not None), default=None),
-        wrong=_wrong_solutions(split.warmup, args),
+        wrong=_wrong_solutions(split.warmup, recipe, args),
         guided=warmup_prompts(
             split.warmup, bank, fraction=recipe.warmup.guided_fraction, style=args.style, seed=args.seed
         ),
@@ -336,11 +353,11 @@ def _warm_model(run: RunDirectory, recipe: Recipe, stage: Stage, *, model_given:
     return str(run.warm_model)
 
 
-def _wrong_solutions(problems: list[Problem], args: SGPOConfig) -> set[str]:
+def _wrong_solutions(problems: list[Problem], recipe: Recipe, args: SGPOConfig) -> set[str]:
     """As the first process judges them: a time-out in one process alone would give each its own rows."""
     found: list[set[str]] = [set()]
     if args.process_index == 0:
-        with _verifier(args) as verifier:
+        with _judging(recipe, args) as verifier:
             found = [wrong_solutions(problems, verifier)]
     broadcast_object_list(found)
     return found[0]
@@ -362,6 +379,7 @@ def _reinforce(
     split: _Split | None = None,
 ) -> Path:
     """Train a model on problems, and keep the recipe in the run directory."""
+    correct: dict[str, Any] = {} if recipe.correct is None else {"verifier": correct_function(recipe.correct)}
     trainer = SGPOTrainer(
         model,
         args,
@@ -369,7 +387,9 @@ def _reinforce(
         evaluation,
         processing_class=load_tokenizer(model, pad_token=args.pad_token, init_kwargs=args.model_init_kwargs),
         bank=bank,
+        reward_funcs=recipe_rewards(recipe).parts or None,
         peft_config=_peft_config(recipe),
+        **correct,
     )
     if resume:
         check_continuation(run, trainer.describe())
@@ -379,6 +399,12 @@ def _reinforce(
         write_text(run.recipe_file, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     trainer.train(resume_from_checkpoint=resume)
     return run.final_model
+
+
+def recipe_rewards(recipe: Recipe) -> Rewards:
+    """The rewards that a recipe names. Raises InputError as `Rewards.of`."""
+    parts = [as_reward(part.function or VERIFIER, part.weight) for part in recipe.rewards or ()]
+    return Rewards.of(parts or None, recipe.train.get("reward_weights"))
 
 
 def _peft_config(recipe: Recipe) -> Any:

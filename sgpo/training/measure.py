@@ -297,7 +297,7 @@ def training_condition(model: str, args: SGPOConfig, verifier: Verifier | Reward
     """
     if not model:
         return None
-    reward = f"verifier {args.verifier_policy}" if isinstance(verifier, Verifier) else _function_name(verifier)
+    reward = judge_name(verifier, args.verifier_policy)
     return Condition(model=model_revision(model), prompts=args.style.title, reward=reward)
 
 
@@ -320,8 +320,11 @@ def warn_unmeasured(bank: StrategyBank, condition: Condition | None) -> None:
         )
 
 
-def _function_name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
+def judge_name(judge: Verifier | RewardFunction | None, policy: str) -> str:
+    """What decides what is correct, for a `Condition`: our verifier under a policy (None too), or a function."""
+    if judge is None or isinstance(judge, Verifier):
+        return f"verifier {policy}"
+    return f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__name__)}"
 
 
 def open_measurement(out: Path, settings: Mapping[str, Any]) -> CompletionFile:

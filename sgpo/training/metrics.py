@@ -210,11 +210,13 @@ def add_rollout_metrics(
     # What the autonomous groups alone show.
     for group in groups:
         passes = [r.correct for r in group.autonomous if not math.isnan(r.reward)]
-        rewards = {r.total_reward for r in group.autonomous if not math.isnan(r.reward)}
+        rewards = {r.total_reward for r in group.autonomous if not math.isnan(r.total_reward)}
         if passes:
             averages.add("groups/all_fail", float(not any(passes)))
             averages.add("groups/all_pass", float(all(passes)))
             averages.add("groups/with_gradient", float(len(rewards) > 1))
+        for rollout in group.autonomous:
+            _add_rewards(averages, rollout)
         punishments = [r.punishment for r in group.autonomous if r.punishment is not None]
         averages.add("overlong_punishment", sum(punishments), len(punishments))
         # At the sampling temperature, -log pi of a sampled token is an unbiased estimate of the entropy.
@@ -235,6 +237,17 @@ def add_rollout_metrics(
     )
     for kind in ("correct", "wrong", "unparsed", "timeout"):
         averages.add_sum(f"verdicts/{kind}", verdicts[kind])
+
+
+def _add_rewards(averages: Averages, rollout: Rollout) -> None:
+    """Add the rewards of a user's own: the mean of each over the completions that have one, and of their sum."""
+    for name, value in rollout.rewards.items():
+        missing = math.isnan(value)
+        averages.add_sum(f"rewards/{name}/missing", missing)
+        if not missing:
+            averages.add(f"rewards/{name}/mean", value)
+    if rollout.rewards and not math.isnan(rollout.total_reward):
+        averages.add("reward", rollout.total_reward)
 
 
 def _answer(rollout: Rollout) -> str:
@@ -263,6 +276,7 @@ def rollout_records(step: int, groups: Sequence[RolloutGroup]) -> list[dict[str,
             "verdict": rollout.verdict.kind if rollout.verdict is not None else None,
             "extracted": rollout.verdict.extracted if rollout.verdict is not None else None,
             "reward": _or_null(rollout.reward),
+            **({"rewards": {k: _or_null(v) for k, v in rollout.rewards.items()}} if rollout.rewards else {}),
             "strategy_id": group.strategy_id if name == "guided" else None,
         }
         for group in groups

@@ -72,7 +72,6 @@ def describe_plan(
         "rollout_bytes": round(tokens * BYTES_PER_TOKEN * args.rollout_fraction),
         "memory": memory_needed(config, args, peft_config, longest=longest),
         "free_memory": free_memory(args),
-        "reward": f"verifier, {args.verifier_policy}",
         "prompts": rendered_prompts(prepared, tokenizer),
     }
 

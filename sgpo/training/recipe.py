@@ -7,10 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Self, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from sgpo.algorithms import algorithm_class
 from sgpo.errors import InputError
@@ -35,10 +35,11 @@ class ProblemSource(_Section):
     split: str = "train"
     subset: str | None = None
     limit: int | None = Field(default=None, ge=1)
+    kind: str = "math"
 
     def load(self) -> list[Problem]:
         """The problems. Raises InputError as `load_problems`."""
-        return load_problems(self.source, fields=self.fields, split=self.split, subset=self.subset, limit=self.limit)
+        return load_problems(**self.model_dump())
 
 
 class WarmupSection(BaseModel):
@@ -67,9 +68,25 @@ class LoraSection(BaseModel):
     target_modules: str | list[str] = "all-linear"
 
 
+class RewardSection(_Section):
+    """A part of the reward: the verdict (`kind: verifier`) or a function (`module:function`), and its weight."""
+
+    kind: Literal["verifier"] | None = None
+    function: str | None = None
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.kind is None) == (self.function is None):
+            raise ValueError("give either kind: verifier, or function: module:function")
+        return self
+
+
 class Recipe(_Section):
     """A whole run. `train` holds options of `SGPOConfig`, `evaluation` the problems of evaluations during training,
-    `prompts` texts in place of the prompt style's, or a YAML file of them; loaded, they are an option of `train`."""
+    `prompts` texts in place of the prompt style's, or a YAML file of them; loaded, they are an option of `train`.
+    `rewards` are what advantages are computed from in place of the verdict; `correct` is a function (`module:function`)
+    that says what is correct in the verifier's place."""
 
     model: str
     problems: ProblemSource
@@ -79,10 +96,14 @@ class Recipe(_Section):
     warmup: WarmupSection | None = None
     lora: LoraSection | None = None
     prompts: Any = None
+    rewards: list[RewardSection] | None = Field(default=None, min_length=1)
+    correct: str | None = None
     train: dict[str, Any] = {}
 
 
-def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, settings: Sequence[str] = (), *, problems: Path | None = None, kind: str | None = None
+) -> Recipe:
     """Read a recipe and apply settings.
 
     A recipe may say `extends: other.yaml`, a path from its own place: it then changes that recipe, key by key. Where
@@ -95,6 +116,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
         path: The recipe, a YAML file.
         settings: `key=value` each: `train.learning_rate=1e-6`, or short `learning_rate=1e-6`.
         problems: A problem file in place of the recipe's source; it has our own field names.
+        kind: The kind of problems, and of those of evaluations, that name none.
 
     Raises:
         InputError: One line that names the file, the key, and the nearest right one: no such file, no YAML, an unknown
@@ -115,6 +137,8 @@ def load_recipe(path: str | Path, settings: Sequence[str] = (), *, problems: Pat
     for name in ("problems", "evaluation"):
         if isinstance(content.get(name), str):
             content[name] = {"source": content[name]}
+        if kind is not None and isinstance(content.get(name), dict):
+            content[name] = {**content[name], "kind": kind}
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
@@ -320,7 +344,7 @@ def _explain(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{place}: {first['msg']}"
-    sections = {"problems": ProblemSource, "evaluation": ProblemSource}
+    sections = {"problems": ProblemSource, "evaluation": ProblemSource, "rewards": RewardSection}
     section: Any = sections.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe
     return f"unknown key {place!r}{_nearest(str(first['loc'][-1]), list(section.model_fields))}"
 

@@ -33,7 +33,16 @@ from sgpo.io import (
 )
 
 STAGING_OF_0_1 = ".unfinished"  # now `.staging`
-CONFIG_TYPES = {"args": dict, "problems": dict, "strategies": dict, "prompts": dict, "model": str, "changes": list}
+CONFIG_TYPES = {
+    "args": dict,
+    "problems": dict,
+    "strategies": dict,
+    "prompts": dict,
+    "rewards": dict,
+    "correct": str,
+    "model": str,
+    "changes": list,
+}
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 
 logger = logging.getLogger("sgpo")

@@ -25,7 +25,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import write_jsonl
-from sgpo.problems import Problem
+from sgpo.problems import Problem, system_prompt_for
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
@@ -80,6 +80,7 @@ from sgpo.training.metrics import (
 )
 from sgpo.training.model_card import write_model_card
 from sgpo.training.plan import rendered_prompts
+from sgpo.training.rewards import Rewards
 from sgpo.training.run_directory import RunDirectory
 from sgpo.verifier import Verifier
 
@@ -101,6 +102,8 @@ class SGPOTrainer(EvaluatingTrainer):
         bank: The strategies, or the bank's file; a problem without one is trained autonomously, and counted.
         verifier: Ours, or any function `(completion, problem)` that returns a `Verdict` or a reward; a reward above one
             half counts as correct.
+        reward_funcs: What advantages are computed from in place of the verdict, one or several: TRL's functions,
+            functions `(completion, problem)`, and "verifier"; weighed by `args.reward_weights`.
         peft_config: Adapters to train instead of the whole model.
         callbacks: More callbacks of the Trainer.
 
@@ -117,6 +120,7 @@ class SGPOTrainer(EvaluatingTrainer):
         processing_class: Any = None,
         bank: StrategyBank | str | Path | None = None,
         verifier: Verifier | RewardFunction | None = None,
+        reward_funcs: Any = None,
         peft_config: Any = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -130,6 +134,8 @@ class SGPOTrainer(EvaluatingTrainer):
                 raise InputError("this model has no name to load a tokenizer by; pass one as processing_class")
             processing_class = load_tokenizer(source, pad_token=args.pad_token, init_kwargs=init_kwargs)
         check_tokenizer(processing_class, pad_token=args.pad_token)
+        problems = as_problems(train_dataset, "train_dataset")
+        args.system_prompt = system_prompt_for(problems, args.system_prompt)
         shape_chat_template(
             processing_class, template_kwargs=args.chat_template_kwargs, system_prompt=args.system_prompt
         )
@@ -141,12 +147,12 @@ class SGPOTrainer(EvaluatingTrainer):
             workers=args.verifier_workers, timeout=args.verifier_timeout, policy=args.verifier_policy
         )
         self._tokenizer = processing_class
-        self.prepared = prepare_problems(
-            as_problems(train_dataset, "train_dataset"), processing_class, args, bank=bank, algorithm=self.algorithm
-        )
+        self.rewards = Rewards.of(reward_funcs, args.reward_weights, problems=problems, dataset=train_dataset)
+        self.prepared = prepare_problems(problems, processing_class, args, bank=bank, algorithm=self.algorithm)
         self.eval_problems = evaluation_sets(eval_dataset)
         config = policy_config(model, adapters=peft_config is not None or hasattr(model, "peft_config"), **init_kwargs)
         check_start(self.prepared, self.eval_problems, processing_class, args, verifier=self.verifier, config=config)
+        self.rewards.check(args.algorithm, self.prepared.problems)
 
         # The policy. Adapters are drawn at random, in every process alike.
         set_seed(args.seed)
@@ -196,11 +202,6 @@ class SGPOTrainer(EvaluatingTrainer):
         )
         self.sampling = Sampling(max_tokens=args.max_completion_length, temperature=args.temperature, top_p=args.top_p)
 
-    @property
-    def averages(self) -> Averages:
-        """What was measured since the last row of metrics."""
-        return self.pending.averages
-
     # -- one optimizer step: from problems to rows
 
     def train_sampler(self) -> GlobalBatchSampler:
@@ -223,7 +224,7 @@ class SGPOTrainer(EvaluatingTrainer):
         self.averages.steps += 1
         problems = [problem for batch in batches for problem in batch]
         # Of `num_iterations` updates on the same rollouts, the first samples them.
-        if self.state.global_step % self.args.num_iterations == 0 or not self._has_pending(problems):
+        if self.state.global_step % self.args.num_iterations == 0 or not self.has_pending([p.id for p in problems]):
             self._collect(problems)
         # Cut the rows at the ends of the micro-batches, and each micro-batch into parts that fit in memory.
         ends = torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()
@@ -240,11 +241,6 @@ class SGPOTrainer(EvaluatingTrainer):
                 {"parts": [[rows[i] for i in part] for part in parts] + [[dummy]] * missing, "last": end == ends[-1]}
             )
         return micro_batches, None
-
-    def _has_pending(self, problems: Problems) -> bool:
-        """Whether all processes have pending rows of their problems: not so after a resume with other problems."""
-        known = self.pending.narrow_to([problem.id for problem in problems])
-        return sum_over_processes(self.accelerator, int(known)) == self.args.world_size
 
     def _collect(self, problems: Problems) -> None:
         """Sample groups of these problems, or of others in their place, and keep their rows as pending."""
@@ -314,6 +310,7 @@ class SGPOTrainer(EvaluatingTrainer):
             )
         with self.averages.timed("verify"):
             judge(((r, group.problem) for group in groups for r in (*group.autonomous, *group.guided)), self.verifier)
+            self.rewards.give(groups)
         with self.averages.timed("score"):
             return groups, self.algorithm.training_rows(groups, self._score, generator=generator)
 
@@ -447,4 +444,5 @@ class SGPOTrainer(EvaluatingTrainer):
             "problems": {**problems, "global_batch": self.args.global_batch_size},
             "strategies": {"path": str(self.bank.path) if self.bank is not None else None, **strategies},
             "prompts": self.args.style.describe(),
+            **self.rewards.describe(self.verifier),
         }

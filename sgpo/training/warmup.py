@@ -16,19 +16,20 @@ from sgpo.io import counted
 from sgpo.problems import Problem
 from sgpo.prompts import PromptStyle, SavedPrompts, autonomous_prompt
 from sgpo.rollouts.engine import encode_prompt, encode_solution
+from sgpo.rollouts.groups import RewardFunction, judge_completions
 from sgpo.rollouts.models import check_adapters, is_quantized, load_policy, train_in_float32
 from sgpo.training.alarms import DivergenceStop
 from sgpo.training.metrics import MetricsWriter, ProgressBar
 from sgpo.training.options import installed_name
 from sgpo.training.run_directory import RunDirectory, checkpoint_step, last_checkpoint
-from sgpo.verifier import Verifier
+from sgpo.verifier import Verdict, Verifier
 
 logger = logging.getLogger("sgpo")
 
 Row = dict[str, list[int]]
 
 
-def wrong_solutions(problems: Sequence[Problem], verifier: Verifier) -> set[str]:
+def wrong_solutions(problems: Sequence[Problem], verifier: Verifier | RewardFunction) -> set[str]:
     """Find the problems whose solution comes to another answer than theirs.
 
     A solution without an answer, or one whose judgement ran out of time, is not known to be wrong.
@@ -37,8 +38,12 @@ def wrong_solutions(problems: Sequence[Problem], verifier: Verifier) -> set[str]
         Their ids.
     """
     solved = [(problem.solution, problem) for problem in problems if problem.solution is not None]
-    verdicts = verifier.verify_many(solved)
-    return {problem.id for (_, problem), verdict in zip(solved, verdicts, strict=True) if verdict.kind == "wrong"}
+    judged = zip(solved, judge_completions(solved, verifier), strict=True)
+    return {
+        problem.id
+        for (_, problem), verdict in judged
+        if (verdict.kind == "wrong" if isinstance(verdict, Verdict) else verdict <= 0.5)
+    }
 
 
 def solution_rows(

@@ -14,7 +14,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -88,6 +90,7 @@ def judge_completion(
     Raises:
         UsageError: there is no such kind or function, or the gold answer does not fit the kind.
     """
+    check_kind(kind)
     if kind == "math":
         return judge_math(completion, answer, strict=strict, finished=finished)
     if kind == "exact":
@@ -101,11 +104,16 @@ def judge_completion(
             if check
             else _judge_exact(completion[-READ_LIMIT:], answer, finished=finished)
         )
-    if ":" in kind:
-        return _call(kind, completion, answer)
-    raise UsageError(
-        f"unknown kind of problem {kind!r}; there are: {', '.join(KINDS)}, and 'package.module:function' for your own"
-    )
+    return _call(kind, completion, answer)
+
+
+def check_kind(kind: str) -> None:
+    """Raises UsageError for what is no kind of problem; a function is not looked up."""
+    if kind not in KINDS and ":" not in kind:
+        raise UsageError(
+            f"unknown kind of problem {kind!r}; there are: {', '.join(KINDS)}, and 'package.module:function' for your "
+            "own"
+        )
 
 
 def judge_math(completion: str, answer: str, *, strict: bool = False, finished: bool = True) -> Verdict:
@@ -229,7 +237,7 @@ def check_of(answer: str) -> str | None:
 
 
 def _call(path: str, completion: str, answer: str) -> Verdict:
-    result = _import_function(path)(completion=completion, answer=answer)
+    result = _kind_function(path)(completion=completion, answer=answer)
     if isinstance(result, Verdict):
         return result
     if isinstance(result, bool):
@@ -237,17 +245,35 @@ def _call(path: str, completion: str, answer: str) -> Verdict:
     raise UsageError(f"{path} returned {type(result).__name__}; it must return a bool or a Verdict")
 
 
-def _import_function(path: str) -> Callable[..., object]:
+def import_function(path: str, *, what: str) -> Callable[..., object]:
+    """Import the function `package.module:function`, also from the working directory, where others have none.
+
+    Args:
+        path: where it is.
+        what: what messages call it.
+
+    Raises:
+        UsageError: there is none, or its module cannot be imported.
+    """
+    module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # which the path of the `sgpo` command lacks
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module does when it is imported
+        raise UsageError(f"{what} {path!r} names no function that can be imported: {error}") from None
+    if not callable(function):
+        raise UsageError(f"{what} {path!r} names no function, but a {type(function).__name__}")
+    return function
+
+
+def _kind_function(path: str) -> Callable[..., object]:
     """The user's function of that dotted path.
 
     Its two parameters must be named `completion` and `answer`: a problem file from elsewhere that names a function
     made for something else (`os:system`) gets an error, not a call.
     """
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"kind {path!r} names no function that can be imported: {error}") from None
+    function = import_function(path, what="kind")
     try:
         parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):

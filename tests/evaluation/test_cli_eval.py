@@ -471,3 +471,12 @@ def test_two_evaluations_can_be_compared_and_reported(server, problems, tmp_path
     assert evaluation["differences"][0]["final"]["mean"] == pytest.approx(-5 / 6)
     reported = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "b")])
     assert reported.exit_code == 0, reported.stderr
+
+
+def test_the_kind_is_that_of_a_file_and_not_of_a_benchmark(problems, tmp_path):
+    row = {"id": "q", "problem": "?", "answer": "B"}
+    problems.write_text(json.dumps(row) + "\n")
+    assert problem_sets(problems, None, None, 1, "choice")[0].problems[0].kind == "choice"
+    refused = run("--model", "m", "--benchmarks", "gsm8k", "--kind", "exact", "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "--kind is for --problems alone" in refused.stderr

@@ -275,3 +275,17 @@ def test_import_leaves_out_bad_and_repeated_rows_counted_and_listed(tmp_path):
     out.unlink()
     document = json.loads(run("import", source, "--out", out, "--skip-bad", "--drop-repeated", "--json").stdout)
     assert (document["problems"], document["bad"], document["repeated"], len(document["left_out"])) == (2, 4, 1, 5)
+
+
+def test_an_import_from_verls_layout_with_a_kind(tmp_path):
+    chat = [{"role": "system", "content": "Think."}, {"role": "user", "content": "1 + 1?"}]
+    source = write(tmp_path / "verl.jsonl", [{"prompt": chat, "reward_model": {"ground_truth": "2"}}])
+    result = run("import", source, "--kind", "exact", "--out", tmp_path / "out.jsonl")
+    assert result.exit_code == 0, result.stderr
+    (problem,) = load_problems(tmp_path / "out.jsonl")
+    assert (problem.problem, problem.answer, problem.kind, problem.system) == ("1 + 1?", "2", "exact", "Think.")
+    refused = run("import", source, "--kind", "maths", "--out", tmp_path / "other.jsonl")
+    assert (refused.exit_code, (tmp_path / "other.jsonl").exists()) == (2, False)
+    assert "unknown kind of problem 'maths'" in refused.stderr
+    rows = list(read_rows(source))
+    assert _lenient_problem(rows[0][1], "row 1").answer == "2"

@@ -145,3 +145,14 @@ def test_files_that_are_missing(tmp_path, problems):
     assert (result.exit_code, "nowhere.jsonl: no such file" in result.stderr) == (2, True)
     result = CliRunner().invoke(app, ["score", "--completions", str(problems), "--problems", "nowhere.jsonl"])
     assert (result.exit_code, "nowhere.jsonl: no such problem file" in result.stderr) == (2, True)
+
+
+def test_the_kind_of_a_whole_file(tmp_path, problems):
+    def verdicts(*options):
+        result = score(tmp_path, problems, [("half", "\\boxed{0.5}"), ("two", "\\boxed{2}")], "--json", *options)
+        return json.loads(result.stdout)["verdicts"]["correct"]
+
+    assert (verdicts(), verdicts("--kind", "exact")) == (2, 1)  # 0.5 is 1/2, but not the same text
+    refused = score(tmp_path, problems, COMPLETIONS, "--kind", "maths")
+    assert refused.exit_code == 2
+    assert "unknown kind of problem 'maths'; there are: math, exact, choice, puzzle" in refused.stderr

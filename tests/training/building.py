@@ -95,6 +95,7 @@ def build_trainer(
     bank="for all",
     verifier=hash_verdict,
     evaluation=None,
+    reward_funcs=None,
     peft_config=None,
     callbacks=(),
     **options,
@@ -129,6 +130,7 @@ def build_trainer(
         processing_class=tokenizer,
         bank=bank,
         verifier=verifier,
+        reward_funcs=reward_funcs,
         peft_config=peft_config,
         callbacks=list(callbacks),
     )

@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from sgpo import SGPOConfig
-from sgpo.training.config import configuration_tables
-from sgpo.training.recipe import LoraSection, ProblemSource, Recipe, WarmupSection
+from sgpo.training.config import SECTIONS
+from sgpo.training.options import configuration_page
+from sgpo.training.recipe import LoraSection, ProblemSource, Recipe, RewardSection, WarmupSection
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
@@ -33,7 +34,7 @@ def test_every_option_is_on_the_page_as_it_is():
 
 
 def test_the_page_has_the_tables_that_the_declarations_print():
-    assert configuration_tables() in PAGE.read_text(encoding="utf-8")
+    assert configuration_page(SGPOConfig, SECTIONS) in PAGE.read_text(encoding="utf-8")
 
 
 def test_every_key_of_a_recipe_is_on_the_page():
@@ -44,5 +45,6 @@ def test_every_key_of_a_recipe_is_on_the_page():
         (ProblemSource, "problems."),
         (WarmupSection, "warmup."),
         (LoraSection, "lora."),
+        (RewardSection, "rewards."),
     ):
         assert {prefix + name for name in model.model_fields} <= named

@@ -145,6 +145,9 @@ def test_metrics_have_documented_keys(finished):
         "groups/extra",
         "kl",
         "overlong_punishment",
+        "reward",
+        "rewards/NAME/mean",
+        "rewards/NAME/missing",
     }
 
 
