@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sgpo"
 
 LAYERS = [
     {"errors"},
-    {"io"},
+    {"io", "progress"},
     {"columns"},
     {"problems", "prompts", "reasoning", "chat", "objective"},
     {"endpoint"},
@@ -41,6 +41,7 @@ NO_TORCH = [
     "chat",
     "endpoint",
     "io",
+    "progress",
     "errors",
 ]
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.errors import InputError
 from sgpo.objective import soft_overlong_punishment
 from sgpo.problems import Problem
+from sgpo.progress import told
 from sgpo.rollouts.engine import Completion, Engine, Sampling, decode_completions
 from sgpo.verifier import Verdict, Verifier
 
@@ -162,7 +163,7 @@ def judge_completions(
     """
     if isinstance(verifier, Verifier):
         return verifier.verify_many(pairs, finished=finished)
-    return [_judged(verifier, completion, problem) for completion, problem in pairs]
+    return [_judged(verifier, completion, problem) for completion, problem in told("judging", pairs)]
 
 
 def function_name(function: Any) -> str:

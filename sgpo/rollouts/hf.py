@@ -13,8 +13,9 @@ completion in a batch of 1 and of 192.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessor,
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sgpo.errors import DivergedError, InputError
+from sgpo.progress import tell_progress
 from sgpo.rollouts.engine import Completion, Sampling
 
 # Drop finished rows only once this fraction of the batch has ended: each drop copies the cache of the others.
@@ -31,6 +33,8 @@ DROP_FRACTION = 0.125
 # The cache has room for this many tokens of a completion at first. Few completions come near a limit of 32,768 tokens;
 # room for all of them in advance would be 115 GiB for 64 completions of a model like Qwen2.5-7B.
 FIRST_ROOM = 1024
+
+OnToken = Callable[[int, int], None]
 
 
 class HFEngine:
@@ -64,8 +68,10 @@ class HFEngine:
         self.model.eval()
         try:
             for rows in self._batches(prompts):
-                batch = self._generate([prompts[i] for i in rows], sampling, [seeds[i] for i in rows])
+                on_token = partial(_tell, len(completions), len(prompts))
+                batch = self._generate([prompts[i] for i in rows], sampling, [seeds[i] for i in rows], on_token)
                 completions.update(zip(rows, batch, strict=True))
+                tell_progress("sampling", len(completions), len(prompts))
         finally:
             self.model.train(was_training)
         return [completions[i] for i in range(len(prompts))]
@@ -79,12 +85,14 @@ class HFEngine:
         for group in (list(rows) for _, rows in alike):
             yield from (group[start : start + self.batch_size] for start in range(0, len(group), self.batch_size))
 
-    def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], on_token: OnToken
+    ) -> list[Completion]:
         device = self.model.device
         uniforms_BT = uniform_numbers(seeds, sampling.max_tokens).to(device)
         if can_decode(self.model):
             tokens_BT, logprobs_BT = decode(
-                self.model, prompts, sampling, uniforms_BT, eos_ids=self.eos_ids, pad_id=self.pad_id
+                self.model, prompts, sampling, uniforms_BT, eos_ids=self.eos_ids, pad_id=self.pad_id, on_token=on_token
             )
         else:
             tokens_BT, logprobs_BT = self._generate_by_library(prompts, sampling, uniforms_BT)
@@ -116,6 +124,10 @@ class HFEngine:
             )
         tokens_BT: Tensor = output[:, longest:]
         return tokens_BT, torch.stack(sampler.logprobs, dim=1)
+
+
+def _tell(before: int, total: int, ended: int, tokens: int) -> None:
+    tell_progress("sampling", before + ended, total, f"{tokens:,} tokens")
 
 
 def _completion(tokens: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Completion:
@@ -188,6 +200,7 @@ def decode(
     *,
     eos_ids: Sequence[int],
     pad_id: int,
+    on_token: OnToken = lambda ended, tokens: None,
 ) -> tuple[Tensor, Tensor]:
     """Sample one completion per prompt.
 
@@ -198,6 +211,7 @@ def decode(
         uniforms_BT: A number in [0, 1) for each token, as `uniform_numbers` gives them.
         eos_ids: The tokens that end a completion.
         pad_id: What fills up prompts and completions.
+        on_token: Told, after each token, how many completions have ended, and the tokens of the others.
 
     Returns:
         `tokens_BT` and `logprobs_BT`, which mean nothing after a row's first end token.
@@ -230,6 +244,7 @@ def decode(
         tokens_BT[alive_B, t], logprobs_BT[alive_B, t] = next_B, next_logprobs_B
         ended_B |= torch.isin(next_B, ends)
         ended = int(ended_B.sum())
+        on_token(len(prompts) - len(alive_B) + ended, t + 1)
         if ended == len(ended_B) or t + 1 == sampling.max_tokens:
             break
         # Rows that have ended stay in the batch, and are computed for nothing, until dropping them pays.

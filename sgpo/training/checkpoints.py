@@ -28,6 +28,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from sgpo.errors import RunDirectoryError
 from sgpo.io import holding
+from sgpo.progress import listen
 from sgpo.prompts import SAVED_OPTIONS, SavedPrompts
 from sgpo.training.config import SGPOConfig
 from sgpo.training.distributed import max_over_processes, sum_over_processes
@@ -108,7 +109,10 @@ class ResumableTrainer(Trainer):
             OSError: the disk is full or refuses.
         """
         with holding(self.run.path) if self.is_world_process_zero() else nullcontext():
-            return self._train(resume_from_checkpoint, **kwargs)
+            try:
+                return self._train(resume_from_checkpoint, **kwargs)
+            finally:
+                listen(None)  # a progress bar of a run that failed
 
     def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         checkpoint: Path | None = None

@@ -24,12 +24,16 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from sgpo.algorithms import TrainingRow
 from sgpo.errors import BankError
+from sgpo.progress import listen
 from sgpo.rollouts.groups import Rollout, RolloutGroup, pass_rate, seed_of
 from sgpo.strategies.bank import StrategyBank
 from sgpo.strategies.strategy import Condition
 from sgpo.training.alarms import mentions_strategy
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run_directory import RunDirectory
+
+# Seconds before a bar shows what a step is at, and between two such lines: on a terminal, and in a file.
+PATIENCE, PAUSE, PAUSE_IN_A_FILE = 5.0, 1.0, 60.0
 
 
 class MetricsWriter(TrainerCallback):
@@ -59,12 +63,15 @@ class MetricsWriter(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One line on standard error: steps, rate, time left, both pass rates and the latest score."""
+    """One line on standard error: steps, rate, time left, both pass rates and the latest score; and how far a step has
+    come in what takes longer than some seconds: sampling, judging, scoring, training."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.bar: tqdm[Any] | None = None
         self.shown: dict[str, str] = {}
+        self.doing, self.since, self.said = "", 0.0, 0.0  # at work on what, since when; when this was shown last
+        self.micro_batch, self.micro_batches = 1, 1
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -78,9 +85,32 @@ class ProgressBar(TrainerCallback):
                 file=sys.stderr,
                 dynamic_ncols=True,
             )
+            self.micro_batches = args.gradient_accumulation_steps
+            listen(self.show_work)
+
+    def show_work(self, doing: str, done: int, total: int, more: str) -> None:
+        """Show how far the work of a step has come, if it is long; a listener of `sgpo.progress`."""
+        now = perf_counter()
+        if doing != self.doing:
+            self.doing, self.since = doing, now
+        pause = PAUSE if sys.stderr.isatty() else PAUSE_IN_A_FILE
+        if self.bar is None or now - self.since < PATIENCE or now - self.said < pause:
+            return
+        self.said = now
+        if doing == "training" and self.micro_batches > 1:
+            more = f"micro-batch {self.micro_batch} of {self.micro_batches}"
+        self.bar.set_postfix({**self.shown, doing: f"{done:,}/{total:,}{f' ({more})' if more else ''}"}, refresh=True)
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A micro-batch is done, and not the last of its step."""
+        self.micro_batch += 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.micro_batch, self.doing = 1, ""
         if self.bar is not None:
+            self.bar.set_postfix(self.shown, refresh=False)
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(
@@ -106,6 +136,7 @@ class ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.bar is not None:
+            listen(None)
             self.bar.close()
             self.bar = None
 

@@ -26,6 +26,7 @@ from sgpo.algorithms import TrainingRow, build_algorithm
 from sgpo.errors import InputError
 from sgpo.io import write_jsonl
 from sgpo.problems import Problem, system_prompt_for
+from sgpo.progress import told
 from sgpo.rollouts.engine import Engine, Sampling, build_engine
 from sgpo.rollouts.forward import Predictor, token_logprobs
 from sgpo.rollouts.groups import PromptIds, RewardFunction, Rollout, RolloutGroup, judge, sample_groups, seed_of
@@ -168,8 +169,7 @@ class SGPOTrainer(EvaluatingTrainer):
             eval_dataset=self.eval_problems or None,
             processing_class=processing_class,
             data_collator=list,
-            # `compute_loss` below calls it. It is named here for the Trainer's sake, which would divide the loss by the
-            # accumulation steps otherwise: the components are normalised over the global batch already.
+            # Else the Trainer would divide the loss of `compute_loss`, a global mean, by the accumulation steps.
             compute_loss_func=batch_loss,
             callbacks=[
                 DivergenceStop(self.run.checkpoints),
@@ -275,12 +275,11 @@ class SGPOTrainer(EvaluatingTrainer):
 
         # Keep what the updates need, with divisors and counts over all processes.
         sampled = [*first, *extra]
-        completions = sum(len(group.autonomous) + len(group.guided) for group in sampled)
         count = partial(sum_over_processes, self.accelerator)
         pending = self.pending
         pending.problem_ids, pending.group_ids = [p.id for p in problems], [group.problem.id for group in groups]
         pending.rows, pending.totals = rows, Totals(*map(count, astuple(Totals.of(rows, problems=len(problems)))))
-        pending.completions += count(completions)
+        pending.completions += count(sum(len(group.autonomous) + len(group.guided) for group in sampled))
 
         # Show what was sampled.
         add_rollout_metrics(self.averages, sampled, rows, guided=self.algorithm.num_guided > 0)
@@ -328,7 +327,7 @@ class SGPOTrainer(EvaluatingTrainer):
         values: dict[int, Tensor] = {}
         parts = token_batches([len(prompt.ids) + len(ids) for prompt, ids in pairs], self.args.max_tokens_per_batch)
         missing = max_over_processes(self.accelerator, len(parts)) - len(parts)
-        for part in parts:
+        for part in told("scoring", parts):
             ids = [pairs[i][1] for i in part]
             with self.compute_loss_context_manager():
                 predictions = branch([pairs[i][0].ids for i in part], ids)
@@ -348,18 +347,13 @@ class SGPOTrainer(EvaluatingTrainer):
         """Forward and backward of a micro-batch, part by part; processes exchange gradients in the last part only."""
         with self.averages.timed("train"):
             losses = []
-            for i, rows in enumerate(inputs["parts"], 1):
+            for i, rows in enumerate(told("training", inputs["parts"]), 1):
                 with nullcontext() if i == len(inputs["parts"]) else self.gradients_stay_local(model):
                     losses.append(super().training_step(model, {"rows": rows}, num_items_in_batch))
         # The loss of the last micro-batch has given the last target its divergences.
         if inputs["last"]:
-            records = target_records(
-                self.state.global_step + 1,
-                self.pending.group_ids,
-                self.pending.rows,
-                self._tokenizer,
-                kl_clip=self.args.kl_clip,
-            )
+            step, pending = self.state.global_step + 1, self.pending
+            records = target_records(step, pending.group_ids, pending.rows, self._tokenizer, kl_clip=self.args.kl_clip)
             self._write_records("targets", records)
         return torch.stack(losses).sum()
 

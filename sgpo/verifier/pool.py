@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
+from sgpo.progress import tell_progress
 from sgpo.verifier.kinds import UsageError, judge_completion
 
 START_LIMIT = 60.0  # seconds of processor time until a worker is ready; importing sympy takes about one
@@ -161,6 +162,7 @@ class Pool:
                 for worker in list(busy):
                     if not self._attend(worker, busy, jobs, replies):
                         pending.appendleft(busy.pop(worker))
+                tell_progress("judging", len(jobs) - len(pending) - len(busy), len(jobs))
         finally:
             for worker in busy:  # some are left only after an exception: what they would still say belongs to nobody
                 worker.kill()

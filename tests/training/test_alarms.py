@@ -218,7 +218,8 @@ def test_the_page_says_the_thresholds_that_hold():
 
 def test_a_first_batch_without_any_answer_is_said_at_once():
     nothing = {"verdicts/unparsed": 200, "verdicts/correct": 0, "verdicts/wrong": 0, "verdicts/timeout": 0}
-    assert kinds([HEALTHY | nothing]) == ["nothing_parsed"]
+    (alarm,) = raised_alarms([HEALTHY | {key: float(count) for key, count in nothing.items()}])
+    assert (alarm.kind, "of the first 200 completions" in alarm.message) == ("nothing_parsed", True)
     assert kinds([HEALTHY | nothing | {"verdicts/wrong": 1}]) == []
     assert kinds([HEALTHY | nothing] * 2) == []  # said already
     assert kinds([{"loss": 0.1}]) == []

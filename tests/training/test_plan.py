@@ -102,6 +102,17 @@ def test_strategies_are_counted_by_what_they_are(recipe, tmp_path):
 WARM_UP = ("--set", "warmup.fraction=0.25", "--set", "warmup.guided_fraction=0")
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_plan_is_alone_on_standard_output(recipe, tmp_path, capfd, words):
+    """As the system sees it: what is done goes to standard error below Python, too."""
+    app(["train", str(tmp_path / "recipe.yaml"), "--dry-run", *words], standalone_mode=False)
+    out, err = capfd.readouterr()
+    assert "Be brief." in out
+    assert "Be brief." not in err
+    if words:
+        assert json.loads(out)["steps"] == 8
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
