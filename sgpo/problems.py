@@ -300,10 +300,15 @@ def source_rows(
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
+        for place, column in enumerate(table.schema):
+            if column.type == pa.float32():  # 0.1 is 0.1, not 0.10000000149
+                table = table.set_column(place, column.name, table[place].cast(pa.string()).cast(pa.float64()))
+        return table.to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as parquet ({error})") from None
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from sgpo.problems import Problem, load_problems, split_problems, system_prompt_for
@@ -240,6 +241,17 @@ def test_verls_parquet_files_are_read(tmp_path):
     problems = load_problems(tmp_path / "train.parquet", kind="exact")
     assert [p.problem for p in problems] == ["0 + 1?", "1 + 1?", "2 + 1?"]
     assert {(p.answer, p.kind, p.system) for p in problems} == {("2", "exact", "Think first.")}
+
+
+@pytest.mark.parametrize("width", ["float32", "float64"])
+def test_a_number_of_few_bits_is_read_as_it_was_written(tmp_path, width):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    answers = pa.array(np.array([0.1, 27, -1.5], dtype=width))
+    table = pa.table({"problem": ["a", "b", "c"], "answer": answers, "level": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "numbers.parquet")
+    assert [p.answer for p in load_problems(tmp_path / "numbers.parquet")] == ["0.1", "27", "-1.5"]
 
 
 def test_a_row_of_trl_without_an_answer_names_its_columns(tmp_path):

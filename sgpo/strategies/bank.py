@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -231,15 +231,15 @@ class StrategyBank:
             condition: Model, prompts and reward, where they are known.
 
         Raises:
-            BankError: Passes below 0 or above their total.
+            InputError: Passes below 0 or above their total.
         """
         text = (condition or Condition()).to_text()
         with self.transaction():
             self.db.execute("DELETE FROM run_effects WHERE run = ?", (run,))
             for strategy_id, counts in effects.items():
-                _check_counts(strategy_id, *counts)
+                effect = Effect(**dict(zip(Effect.__slots__, counts, strict=True)))
                 if self.by_id(strategy_id) is not None:
-                    values = (run, strategy_id, *counts, text)
+                    values = (run, strategy_id, *astuple(effect), text)
                     self.db.execute("INSERT INTO run_effects VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def _put(self, strategy: Strategy, active: bool) -> None:
@@ -437,11 +437,3 @@ class StrategyBank:
                         (strategy.id, *(getattr(effect, name) for name in Effect.__slots__)),
                     )
         return len(rows)
-
-
-def _check_counts(
-    strategy_id: str, guided_passes: int, guided_total: int, autonomous_passes: int, autonomous_total: int
-) -> None:
-    counts = (guided_passes, guided_total, autonomous_passes, autonomous_total)
-    if not 0 <= guided_passes <= guided_total or not 0 <= autonomous_passes <= autonomous_total:
-        raise BankError(f"strategy {strategy_id!r}: passes must lie between 0 and the total, got {counts}")

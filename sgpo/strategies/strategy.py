@@ -50,12 +50,20 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What a strategy did for a model: completions that passed and that were sampled, with it and without it."""
+    """What a strategy did for a model: completions that passed and that were sampled, with it and without it.
+
+    Raises:
+        InputError: Passes below 0 or above their total.
+    """
 
     guided_passes: int = 0
     guided_total: int = 0
     autonomous_passes: int = 0
     autonomous_total: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guided_passes <= self.guided_total or not 0 <= self.autonomous_passes <= self.autonomous_total:
+            raise InputError(f"the passes of an effect must lie between 0 and their total, got {asdict(self)}")
 
     @property
     def uplift(self) -> float | None:

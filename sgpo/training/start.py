@@ -129,7 +129,7 @@ _WEIGHTS = {
     "lora": "",
     "lora16": "  model_init_kwargs: {dtype: bfloat16} # of the weights below the adapters: half the memory\n",
     "lora4": """\
-  # The weights below the adapters in 4 bits (QLoRA): pip install 'sgpo[bitsandbytes]'.
+  # The weights below the adapters in 4 bits (QLoRA): pip install -e '.[bitsandbytes]'.
   model_init_kwargs:
     quantization_config: {load_in_4bit: true, bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16}
 """,
@@ -150,7 +150,7 @@ _GPU = {
     "steps": 200,
     "batch": 16,
     "completion": 2048,
-    "engine": "hf # far faster on a GPU: vllm, with pip install 'sgpo[vllm]' and vllm_enable_sleep_mode: true",
+    "engine": "hf # far faster on a GPU: vllm, with pip install -e '.[vllm]' and vllm_enable_sleep_mode: true",
     "precision": "  bf16: true\n  activation_checkpointing: true # memory for time\n",
 }
 _TEXT = """\

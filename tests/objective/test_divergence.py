@@ -217,7 +217,7 @@ def test_the_modes_differ_in_the_gradient_above_the_cap():
     assert gradients == {"scale": [1.0, 0.5], "clamp": [1.0, 0.0]}
 
 
-def test_no_cap_is_no_change():
+def test_no_clip_is_no_change():
     values = torch.tensor([0.5, 40.0])
     assert clip_divergence(values, kl_clip=None) is values
 

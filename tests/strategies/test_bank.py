@@ -155,7 +155,7 @@ def test_a_run_says_its_counts_again_and_they_count_once(tmp_path: Path) -> None
         bank.record_run("one", {"mine": [5, 8, 1, 16]})
         measured = Effect(guided_passes=8, guided_total=16, autonomous_passes=4, autonomous_total=32)
         assert bank.effect("mine") == measured
-        with pytest.raises(ValueError, match="between 0 and the total"):
+        with pytest.raises(ValueError, match="between 0 and their total"):
             bank.record_run("one", {"mine": [9, 8, 1, 16]})
         assert bank.effect("mine") == measured
         bank.export(tmp_path / "bank.jsonl")
@@ -179,7 +179,7 @@ def test_a_bank_of_the_first_version_is_taken_to_the_present_one(tmp_path: Path,
 def test_impossible_counts_are_refused(tmp_path: Path, counts: tuple[int, int, int, int]) -> None:
     with StrategyBank(tmp_path / "bank.db") as bank:
         bank.add(make_strategy(id="mine"))
-        with pytest.raises(ValueError, match="between 0 and the total"):
+        with pytest.raises(ValueError, match="between 0 and their total"):
             bank.record_run("one", {"mine": counts})
 
 
@@ -265,6 +265,7 @@ def test_steps_may_be_a_text_with_a_step_per_line(tmp_path: Path) -> None:
         ({**ROW, "prompt_tokens": 2**63}, "'prompt_tokens' is no count"),
         ({**ROW, "completion_tokens": -1}, "'completion_tokens' is no count"),
         ({**ROW, "effect": dict.fromkeys(Effect.__slots__, 2**63)}, "'effect' has a value that is no count"),
+        ({**ROW, "effect": dict.fromkeys(Effect.__slots__, 1) | {"guided_passes": 2}}, "between 0 and their total"),
         ({**ROW, "effect": dict.fromkeys(Effect.__slots__, True)}, "'effect' has a value that is no count"),
     ],
 )
