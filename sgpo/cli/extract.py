@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgpo.cli.common import AsJson, Bank, one_line_errors, print_json
+from sgpo.cli.common import KIND_HELP, AsJson, Bank, one_line_errors, print_json
 from sgpo.errors import InputError
 from sgpo.io import counted, printable, read_json
 
@@ -50,6 +50,7 @@ def extract(
         list[str] | None,
         typer.Option(metavar="FIELD=COLUMN", help="Read a field from another column; repeatable."),
     ] = None,
+    kind: Annotated[str, typer.Option(help=KIND_HELP)] = "math",
     max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
     token_budget: Annotated[int | None, typer.Option(min=1, help="Stop after this many tokens in all.")] = None,
     prices: Annotated[
@@ -77,7 +78,7 @@ def extract(
     from sgpo.strategies.solutions import read_own_solutions
 
     asked = own_extraction({} if prompts is None else read_texts(prompts, where="--prompts"))
-    loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit)
+    loaded = load_problems(problems, fields=parse_fields(field or []), limit=limit, kind=kind)
     if split:
         loaded = _of_reinforcement(loaded, split)
     if from_run:

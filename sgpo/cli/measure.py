@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sgpo.cli.common import (
+    KIND_HELP,
     AsJson,
     PromptsFrom,
     check_new,
@@ -55,6 +56,7 @@ def measure(
     problems: Annotated[
         Path | None, typer.Option("--problems", metavar="FILE", help="The problems that its strategies are for.")
     ] = None,
+    kind: Annotated[str | None, typer.Option(help=KIND_HELP)] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="The model: a path, hub id or run directory; with openai, its served name."),
@@ -118,8 +120,8 @@ def measure(
         check_new(keep, "--keep")
         if not 0 <= between[0] <= between[1] <= 1:
             raise InputError(f"--between {between[0]} {between[1]}: two pass rates in order, from 0 to 1")
-        given = _recipe(recipe, bank=bank, problems=problems, model=model)
-        loaded = _problems(given, problems)[:limit]
+        given = _recipe(recipe, bank=bank, problems=problems, model=model, kind=kind)
+        loaded = _problems(given, problems, kind)[:limit]
         path = bank or (Path(given.bank) if given and given.bank else None)
         if path is None:
             raise InputError("no bank: give --bank BANK.db, or a recipe that names one")
@@ -139,16 +141,18 @@ def measure(
             **asdict(condition), "engine": engine.value, "base_url": base_url and address_of(base_url), "seed": seed,
             "temperature": setting.temperature, "max_tokens": setting.max_tokens, "problems": digest_of(loaded),
         }  # fmt: skip
-        with StrategyBank(path, create=False) as opened, holding(out) if out else nullcontext():
+        judge = nullcontext(correct) if correct else Verifier(policy=setting.policy)
+        with StrategyBank(path, create=False) as opened, holding(out) if out else nullcontext(), judge as verifier:
+            if isinstance(verifier, Verifier):
+                verifier.check_problems(loaded)
             strategies = measuring.strategies_to_measure(opened, loaded, candidates=candidates is Candidates.all)
             kept = measuring.open_measurement(out, told) if out else None
             source = build_source()
             say_prompts(setting.prompts, setting.max_tokens)
-            with nullcontext(correct) if correct else Verifier(policy=setting.policy) as verifier:
-                measured = measuring.measure_strategies(
-                    strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
-                    samples=samples, style=style, seed=seed, kept=kept,
-                )  # fmt: skip
+            measured = measuring.measure_strategies(
+                strategies, loaded, ShownSource(source, "measure"), verifier, sampling,
+                samples=samples, style=style, seed=seed, kept=kept,
+            )  # fmt: skip
             measuring.store_effects(opened, measured, condition)
             chosen = measuring.select(measured) if select else None
             for strategy in chosen.activate if chosen else ():
@@ -176,7 +180,9 @@ def measure(
         raise typer.Exit(1)
 
 
-def _recipe(file: Path | None, *, bank: Path | None, problems: Path | None, model: str | None) -> Recipe | None:
+def _recipe(
+    file: Path | None, *, bank: Path | None, problems: Path | None, model: str | None, kind: str | None
+) -> Recipe | None:
     if file is None:
         lacking = {"--bank": bank, "--problems": problems, "--model": model}
         missing = [name for name, value in lacking.items() if value is None]
@@ -185,16 +191,16 @@ def _recipe(file: Path | None, *, bank: Path | None, problems: Path | None, mode
         return None
     from sgpo.training.recipe import load_recipe
 
-    return load_recipe(file, problems=problems)
+    return load_recipe(file, problems=problems, kind=kind)
 
 
-def _problems(given: Recipe | None, file: Path | None) -> list[Problem]:
+def _problems(given: Recipe | None, file: Path | None, kind: str | None) -> list[Problem]:
     from sgpo.problems import load_problems
 
     if given is not None:
         return given.problems.load()
     assert file is not None
-    return load_problems(file)
+    return load_problems(file, kind=kind or "math")
 
 
 def _setting(

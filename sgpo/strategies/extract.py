@@ -210,6 +210,7 @@ def run_extraction(
         The report and what it took, as a JSON object; `interrupted` says whether there was a Ctrl-C.
 
     Raises:
+        InputError: A problem's kind names nothing that can judge.
         EndpointError: The endpoint is of no use; what is finished is in the bank.
     """
     started = time.monotonic()
@@ -229,6 +230,7 @@ def run_extraction(
             if threading.current_thread() is threading.main_thread():
                 loop.add_signal_handler(signal.SIGINT, drain)
             with Verifier() as verifier:
+                verifier.check_problems(problems)
                 report = await extract_strategies(
                     problems,
                     opened,

@@ -242,6 +242,13 @@ def test_what_is_not_done_says_why_and_what_to_do(server: ChatServer, tmp_path: 
     assert "3 problems unsolved: --solve asks" in again.stdout  # the same command does not hide it
 
 
+def test_a_kind_that_judges_nothing_is_refused_before_anything_is_asked(server: ChatServer, tmp_path: Path) -> None:
+    nameless = [{key: value for key, value in problem.items() if key != "kind"} for problem in PROBLEMS]
+    for kind, message in [("maths", "unknown kind of problem 'maths'"), ("no_module:judge", "no_module")]:
+        result = sgpo(*arguments(server, tmp_path, "--kind", kind, problems=nameless))
+        assert (result.exit_code, message in result.stderr, server.requests) == (2, True, [])
+
+
 def test_what_stays_unsolved_though_it_was_asked_for_is_not_sent_to_ask(server: ChatServer, tmp_path: Path) -> None:
     wrong = [{**PROBLEMS[0], "solution": "The answer is 71"}]
     result = sgpo(*arguments(server, tmp_path, problems=wrong))

@@ -260,6 +260,23 @@ def test_a_served_model_is_measured(files, server):
         assert bank.stats()["conditions"] == 1
 
 
+def test_a_file_whose_problems_name_no_kind_is_judged_by_another(files, server):
+    rows = [problem.to_json() for problem in PROBLEMS]
+    assert {row.pop("kind") for row in rows} == {"math"}
+    (files / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server.script = lambda request, number: chat(
+        f"\\boxed{{{2 * int(request['messages'][0]['content'].split()[2])}.0}}"
+    )
+    words = ["--model", "m", "--engine", "openai", "--base-url", server.url, "--samples", "1", "--json"]
+    rates = [json.loads(run(files, *words, *kind).stdout)["autonomous"]["mean"] for kind in ([], ["--kind", "exact"])]
+    assert rates == [1.0, 0.0]  # 2.0 is the number 2, and another text
+    asked = len(server.requests)
+    for kind in ("maths", "no_module:judge"):
+        result = run(files, *words, "--kind", kind)
+        assert (result.exit_code, result.stderr.count("\n"), len(server.requests)) == (2, 1, asked)
+        assert kind.partition(":")[0] in result.stderr
+
+
 def test_a_better_candidate_is_made_active(files, server):
     def other_helps(request, number):
         text = request["messages"][0]["content"]
