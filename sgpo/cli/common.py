@@ -117,12 +117,30 @@ def find_prompts(model: str | None, path: Path | None, style: str | None) -> Sav
         return SavedPrompts(style=own_style(read_texts(path, where="--prompts-from"), style or "math"), path=path)
     source = model if path is None else path.parent if path.is_file() else path
     found = None if source is None else load_prompts(source)
+    if found is None and path is None and model is not None and not Path(model).expanduser().exists():
+        found = _prompts_of_hub(model)
     if found is None and path is not None:
         raise InputError(
             f"--prompts-from {path}: no prompts here; name a run, a checkpoint or model of one, or a YAML file"
         )
     found = found or SavedPrompts(style=prompt_style(style or "math"))
     return found if style is None else replace(found, style=prompt_style(style), path=None)
+
+
+def _prompts_of_hub(hub_id: str) -> SavedPrompts | None:
+    """The prompts beside the weights of a hub model; None where its repository has none, or cannot be read: loading
+    the model says why."""
+    from huggingface_hub import hf_hub_download
+
+    from sgpo.prompts import PROMPTS_FILE, load_prompts
+    from sgpo.rollouts.models import resolve_model
+
+    try:
+        return load_prompts(Path(hf_hub_download(resolve_model(hub_id), PROMPTS_FILE)).parent)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SGPOError):
+            raise
+        return None
 
 
 def say_prompts(prompts: SavedPrompts, max_tokens: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import app
+from sgpo.cli.common import find_prompts
 from sgpo.errors import InputError, RunDirectoryError
 from sgpo.evaluation.compare import unlike_settings
 from sgpo.prompts import load_prompts, own_style
@@ -293,3 +295,21 @@ def test_the_system_prompt_of_a_run_reaches_another_model(tmp_path, tokenizer, m
     for words in (["--prompts-from", tmp_path / "run"], ["--prompt-style", "compact", "--max-tokens", 10]):
         evaluate(tmp_path / "base", "--problems", tmp_path / "one.jsonl", "--samples", 1, *words)
     assert seen == ["[Be brief.][ 1?]", "[ 1?]"]
+
+
+def test_the_prompts_of_a_hub_model_come_with_it(base, tmp_path, monkeypatch):
+    """A repository in the hub's cache, as a download leaves it, with prompts.json and without."""
+    run_recipe(load_recipe(base / "recipe.yaml", [f"out={tmp_path / 'run'}"]))
+    for name, left_out in (("mine", ""), ("other", "prompts.json")):
+        folder = tmp_path / "hub" / f"models--me--{name}"
+        snapshot = folder / "snapshots" / ("a" * 40)
+        shutil.copytree(tmp_path / "run/checkpoints/final", snapshot, ignore=shutil.ignore_patterns(left_out))
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    saved = find_prompts("me/mine", None, None)
+    assert (saved.max_completion_length, saved.temperature) == (7, 0.9)
+    assert saved.style == load_prompts(tmp_path / "run").style != find_prompts("me/other", None, None).style
+    assert find_prompts("me/mine", None, "compact").style.name == "compact"
+    with pytest.raises(InputError, match="no such model directory"):
+        find_prompts("./me/mine", None, None)
