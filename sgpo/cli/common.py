@@ -136,11 +136,10 @@ def _prompts_of_hub(hub_id: str) -> SavedPrompts | None:
     from sgpo.rollouts.models import resolve_model
 
     try:
-        return load_prompts(Path(hf_hub_download(resolve_model(hub_id), PROMPTS_FILE)).parent)
-    except (OSError, ValueError) as error:
-        if isinstance(error, SGPOError):
-            raise
+        file = hf_hub_download(resolve_model(hub_id), PROMPTS_FILE)
+    except (OSError, ValueError):
         return None
+    return load_prompts(Path(file).parent)
 
 
 def say_prompts(prompts: SavedPrompts, max_tokens: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -268,7 +269,7 @@ def test_an_endpoint_that_fails_for_some_problems(server, problems, tmp_path):
     scores = json.loads(result.stdout)
     assert (scores["problems"], scores["missing"], scores["avg@2"]["mean"]) == (4, 2, 1.0)
     assert "missing an answer: 2 problems" in result.stderr
-    assert "problem 'q1', sample 0: " in result.stderr
+    assert re.search(r"problem .q[14]., sample [01]: ", result.stderr)
     assert "this I will not answer" in result.stderr
     shown = served(server, problems, "--samples", 2, "--out", out).stdout
     assert "INCOMPLETE: 2 of 6 problems missing" in " ".join(shown.split())

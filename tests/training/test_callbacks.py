@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from sgpo import progress
+from sgpo.errors import InputError
 from sgpo.training import metrics
 from sgpo.training.metrics import ProgressBar
 from tests.training.building import build_trainer, read_lines, some_problems
@@ -151,6 +152,6 @@ def test_nobody_listens_to_a_run_that_failed(tmp_path, tokenizer):
         raise RuntimeError("no judge")
 
     trainer = build_trainer(tmp_path / "run", tokenizer, disable_tqdm=False, verifier=fails)
-    with pytest.raises(RuntimeError, match="no judge"):
+    with pytest.raises(InputError, match="no judge"):
         trainer.train()
     assert progress._listener is None

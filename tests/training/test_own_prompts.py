@@ -311,5 +311,7 @@ def test_the_prompts_of_a_hub_model_come_with_it(base, tmp_path, monkeypatch):
     assert (saved.max_completion_length, saved.temperature) == (7, 0.9)
     assert saved.style == load_prompts(tmp_path / "run").style != find_prompts("me/other", None, None).style
     assert find_prompts("me/mine", None, "compact").style.name == "compact"
-    with pytest.raises(InputError, match="no such model directory"):
-        find_prompts("./me/mine", None, None)
+    assert find_prompts("./me/mine", None, None).path is None
+    (tmp_path / f"hub/models--me--mine/snapshots/{'a' * 40}/prompts.json").write_text("[]")
+    with pytest.raises(InputError, match=r"prompts\.json"):
+        find_prompts("me/mine", None, None)
